@@ -1,0 +1,1 @@
+"""Pure analysis: a Trace and Ceilings in, tables and findings out. No torch, no files, no plots."""

@@ -1,0 +1,1 @@
+"""The interactive pages and their figures: reads runs, never measures."""

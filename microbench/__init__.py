@@ -1,0 +1,1 @@
+"""Measures the roofs of this machine: one file a question."""

@@ -1,0 +1,83 @@
+"""Sets of time intervals: union, intersection, difference, length. Written once, used everywhere.
+
+An interval set is a pair of int64 arrays (starts, ends), half-open, in nanoseconds. Functions accept any order and
+any overlap and return sorted, disjoint, non-empty intervals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Times: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """Sorted, disjoint, non-empty half-open intervals; shapes [n] and [n], nanoseconds."""
+
+    starts: Times
+    ends: Times
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def length_ns(self) -> int:
+        """Total time covered."""
+        return int(np.sum(self.ends - self.starts))
+
+
+EMPTY = Intervals(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def union(starts: npt.ArrayLike, ends: npt.ArrayLike) -> Intervals:
+    """The instants covered by at least one of the given intervals; those with end <= start cover nothing."""
+    first = np.asarray(starts, np.int64)
+    last = np.asarray(ends, np.int64)
+    keep = last > first
+    first, last = first[keep], last[keep]
+    if not len(first):
+        return EMPTY
+    order = np.argsort(first, kind="stable")
+    first, last = first[order], np.maximum.accumulate(last[order])
+    opens = np.ones(len(first), bool)
+    opens[1:] = first[1:] > last[:-1]
+    closes = np.append(opens[1:], True)
+    return Intervals(first[opens], last[closes])
+
+
+def clip(a: Intervals, start_ns: int, end_ns: int) -> Intervals:
+    """The part of `a` inside [start_ns, end_ns)."""
+    return union(np.maximum(a.starts, start_ns), np.minimum(a.ends, end_ns))
+
+
+def intersection(a: Intervals, b: Intervals) -> Intervals:
+    """The instants covered by both."""
+    return _sweep(a, b, both=True)
+
+
+def difference(a: Intervals, b: Intervals) -> Intervals:
+    """The instants covered by `a` and not by `b`."""
+    return _sweep(a, b, both=False)
+
+
+def _sweep(a: Intervals, b: Intervals, *, both: bool) -> Intervals:
+    """Cut the time line at every edge and keep the pieces inside `a` that are (not) inside `b`."""
+    edges = np.unique(np.concatenate([a.starts, a.ends, b.starts, b.ends]))
+    if len(edges) < 2:
+        return EMPTY
+    pieces = edges[:-1]
+    keep = _covers(a, pieces) & (_covers(b, pieces) == both)
+    return union(pieces[keep], edges[1:][keep])
+
+
+def _covers(a: Intervals, instants: Times) -> npt.NDArray[np.bool_]:
+    """For each instant, whether `a` covers it."""
+    if not len(a):
+        return np.zeros(len(instants), bool)
+    at = np.searchsorted(a.starts, instants, side="right") - 1
+    return (at >= 0) & (instants < a.ends[np.maximum(at, 0)])

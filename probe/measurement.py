@@ -1,0 +1,62 @@
+"""The object of `probe run microbench`: types only (schema probe.microbench/1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from probe.device import Ceilings, Device
+
+SCHEMA = "probe.microbench/1"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published range for a measurement, in the measurement's unit."""
+
+    low: float
+    high: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured quantity. For times the minimum is the capability; for rates `value` and `min` swap roles (see `best`).
+
+    `value` is what the ceilings use: the best window. `median` with its 95 % `interval` is what one gets on average.
+    """
+
+    suite: str
+    name: str
+    metric: str                      # "latency", "bandwidth", "flops_per_s", "time"
+    unit: str                        # "s", "B/s", "FLOP/s"
+    value: float
+    min: float
+    median: float
+    interval: tuple[float, float]
+    n: int
+    params: dict[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()      # "contended", "throttled", "launch-bound", "emulated", …
+    reference: Reference | None = None
+    proof: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A suite this device could not run, and why."""
+
+    suite: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class MicrobenchResult:
+    """Everything one `probe run microbench` found."""
+
+    device: Device
+    environment: dict[str, Any]
+    measurements: tuple[Measurement, ...]
+    ceilings: Ceilings
+    unsupported: tuple[Unsupported, ...] = ()
+    warnings: tuple[str, ...] = ()
+    schema: str = SCHEMA
