@@ -16,7 +16,7 @@ class Cache:
     level: int
     bytes: int
     line_bytes: int
-    shared_by: int    # logical CPUs that share one such cache
+    shared_by: int  # logical CPUs that share one such cache
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Device:
 
     kind: DeviceKind
     name: str
-    cores: int | None = None                  # cpu: logical CPUs this process may use
+    cores: int | None = None  # cpu: logical CPUs this process may use
     physical_cores: int | None = None
-    isa: tuple[str, ...] = ()                 # cpu: instruction sets that matter for peak rates
+    isa: tuple[str, ...] = ()  # cpu: instruction sets that matter for peak rates
     caches: tuple[Cache, ...] = ()
-    compute_capability: str | None = None     # cuda: "9.0"
+    compute_capability: str | None = None  # cuda: "9.0"
     sm_count: int | None = None
-    clock_hz: float | None = None             # cuda: maximum SM clock; cpu: measured core clock, where it was measured
+    clock_hz: float | None = None  # cuda: maximum SM clock; cpu: measured core clock, where it was measured
     l2_bytes: int | None = None
     memory_bytes: int | None = None
     driver: str | None = None
@@ -59,11 +59,11 @@ class Ceilings:
     origin: Origin
     device: str
     dram_bytes_per_s: float | None = None
-    flops_per_s: dict[str, float] = field(default_factory=dict)    # torch dtype name -> rate
-    launch_s: float | None = None                                  # dispatching one eager operator (CPU) or kernel (GPU)
-    levels: dict[str, Level] = field(default_factory=dict)         # "L1", "L2", "L3", "DRAM"
+    flops_per_s: dict[str, float] = field(default_factory=dict)  # torch dtype name -> rate
+    launch_s: float | None = None  # dispatching one eager operator (CPU) or kernel (GPU)
+    levels: dict[str, Level] = field(default_factory=dict)  # "L1", "L2", "L3", "DRAM"
     quick: bool = False
-    measured_at: str | None = None                                 # ISO 8601, UTC
+    measured_at: str | None = None  # ISO 8601, UTC
 
     def ridge_point(self, dtype: str) -> float | None:
         """Arithmetic intensity (FLOP/byte) above which `dtype` work is bound by arithmetic rather than by DRAM."""

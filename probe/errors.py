@@ -41,7 +41,7 @@ class CeilingsError(InputError):
     """Stored ceilings that cannot be read."""
 
 
-class GateFailed(ProbeError):
+class GateFailed(ProbeError):  # noqa: N818 (a verdict, not a mistake)
     """A gate or a --fail-on condition failed."""
 
     exit_code = 3

@@ -21,22 +21,23 @@ class Reference:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured quantity. For times the minimum is the capability; for rates `value` and `min` swap roles (see `best`).
+    """One measured quantity.
 
-    `value` is what the ceilings use: the best window. `median` with its 95 % `interval` is what one gets on average.
+    `value` is what the ceilings use: the best window, the least of times and the greatest of rates. `min` is the least
+    sample either way. `median` with its 95 % `interval` is what one gets on average.
     """
 
     suite: str
     name: str
-    metric: str                      # "latency", "bandwidth", "flops_per_s", "time"
-    unit: str                        # "s", "B/s", "FLOP/s"
+    metric: str  # "latency", "bandwidth", "flops_per_s", "time"
+    unit: str  # "s", "B/s", "FLOP/s"
     value: float
     min: float
     median: float
     interval: tuple[float, float]
     n: int
     params: dict[str, Any] = field(default_factory=dict)
-    flags: tuple[str, ...] = ()      # "contended", "throttled", "launch-bound", "emulated", …
+    flags: tuple[str, ...] = ()  # "contended", "throttled", "launch-bound", "emulated", …
     reference: Reference | None = None
     proof: dict[str, Any] | None = None
 

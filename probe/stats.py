@@ -1,7 +1,7 @@
 """Summaries of samples: minimum, median and percentiles, each with how sure it is.
 
 Two numbers describe a timing: the minimum (what the hardware can do) and the median (what one gets), the latter with
-a distribution-free 95 % interval from order statistics. A mean of times is not used to compare: one descheduling moves it.
+a distribution-free 95 % interval from order statistics. Means of times are not compared: one descheduling moves them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-CONTENDED_FRACTION = 0.05    # median this far above the minimum: something else used the machine
+CONTENDED_FRACTION = 0.05  # median this far above the minimum: something else used the machine
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Summary:
     median: float
     max: float
     mean: float
-    interval: tuple[float, float]    # 95 % interval of the median
+    interval: tuple[float, float]  # 95 % interval of the median
 
     @property
     def spread_fraction(self) -> float:

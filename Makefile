@@ -1,0 +1,51 @@
+# Everything runs in .venv, made from constraints.txt; a target makes what it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TORCH  := $(shell grep '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help microbench test lint gpu bench samples clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+microbench: $(VENV)/run.stamp  ## set everything up and measure this machine's roofs
+	$(BIN)/probe run microbench
+
+test: $(VENV)/test.stamp lint  ## set everything up, lint, and run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp  ## style, types and direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+gpu: $(VENV)/run.stamp  ## on a machine with a GPU: its tests, its microbenchmarks, a recorded trace (results in $$OUT)
+	PYTHON=$(BIN)/python benchmarks/gpu.sh
+
+bench: $(VENV)/test.stamp  ## accuracy of the microbenchmarks and overhead of the profiler, as ratios
+	$(BIN)/python benchmarks/microbench_accuracy.py
+	$(BIN)/python benchmarks/overhead.py
+
+samples: $(VENV)/run.stamp  ## record sample_traces/ again
+	$(BIN)/python sample_traces/record.py
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "probe needs Python 3.11 or later: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone, so that nothing else decides which build of it is installed.
+$(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) $(TORCH)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp
+	$(PIP) --editable '.[test]'
+	@touch $@

@@ -1,0 +1,180 @@
+"""Which operators ran, with which arguments, how often, and how long on the host and on the device, per step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.analysis import KernelUse, Operator
+from probe.analyzers.steps import step_of
+from probe.trace import DeviceWork, Dims, Int32s, Int64s, Signature, Steps, Trace
+
+Seconds = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class OpGroups:
+    """Calls grouped by operator and arguments. Matrices are [groups, steps]; only what happened in a step counts."""
+
+    name: tuple[str, ...]
+    signature: tuple[Signature | None, ...]
+    calls: Int64s
+    self_s: Seconds
+    device_s: Seconds
+    kernels: tuple[tuple[KernelUse, ...], ...]
+    of_op: Int32s  # group of each row of Trace.host_ops
+    step_of_op: Int32s  # step of each row of Trace.host_ops, -1 for outside
+    excluded_work: int  # kernels and copies that ran outside every step, or whose launch was not recorded
+
+
+def group_operators(trace: Trace, steps: Steps) -> OpGroups:
+    """Group the trace's operators; device work that no operator launched forms groups named after its kernels."""
+    ops = trace.host_ops
+    pairs, inverse = np.unique(np.stack([ops.name, ops.signature]), axis=1, return_inverse=True)
+    of_op: Int32s = np.asarray(inverse.reshape(-1), np.int32)
+    names = [trace.names[n] for n in pairs[0]]
+    signatures = [trace.signatures[s] if s >= 0 else None for s in pairs[1]]
+    step = step_of(steps, ops.start_ns)
+    work = [_attribute(trace, w, steps, of_op, step, names, signatures) for w in (trace.kernels, trace.copies)]
+    shape = (len(names), len(steps))
+    inside = step >= 0
+    return OpGroups(
+        name=tuple(names),
+        signature=tuple(signatures),
+        calls=_add(shape, of_op[inside], step[inside], np.ones(int(inside.sum()))).astype(np.int64),
+        self_s=_add(shape, of_op[inside], step[inside], ops.self_ns[inside] / 1e9),
+        device_s=sum((_add(shape, w.group, w.step, w.seconds) for w in work), np.zeros(shape)),
+        kernels=_kernel_uses(trace, work, len(names), len(steps)),
+        of_op=of_op,
+        step_of_op=step,
+        excluded_work=sum(w.excluded for w in work),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Attributed:
+    """Device work with the group and the step it belongs to, [n]."""
+
+    name: Int32s
+    group: Int32s
+    step: Int32s
+    seconds: Seconds
+    excluded: int
+
+
+def _attribute(
+    trace: Trace, work: DeviceWork, steps: Steps, of_op: Int32s, step_of_op: Int32s,
+    names: list[str], signatures: list[Signature | None],
+) -> _Attributed:  # fmt: skip
+    """Work belongs to the operator that launched it and to the step in which that operator ran.
+
+    Work that was launched without an operator gets a group of its own, appended to `names`, in the step in which it
+    ran. Work whose launch is not in the trace is that of an earlier step and is left out.
+    """
+    owned = work.op >= 0
+    group = np.full(len(work), -1, np.int32)
+    step = np.full(len(work), -1, np.int32)
+    group[owned], step[owned] = of_op[work.op[owned]], step_of_op[work.op[owned]]
+    free = ~owned & ((work.launch >= 0) | (len(trace.runtime_calls) == 0))
+    step[free] = step_of(steps, work.start_ns[free])
+    for name in np.unique(work.name[free]):
+        group[free & (work.name == name)] = len(names)
+        names.append(trace.names[name])
+        signatures.append(None)
+    keep = (group >= 0) & (step >= 0)
+    return _Attributed(
+        name=work.name[keep],
+        group=group[keep],
+        step=step[keep],
+        seconds=work.duration_ns[keep] / 1e9,
+        excluded=int((~keep).sum()),
+    )
+
+
+def _add(shape: tuple[int, int], row: Int32s, column: Int32s, value: Seconds) -> Seconds:
+    """A matrix of `shape` with each value added at its (row, column)."""
+    flat = np.bincount(row.astype(np.int64) * shape[1] + column, weights=value, minlength=shape[0] * shape[1])
+    return np.asarray(flat, np.float64).reshape(shape)
+
+
+def _kernel_uses(trace: Trace, work: list[_Attributed], groups: int, steps: int) -> tuple[tuple[KernelUse, ...], ...]:
+    """Per group the kernels it launched, the longest first; calls and seconds per step."""
+    sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0, 0.0])
+    for attributed in work:
+        for group, name, seconds in zip(
+            attributed.group.tolist(), attributed.name.tolist(), attributed.seconds.tolist(), strict=True
+        ):
+            entry = sums[group, name]
+            entry[0] += 1
+            entry[1] += seconds
+    uses: list[list[KernelUse]] = [[] for _ in range(groups)]
+    for (group, name), (calls, seconds) in sums.items():
+        uses[group].append(KernelUse(trace.names[name], calls / steps, seconds / steps))
+    return tuple(tuple(sorted(u, key=lambda k: -k.device_s)) for u in uses)
+
+
+def operators(groups: OpGroups, steps: Steps, on_device: bool) -> tuple[Operator, ...]:
+    """The groups as rows of the report, most time first: on the device where there is one, else on the host."""
+    step_s = float(steps.duration_ns.mean()) / 1e9
+    counted = groups.device_s if on_device else groups.self_s
+    order = np.lexsort((-groups.self_s.sum(axis=1), -counted.sum(axis=1)))
+    used = [g for g in order if groups.calls[g].any() or groups.device_s[g].any()]
+    return tuple(_operator(groups, int(g), index, counted, step_s) for index, g in enumerate(used))
+
+
+def _operator(groups: OpGroups, group: int, index: int, counted: Seconds, step_s: float) -> Operator:
+    signature = groups.signature[group]
+    per_step = counted[group]
+    return Operator(
+        index=index,
+        name=groups.name[group],
+        shapes=shapes_text(signature) if signature else None,
+        dtypes=dtypes_text(signature) if signature else None,
+        calls=float(groups.calls[group].mean()),
+        self_s=float(groups.self_s[group].mean()),
+        device_s=float(groups.device_s[group].mean()),
+        spread_s=float(per_step.max() - per_step.min()) if len(per_step) > 1 else None,
+        share_fraction=float(per_step.mean()) / step_s if step_s else 0.0,
+        flops=None,
+        bytes=None,
+        intensity=None,
+        achieved_flops_per_s=None,
+        achieved_bytes_per_s=None,
+        roof_fraction=None,
+        bound="unknown",
+        limiter=None,
+        evidence=(),
+        recoverable_s=None,
+        module=None,
+        kernels=groups.kernels[group],
+    )
+
+
+def shapes_text(signature: Signature) -> str:
+    """The sizes of the tensor arguments: "[64, 512] × [512, 512]"; a list of tensors is shortened to its count."""
+    parts = []
+    dtypes = signature.dtypes or ("",) * len(signature.dims)
+    for dims, dtype in zip(signature.dims, dtypes, strict=False):
+        if dims and isinstance(dims[0], tuple):
+            same = len(set(dims)) == 1
+            parts.append(f"{len(dims)} × {_size(dims[0])}" if same else f"{len(dims)} tensors")
+        elif dims or is_tensor(dtype):
+            parts.append(_size(dims))
+    return " × ".join(parts)
+
+
+def _size(dims: Dims) -> str:
+    return f"[{', '.join(map(str, dims))}]"
+
+
+def is_tensor(dtype: str) -> bool:
+    """Whether the profiler's type name is that of a tensor's elements: scalars and lists are capitalised."""
+    return bool(dtype) and not dtype[0].isupper()
+
+
+def dtypes_text(signature: Signature) -> str:
+    """The distinct element types of the tensor arguments, in the profiler's words."""
+    return ", ".join(dict.fromkeys(d for d in signature.dtypes if is_tensor(d)))

@@ -1,0 +1,72 @@
+"""Which steps a trace covers, and how long they took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from probe.analysis import StepTimes, Throughput
+from probe.intervals import Intervals, clip, union
+from probe.stats import percentile
+from probe.trace import Int32s, Int64s, Steps, Trace
+
+WHOLE_SPAN = "no step marks in the trace: the span from the first to the last event counts as one step; call step()"
+
+
+def recorded_steps(trace: Trace) -> Steps:
+    """The trace's steps; where none are marked, one from the first to the last event."""
+    if len(trace.steps):
+        return trace.steps
+    start, end = trace.span_ns
+    return Steps(number=np.zeros(1, np.int64), start_ns=np.array([start]), end_ns=np.array([end]))
+
+
+def step_of(steps: Steps, instant_ns: Int64s) -> Int32s:
+    """For each instant the row of the step it falls into, -1 for none; the last step includes its end."""
+    at = np.searchsorted(steps.start_ns, instant_ns, side="right") - 1
+    inside = (at >= 0) & (instant_ns < np.maximum(steps.end_ns, steps.start_ns + 1)[np.maximum(at, 0)])
+    return np.where(inside, at, -1).astype(np.int32)
+
+
+def step_times(steps: Steps) -> StepTimes:
+    """Times of steps that were all recorded by the profiler; the bare time is not known from a trace alone."""
+    durations = steps.duration_ns / 1e9
+    return summary(durations, bare=(), profiled=durations, throughput=Throughput(None, None))
+
+
+def summary(
+    every: Sequence[float] | np.ndarray, bare: Sequence[float] | np.ndarray, profiled: Sequence[float] | np.ndarray,
+    throughput: Throughput,
+) -> StepTimes:  # fmt: skip
+    """Summary of step durations in seconds: all that were timed, those without and those under the profiler."""
+    if not len(every):
+        return StepTimes(0, None, None, None, None, None, throughput)
+    return StepTimes(
+        n=len(every),
+        mean_s=float(np.mean(every)),
+        p50_s=percentile(every, 50),
+        p95_s=percentile(every, 95),
+        bare_mean_s=float(np.mean(bare)) if len(bare) else None,
+        profiled_mean_s=float(np.mean(profiled)) if len(profiled) else None,
+        throughput=throughput,
+    )
+
+
+def busy_fraction(trace: Trace, steps: Steps) -> float | None:
+    """Share of the steps in which the device works; on a CPU, in which an operator runs on any thread."""
+    if trace.on_device:
+        starts = np.concatenate([trace.kernels.start_ns, trace.copies.start_ns])
+        ends = np.concatenate([trace.kernels.end_ns, trace.copies.end_ns])
+    elif trace.device.kind == "cpu":
+        starts, ends = trace.host_ops.start_ns, trace.host_ops.end_ns
+    else:
+        return None
+    total = int(steps.duration_ns.sum())
+    return within(union(starts, ends), steps).length_ns / total if total else None
+
+
+def within(busy: Intervals, steps: Steps) -> Intervals:
+    """The part of `busy` that lies inside the steps."""
+    pieces = [clip(busy, int(start), int(end)) for start, end in zip(steps.start_ns, steps.end_ns, strict=True)]
+    return union(np.concatenate([p.starts for p in pieces]), np.concatenate([p.ends for p in pieces]))

@@ -1,0 +1,160 @@
+"""The object of `probe analyze`: types only (schema probe.analysis/1). A field's name is its JSON key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from probe.device import Ceilings, DeviceKind
+from probe.findings import Finding
+from probe.schema import to_jsonable
+
+SCHEMA = "probe.analysis/1"
+
+Bound = Literal["compute", "memory", "latency", "overhead", "communication", "host", "unknown"]
+PARTS = ("compute", "memory", "latency", "overhead", "communication", "host", "idle", "unknown")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the figures come from."""
+
+    path: str
+    kind: Literal["run", "kineto", "nsys"]
+    device: str | None
+    device_kind: DeviceKind
+    ranks: int
+    torch: str | None
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TraceQuality:
+    """What of the trace stands behind the figures."""
+
+    included: int
+    excluded: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What the user's loop got through; None where `step()` was not told."""
+
+    samples_per_s: float | None
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Step times in seconds. `bare`: steps that ran without the profiler; `profiled`: those it recorded."""
+
+    n: int
+    mean_s: float | None
+    p50_s: float | None
+    p95_s: float | None
+    bare_mean_s: float | None
+    profiled_mean_s: float | None
+    throughput: Throughput
+
+
+@dataclass(frozen=True)
+class Utilisation:
+    """Ratios between 0 and 1; None where not known."""
+
+    device_busy_fraction: float | None
+    mfu_fraction: float | None = None
+    hfu_fraction: float | None = None
+    mbu_fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    """One kernel that an operator launched; calls and seconds per step."""
+
+    name: str
+    calls: float
+    device_s: float
+
+
+@dataclass(frozen=True)
+class Operator:
+    """All calls of one operator with the same arguments; calls and seconds per step."""
+
+    index: int
+    name: str
+    shapes: str | None  # "[64, 512] × [512, 512]"; None where not recorded
+    dtypes: str | None
+    calls: float
+    self_s: float  # host time outside the operators it calls
+    device_s: float  # time of the device work it launched itself
+    spread_s: float | None  # of the time that counts, highest step less lowest; None with one step
+    share_fraction: float  # of the step
+    flops: float | None
+    bytes: float | None
+    intensity: float | None
+    achieved_flops_per_s: float | None
+    achieved_bytes_per_s: float | None
+    roof_fraction: float | None
+    bound: Bound
+    limiter: str | None
+    evidence: tuple[str, ...]
+    recoverable_s: float | None
+    module: str | None
+    kernels: tuple[KernelUse, ...]
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One rank's step, seconds."""
+
+    rank: int
+    step_s: float | None
+    communication_s: float | None
+    exposed_communication_s: float | None
+    wait_s: float | None
+    late_s: float | None
+    late_interval_s: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory, where it was recorded."""
+
+    peak_bytes: int | None
+    by_category: dict[str, int | None]
+    peak_at: str | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What one run or trace says."""
+
+    source: Source
+    quality: TraceQuality
+    ceilings: Ceilings | None
+    steps: StepTimes
+    bound: Bound
+    time_s: dict[str, float | None]
+    time_interval_s: dict[str, tuple[float, float] | None]
+    utilisation: Utilisation
+    ops: tuple[Operator, ...]
+    findings: tuple[Finding, ...]
+    ranks: tuple[Rank, ...]
+    memory: Memory | None
+    warnings: tuple[str, ...]
+    recorded: tuple[str, ...] = ()  # what the profiler was asked for and gave, in words
+    not_recorded: tuple[str, ...] = ()  # what is missing, each with the option that records it
+    schema: str = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of the contract, as plain dicts, lists and numbers."""
+        content: dict[str, Any] = to_jsonable(self)
+        return {"schema": content.pop("schema"), **content}
+
+    def to_pandas(self) -> Any:
+        """The operators as a pandas DataFrame, one row each, in the order of the report."""
+        import pandas as pd
+
+        rows = [{k: v for k, v in to_jsonable(op).items() if k != "kernels"} for op in self.ops]
+        return pd.DataFrame(rows)

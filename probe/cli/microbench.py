@@ -1,0 +1,77 @@
+"""`probe run microbench`: measure this machine's ceilings, store them, draw the roofs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from probe.measurement import MicrobenchResult
+    from probe.microbench.run import Progress
+
+
+def command(
+    suites: list[str] = typer.Argument(None, metavar="[SUITE]...", help="What to measure; by default everything."),
+    device: str = typer.Option("auto", help="auto, cpu or cuda:N."),
+    quick: bool = typer.Option(False, "--quick", help="A first impression in seconds."),
+    list_suites: bool = typer.Option(False, "--list", help="List the suites and what each one answers."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object (probe.microbench/1)."),
+    output: Path = typer.Option(None, "-o", "--output", help="Write the JSON object to this file."),
+    force: bool = typer.Option(False, "--force", help="Let -o overwrite a file."),
+) -> None:
+    """Measure this machine's ceilings, store them for later analyses, and draw the roofs."""
+    from probe.cli.output import console, print_json, refuse_overwrite, write_text
+    from probe.microbench.run import SUITES, Options, measure
+    from probe.report.microbench import render, render_suites
+    from probe.schema import to_jsonable
+
+    if list_suites:
+        render_suites(SUITES, console())
+        return
+    refuse_overwrite(output, force)
+    with _progress() as progress:
+        result = measure(Options(tuple(suites or ()), device, quick), progress)
+    result = _store(result)
+    content = to_jsonable(result)
+    if output is not None:
+        write_text(output, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    if as_json:
+        print_json(content)
+    else:
+        render(result, console())
+
+
+def _store(result: MicrobenchResult) -> MicrobenchResult:
+    """Keep the ceilings for later analyses; where that fails the result says so."""
+    from dataclasses import replace
+
+    from probe import store
+
+    warning = store.keep(result.ceilings, result.device)
+    return replace(result, warnings=(*result.warnings, warning)) if warning else result
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A progress bar on standard error where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+
+    from probe.cli.output import console
+
+    with Bar(TextColumn("{task.description:18}"), BarColumn(), TimeElapsedColumn(), console=console(stderr=True),
+             transient=True) as bar:  # fmt: skip
+        task = bar.add_task("starting", total=1.0)
+
+        def show(suite: str, fraction: float) -> None:
+            bar.update(task, description=suite, completed=fraction)
+
+        yield show

@@ -1,0 +1,46 @@
+"""What probe suggests, with the evidence for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["accept", "reject", "inconclusive", "trade"]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What running a replacement on the recorded shapes showed. Times as ratios, errors relative to float64."""
+
+    verdict: Verdict
+    speedup: float | None
+    interval: tuple[float, float] | None
+    n: int
+    peak_bytes_before: int | None
+    peak_bytes_after: int | None
+    error_before: float | None
+    error_after: float | None
+    gradient_error_before: float | None
+    gradient_error_after: float | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One site where a rule of the catalogue applies. `saving_s` is per step, an upper bound before it is verified."""
+
+    id: str
+    code: str
+    rule: str
+    title: str
+    summary: str
+    evidence: tuple[str, ...]
+    where: str | None
+    ops: tuple[int, ...]
+    saving_s: float | None
+    saving_fraction: float | None
+    saving_bytes: int | None
+    matched: Literal["order", "dataflow", "graph"]
+    replacement: str | None
+    how: str | None
+    verified: Verified | None = None

@@ -1,0 +1,195 @@
+"""One screen: how long a step takes, what runs in it, and what the figures stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from probe.analysis import Analysis, Operator
+from probe.report.text import kernel_name, printable, shorten
+from probe.units import UNKNOWN, format_fraction, format_si, format_time
+
+WIDTH = 80
+BAR = 8
+KERNELS_SHOWN = 6
+
+
+def render(analysis: Analysis, top: int = 12) -> RenderableType:
+    """The report as rich text, 80 columns wide; `top` operators are listed."""
+    blocks: list[RenderableType] = [_headline(analysis), _facts(analysis), Text(), _operators(analysis, top)]
+    if _has_kernels(analysis):
+        blocks += [Text(), _kernels(analysis)]
+    notes = list(_notes(analysis))
+    return Group(*blocks, *([Text(), *notes] if notes else []))
+
+
+def as_text(analysis: Analysis, top: int = 12) -> str:
+    """The report as plain text."""
+    console = Console(width=WIDTH, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(render(analysis, top))
+    return capture.get()
+
+
+def _headline(analysis: Analysis) -> Text:
+    source = analysis.source
+    where = " · ".join(printable(x) for x in (source.device, f"torch {source.torch}" if source.torch else None) if x)
+    path = shorten(printable(source.path), max(20, WIDTH - len(where) - 2))
+    return Text.assemble((path, "bold"), " " * max(2, WIDTH - len(path) - len(where)), (where, "dim"))
+
+
+def _facts(analysis: Analysis) -> Table:
+    """Labelled lines under the headline."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(max_width=WIDTH - 12)
+    for label, text in fact_lines(analysis):
+        grid.add_row(label, Text(text))
+    return grid
+
+
+def fact_lines(analysis: Analysis) -> Iterator[tuple[str, str]]:
+    """The facts above the tables, each a label and a sentence."""
+    yield "step", _step(analysis)
+    rates = analysis.steps.throughput
+    if rates.samples_per_s is not None or rates.tokens_per_s is not None:
+        told = ((rates.samples_per_s, "samples/s"), (rates.tokens_per_s, "tokens/s"))
+        yield "throughput", " · ".join(format_si(rate, unit) for rate, unit in told if rate is not None)
+    busy = analysis.utilisation.device_busy_fraction
+    if busy is not None:
+        doing = "an operator runs" if analysis.source.device_kind == "cpu" else "the device is busy"
+        yield "busy", f"{doing} during {format_fraction(busy)} of the recorded steps"
+    yield "recorded", " · ".join(analysis.recorded) or "nothing"
+    if analysis.not_recorded:
+        yield "not there", " · ".join(analysis.not_recorded)
+
+
+def _step(analysis: Analysis) -> str:
+    """Bare and profiled time of a step, and its distribution."""
+    steps = analysis.steps
+    if steps.n == 0 or steps.mean_s is None:
+        return "no step was timed"
+    distribution = (
+        f"{steps.n} step{'s' * (steps.n > 1)}: p50 {format_time(steps.p50_s)}, p95 {format_time(steps.p95_s)}"
+    )
+    if steps.bare_mean_s is None:
+        return f"{format_time(steps.mean_s)} under the profiler · {distribution}"
+    profiled = f", {format_time(steps.profiled_mean_s)} profiled" if steps.profiled_mean_s else ""
+    return f"{format_time(steps.bare_mean_s)} bare{profiled} · {distribution}"
+
+
+def _operators(analysis: Analysis, top: int) -> Table:
+    """The operators that take most of the step, one row each."""
+    on_device = uses_device(analysis)
+    table = _table("operator", "shapes", "calls")
+    table.add_column("host", justify="right", no_wrap=True)
+    if on_device:
+        table.add_column("device", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, width=BAR)
+    largest = max((op.share_fraction for op in analysis.ops), default=0.0)
+    for op in analysis.ops[:top]:
+        table.add_row(*_cells(op, on_device), bar(op.share_fraction, largest))
+    rest = analysis.ops[top:]
+    if rest:
+        table.add_row(*_rest(rest, on_device), "", style="dim")
+    return table
+
+
+def uses_device(analysis: Analysis) -> bool:
+    """Whether time on a device, and not on the host, is what counts."""
+    return any(op.device_s > 0 for op in analysis.ops)
+
+
+def _table(first: str, second: str, third: str) -> Table:
+    table = Table(box=None, width=WIDTH, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column(first, no_wrap=True, overflow="ellipsis", ratio=5)
+    table.add_column(second, no_wrap=True, overflow="ellipsis", ratio=4, style="dim")
+    table.add_column(third, justify="right", no_wrap=True)
+    return table
+
+
+def _cells(op: Operator, on_device: bool) -> list[RenderableType]:
+    times = [format_time(op.self_s), *([format_time(op.device_s)] if on_device else [])]
+    shapes = printable(op.shapes).replace(", ", ",").replace(" × ", "×") if op.shapes else UNKNOWN
+    return [
+        Text(operator_name(op.name)),
+        Text(shapes),
+        calls_text(op.calls),
+        *times,
+        format_fraction(op.share_fraction),
+    ]
+
+
+def operator_name(name: str) -> str:
+    """The operator without torch's own namespace; others keep theirs."""
+    return printable(name).removeprefix("aten::")
+
+
+def calls_text(calls: float) -> str:
+    """Calls per step; a fraction where steps differ."""
+    return f"{calls:.0f}" if calls == round(calls) else f"{calls:.1f}"
+
+
+def _rest(rest: Sequence[Operator], on_device: bool) -> list[RenderableType]:
+    times = [sum(op.self_s for op in rest), *([sum(op.device_s for op in rest)] if on_device else [])]
+    return [
+        f"{len(rest)} more",
+        "",
+        calls_text(sum(op.calls for op in rest)),
+        *(format_time(t) for t in times),
+        format_fraction(sum(op.share_fraction for op in rest)),
+    ]
+
+
+def bar(fraction: float, largest: float, width: int = BAR) -> Text:
+    """A bar whose full width is the largest fraction of the table, in eighths of a character."""
+    eighths = round(fraction / largest * width * 8) if largest > 0 else 0
+    full, part = divmod(eighths, 8)
+    return Text("█" * full + ("▏▎▍▌▋▊▉"[part - 1] if part else ""), style="green")
+
+
+def _has_kernels(analysis: Analysis) -> bool:
+    return analysis.source.device_kind != "cpu" and any(op.kernels for op in analysis.ops)
+
+
+def kernel_totals(ops: Iterable[Operator]) -> list[tuple[str, float, float, str]]:
+    """(kernel, calls, seconds, the operator that launches most of it) per step, the longest first."""
+    totals: dict[str, tuple[float, float, float, str]] = {}
+    for op in ops:
+        for use in op.kernels:
+            calls, seconds, most, owner = totals.get(use.name, (0.0, 0.0, 0.0, ""))
+            if use.device_s >= most:
+                most, owner = use.device_s, op.name
+            totals[use.name] = (calls + use.calls, seconds + use.device_s, most, owner)
+    rows = [(name, calls, seconds, owner) for name, (calls, seconds, _, owner) in totals.items()]
+    return sorted(rows, key=lambda row: -row[2])
+
+
+def _kernels(analysis: Analysis) -> Table:
+    """The kernels that take most of the device's time."""
+    table = _table("kernel", "launched by", "calls")
+    table.add_column("device", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, width=BAR)
+    rows = kernel_totals(analysis.ops)
+    step_s = analysis.time_s["step"] or 0.0
+    largest = rows[0][2]
+    for name, calls, seconds, owner in rows[:KERNELS_SHOWN]:
+        share = format_fraction(seconds / step_s if step_s else None)
+        table.add_row(
+            Text(kernel_name(name)), Text(operator_name(owner)), calls_text(calls), format_time(seconds), share,
+            bar(seconds, largest),
+        )  # fmt: skip
+    return table
+
+
+def _notes(analysis: Analysis) -> Iterator[Text]:
+    """What limits the figures."""
+    for reason in analysis.quality.reasons:
+        yield Text(f"left out: {reason}", style="dim")
+    for warning in analysis.warnings:
+        yield Text.assemble(("! ", "yellow"), printable(warning))

@@ -1,0 +1,305 @@
+"""How do the roofs of a machine look, and where do operators stand below them? Drawn in a terminal, at most 80 columns.
+
+Both axes are logarithmic: arithmetic intensity in FLOP/byte, rate in FLOP/s. Rising lines are memory roofs (DRAM and, where
+measured, cache levels), flat lines compute roofs by dtype; ◆ marks the ridge point of each dtype over DRAM. Lines are
+braille dots (2 × 4 a character), or ASCII where the console's encoding is not UTF.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from probe.device import Ceilings
+from probe.units import format_bytes_per_s, format_flops_per_s, format_si, significant
+
+MOST_COLUMNS = 80
+ROWS = 17
+LEFT_COLUMNS = 8  # tick labels and the axis
+LEAST_COLUMNS = 40
+LOWEST_INTENSITY = 0.01  # FLOP/byte: below every operator that computes at all
+BRAILLE = 0x2800
+DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row within a character
+MEMORY_STYLE, CACHE_STYLE, MUTED = "bold cyan", "cyan", "dim"
+COMPUTE_STYLES = ("bold yellow", "green", "blue", "red", "white", "yellow")
+RIDGE_STYLE, POINT_STYLE = "bold white", "bold magenta"
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operator: what it is called, its intensity in FLOP/byte, and what it achieves in FLOP/s."""
+
+    label: str
+    intensity: float
+    flops_per_s: float
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A logarithmic axis from `low` to `high` over `dots` dots."""
+
+    low: float
+    high: float
+    dots: int
+
+    def at(self, value: float) -> float:
+        """Where `value` lies, in dots from the low end."""
+        return math.log(value / self.low) / math.log(self.high / self.low) * (self.dots - 1)
+
+    def value(self, dot: float) -> float:
+        """The value at `dot`."""
+        return float(self.low * (self.high / self.low) ** (dot / (self.dots - 1)))
+
+    def decades(self) -> Iterator[float]:
+        """The powers of ten on the axis."""
+        for exponent in range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1):
+            yield 10.0**exponent
+
+
+@dataclass
+class Canvas:
+    """Characters with styles; lines as dots beneath, texts above them. Cells are (row, column), from the top left."""
+
+    columns: int
+    rows: int
+    ascii_only: bool
+    dots: dict[tuple[int, int], int] = field(default_factory=dict)
+    texts: dict[tuple[int, int], str] = field(default_factory=dict)
+    styles: dict[tuple[int, int], str] = field(default_factory=dict)
+    slopes: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def dot(self, x: int, y: int, style: str, slope: str) -> None:
+        """Set the dot x from the left and y from the bottom; the first line in a cell gives it its colour."""
+        if not (0 <= x < 2 * self.columns and 0 <= y < 4 * self.rows):
+            return
+        cell = (self.rows - 1 - y // 4, x // 2)
+        self.dots[cell] = self.dots.get(cell, 0) | DOTS[x % 2][3 - y % 4]
+        self.styles.setdefault(cell, style)
+        self.slopes.setdefault(cell, slope)
+
+    def free(self, row: int, column: int, length: int) -> bool:
+        """Whether a text there would lie on the canvas and on nothing, lines included."""
+        cells = [(row, c) for c in range(column, column + length)]
+        inside = 0 <= row < self.rows and column >= 0 and column + length <= self.columns
+        return inside and not any(cell in self.texts or cell in self.dots for cell in cells)
+
+    def write(self, row: int, column: int, text: str, style: str) -> None:
+        """Write over whatever is there; what lies outside is cut."""
+        for i, character in enumerate(text):
+            if 0 <= row < self.rows and 0 <= column + i < self.columns:
+                self.texts[row, column + i] = character
+                self.styles[row, column + i] = style
+
+    def place(self, spots: Iterable[tuple[int, int]], text: str, style: str) -> bool:
+        """Write at the first of the spots that is free, with a free cell on either side; False if none is."""
+        for row, column in spots:
+            if self.free(row, column, len(text)):
+                self.write(row, column, text, style)
+                return True
+        return False
+
+    def line(self, row: int) -> Text:
+        """One row as styled text."""
+        text = Text(no_wrap=True, overflow="crop", end="")
+        for column in range(self.columns):
+            cell = (row, column)
+            text.append(self._character(cell), self.styles.get(cell, ""))
+        return text
+
+    def _character(self, cell: tuple[int, int]) -> str:
+        if cell in self.texts:
+            return self.texts[cell]
+        if cell not in self.dots:
+            return " "
+        return self.slopes[cell] if self.ascii_only else chr(BRAILLE + self.dots[cell])
+
+
+class Roofline:
+    """The drawing as a rich renderable; its width is the console's, at most `width`."""
+
+    def __init__(self, ceilings: Ceilings, points: Sequence[Point], width: int) -> None:
+        self._ceilings = ceilings
+        self._points = [p for p in points if p.intensity > 0 and p.flops_per_s > 0]
+        self._width = width
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        compute = _compute_roofs(self._ceilings)
+        memory = _memory_roofs(self._ceilings)
+        if not compute or not memory:
+            yield Text("No roofline: it needs a measured memory bandwidth and a measured matmul rate.", MUTED)
+            return
+        width = max(LEAST_COLUMNS, min(self._width, options.max_width, MOST_COLUMNS))
+        yield from _Drawing(compute, memory, self._points, width, options.ascii_only).rows()
+
+
+def draw(ceilings: Ceilings, points: Sequence[Point] = (), width: int = MOST_COLUMNS) -> Roofline:
+    """The roofline of `ceilings` with `points` on it, at most `width` (and never more than 80) columns wide."""
+    return Roofline(ceilings, points, width)
+
+
+def _compute_roofs(ceilings: Ceilings) -> list[tuple[str, float]]:
+    """Dtype and FLOP/s, highest first."""
+    return sorted(((name, rate) for name, rate in ceilings.flops_per_s.items() if rate > 0), key=lambda r: -r[1])
+
+
+def _memory_roofs(ceilings: Ceilings) -> list[tuple[str, float]]:
+    """Level and B/s: DRAM first, then the caches from the fastest on."""
+    if not ceilings.dram_bytes_per_s:
+        return []
+    caches = ((n, level.bytes_per_s) for n, level in ceilings.levels.items() if n != "DRAM")
+    known = sorted(((name, rate) for name, rate in caches if rate), key=lambda roof: -roof[1])
+    return [("DRAM", ceilings.dram_bytes_per_s), *known]
+
+
+class _Drawing:
+    """One drawing: axes that hold everything, then lines, then labels where they find room."""
+
+    def __init__(
+        self,
+        compute: list[tuple[str, float]],
+        memory: list[tuple[str, float]],
+        points: list[Point],
+        width: int,
+        ascii_only: bool,
+    ) -> None:
+        self.compute, self.memory, self.points = compute, memory, points
+        columns = width - LEFT_COLUMNS
+        self.x = _intensity_axis(compute, memory, points, 2 * columns)
+        self.y = _rate_axis(compute, memory, points, self.x, 4 * ROWS)
+        self.canvas = Canvas(columns, ROWS, ascii_only)
+        self.diamond, self.disc = ("*", "o") if ascii_only else ("◆", "●")
+        self.corner, self.vertical, self.horizontal, self.tick = "+|-+" if ascii_only else "└│─┴"
+        self.left_tick = "+" if ascii_only else "┤"
+
+    def rows(self) -> Iterator[Text]:
+        """Title, plot, axis and legend."""
+        self._lines()
+        self._ridges()
+        self._labels()
+        self._operators()
+        ticks = {self._row(value): format_si(value, "", 1) for value in self.y.decades()}
+        yield Text("FLOP/s", MUTED)
+        for row in range(ROWS):
+            label = ticks.get(row, "")
+            edge = self.left_tick if label else self.vertical
+            yield Text.assemble((f"{label:>{LEFT_COLUMNS - 2}} {edge}", MUTED), self.canvas.line(row))
+        yield from self._axis()
+        yield self._legend()
+
+    def _column(self, intensity: float) -> int:
+        return round(self.x.at(intensity)) // 2
+
+    def _row(self, rate: float) -> int:
+        return ROWS - 1 - round(self.y.at(rate)) // 4
+
+    def _lines(self) -> None:
+        """Memory roofs up to the highest compute roof; compute roofs from the fastest memory roof to the right."""
+        top = self.compute[0][1]
+        for name, rate in self.memory:
+            style = MEMORY_STYLE if name == "DRAM" else CACHE_STYLE
+            for dot in range(self.x.dots):
+                height = self.x.value(dot) * rate
+                if height <= top:
+                    self.canvas.dot(dot, round(self.y.at(height)), style, "/")
+        fastest = max(rate for _, rate in self.memory)
+        for (_, rate), style in self._styled():
+            for dot in range(max(0, math.ceil(self.x.at(rate / fastest))), self.x.dots):
+                self.canvas.dot(dot, round(self.y.at(rate)), style, "-")
+
+    def _styled(self) -> Iterator[tuple[tuple[str, float], str]]:
+        for i, roof in enumerate(self.compute):
+            yield roof, COMPUTE_STYLES[i % len(COMPUTE_STYLES)]
+
+    def _ridges(self) -> None:
+        dram = self.memory[0][1]
+        for _, rate in self.compute:
+            self.canvas.write(self._row(rate), self._column(rate / dram), self.diamond, RIDGE_STYLE)
+
+    def _labels(self) -> None:
+        """Each roof's name beside it: compute roofs at the right end, caches at their upper end, DRAM below its line."""
+        self._cache_labels()
+        for (name, rate), style in self._styled():
+            label = f"{name} {format_flops_per_s(rate)}"
+            row, column = self._row(rate), self.canvas.columns - len(label) - 1
+            near = [(row + d, column - shift) for d in (-1, 1) for shift in range(0, self.canvas.columns // 2, 4)]
+            self.canvas.place(near, label, style)
+        dram = self.memory[0][1]
+        label = f"DRAM {format_bytes_per_s(dram)}"
+        for dot in range(self.x.dots // 4, self.x.dots):
+            row, column = self._row(self.x.value(dot) * dram), dot // 2 + 3
+            if self.canvas.place([(row, column)], label, MEMORY_STYLE):
+                break
+        rate = self.compute[0][1]
+        spot = (self._row(rate) + 1, self._column(rate / dram) + 2)
+        unit = "FLOP/B"
+        self.canvas.place([spot], f"ridge {significant(rate / dram)} {unit}", RIDGE_STYLE)
+
+    def _cache_labels(self) -> None:
+        """Names above the ends of the cache roofs; those that fall together share one label."""
+        top = self.compute[0][1]
+        row, groups = self._row(top) - 1, dict[int, list[str]]()
+        for name, rate in self.memory[1:]:
+            column = self._column(top / rate)
+            near = next((c for c in groups if abs(c - column) < 4), column)
+            groups.setdefault(near, []).append(name)
+        for column, names in groups.items():
+            label = " ".join(sorted(names))
+            self.canvas.place([(row, column), (row, column - len(label))], label, CACHE_STYLE)
+
+    def _operators(self) -> None:
+        for point in self.points:
+            row, column = self._row(point.flops_per_s), self._column(point.intensity)
+            self.canvas.write(row, column, self.disc, POINT_STYLE)
+        for point in self.points:
+            row, column = self._row(point.flops_per_s), self._column(point.intensity)
+            label = "".join(c if c.isprintable() and ord(c) < 0x2000 else "?" for c in point.label)[:24]
+            right, left, middle = column + 2, column - 1 - len(label), column - len(label) // 2
+            spots = [(row, right), (row, left), (row + 1, right), (row - 1, left), (row + 1, middle)]
+            self.canvas.place(spots, label, POINT_STYLE)
+
+    def _axis(self) -> Iterator[Text]:
+        """The horizontal axis with a tick and its value at each power of ten."""
+        rule = [self.horizontal] * self.canvas.columns
+        labels = [" "] * (self.canvas.columns + LEFT_COLUMNS)
+        for value in self.x.decades():
+            column = self._column(value)
+            rule[column] = self.tick
+            text = f"{value:g}"
+            start = min(column + LEFT_COLUMNS - len(text) // 2, len(labels) - len(text))
+            labels[start : start + len(text)] = text
+        yield Text(" " * (LEFT_COLUMNS - 1) + self.corner + "".join(rule), MUTED)
+        yield Text("".join(labels).rstrip(), MUTED)
+
+    def _legend(self) -> Text:
+        """The memory roofs with their values, and what the horizontal axis is."""
+        separator = ", " if self.canvas.ascii_only else " · "
+        caches = separator.join(f"{name} {format_bytes_per_s(rate)}" for name, rate in sorted(self.memory[1:]))
+        unit = "FLOP/byte"
+        room = self.canvas.columns + LEFT_COLUMNS - len(unit)
+        legend = Text(" " * LEFT_COLUMNS + caches, CACHE_STYLE)
+        legend.truncate(room - 1)
+        legend.append(" " * (room - len(legend)))
+        return legend.append(unit, MUTED)
+
+
+def _intensity_axis(
+    compute: list[tuple[str, float]], memory: list[tuple[str, float]], points: list[Point], dots: int
+) -> Axis:
+    """From 0.01 FLOP/byte (or the leftmost point) to a decade beyond the last ridge (or the rightmost point)."""
+    low = min([LOWEST_INTENSITY, *(p.intensity / 2 for p in points)])
+    ridge = compute[0][1] / memory[0][1]
+    high = max([ridge * 20, 100.0, *(p.intensity * 2 for p in points)])
+    return Axis(low, high, dots)
+
+
+def _rate_axis(
+    compute: list[tuple[str, float]], memory: list[tuple[str, float]], points: list[Point], x: Axis, dots: int
+) -> Axis:
+    """From where DRAM's roof starts (or the lowest roof or point) to somewhat above the highest."""
+    low = min([memory[0][1] * x.low, compute[-1][1] / 2, *(p.flops_per_s / 2 for p in points)])
+    high = max([compute[0][1], *(p.flops_per_s for p in points)]) * 2.5
+    return Axis(low, high, dots)

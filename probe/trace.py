@@ -1,0 +1,223 @@
+"""What a trace is: typed columns of host operators, device work, annotations and steps.
+
+Large tables are frozen dataclasses of numpy arrays of equal length [n]. Times are integer nanoseconds from the start
+of the trace; an index of -1 means "none". Names and argument signatures are stored once and referred to by number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.device import Device
+
+Int64s: TypeAlias = npt.NDArray[np.int64]
+Int32s: TypeAlias = npt.NDArray[np.int32]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+Dims: TypeAlias = tuple[Any, ...]  # of one argument: (2, 3), or ((2, 3), (4,)) for a list of tensors, () for others
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The recorded arguments of an operator call; each tuple has one entry per argument."""
+
+    dims: tuple[Dims, ...]
+    dtypes: tuple[str, ...]  # "float", "c10::BFloat16", "Scalar", "" (as the profiler names them)
+    strides: tuple[Dims, ...] = ()
+    scalars: tuple[str, ...] = ()  # text of what is not a tensor, "" for tensors
+
+
+@dataclass(frozen=True)
+class Thread:
+    """A host thread, as the trace names it."""
+
+    process: str
+    id: str
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Equal-length columns [n]; a subclass is a frozen dataclass whose fields are all arrays."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def columns(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Names and arrays of all columns."""
+        return ((f.name, getattr(self, f.name)) for f in fields(self))
+
+    def where(self, rows: Mask | Int64s) -> Self:
+        """The given rows, in their order. Indices into other tables stay valid, indices into this one do not."""
+        return type(self)(**{name: column[rows] for name, column in self.columns()})
+
+
+@dataclass(frozen=True, eq=False)
+class HostOps(Table):
+    """Operator calls on host threads, sorted by thread and start; parents before their children."""
+
+    name: Int32s  # into Trace.names
+    thread: Int32s  # into Trace.threads
+    start_ns: Int64s
+    end_ns: Int64s
+    parent: Int32s  # row of the innermost enclosing operator on the same thread
+    self_ns: Int64s  # duration less that of the operators called directly
+    signature: Int32s  # into Trace.signatures; -1 where arguments were not recorded
+    external_id: Int64s
+    sequence: Int64s  # autograd sequence number
+    forward_thread: Int64s  # of a backward operator: the profiler's number of the thread that ran its forward
+
+
+@dataclass(frozen=True, eq=False)
+class RuntimeCalls(Table):
+    """CUDA or HIP runtime and driver calls, sorted by thread and start."""
+
+    name: Int32s
+    thread: Int32s
+    start_ns: Int64s
+    end_ns: Int64s
+    correlation: Int64s
+    op: Int32s  # row of the host operator that made the call
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceWork(Table):
+    """Kernels, or copies and memsets, on a device; sorted by start."""
+
+    name: Int32s
+    start_ns: Int64s
+    end_ns: Int64s
+    device: Int32s
+    stream: Int64s
+    correlation: Int64s
+    launch: Int32s  # row of the runtime call that launched it
+    op: Int32s  # row of the host operator that launched it
+    bytes: Int64s  # copies: bytes moved; -1 where not recorded
+    launch_shape: Int32s  # kernels: into Trace.launch_shapes
+
+    @property
+    def duration_ns(self) -> Int64s:
+        """How long each ran, [n]."""
+        return self.end_ns - self.start_ns
+
+
+@dataclass(frozen=True)
+class LaunchShape:
+    """Grid and resources of a kernel launch; None where the trace does not say."""
+
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    registers_per_thread: int | None = None
+    shared_bytes: int | None = None
+    theoretical_occupancy_fraction: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations(Table):
+    """Ranges that the user or a framework named, on the host or projected on the device."""
+
+    name: Int32s
+    thread: Int32s
+    start_ns: Int64s
+    end_ns: Int64s
+    on_device: Mask
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective as one rank saw it."""
+
+    kind: str  # "allreduce", "_allgather_base", … as the backend names it
+    dtype: str | None
+    in_elements: int | None
+    out_elements: int | None
+    group: str | None
+    group_size: int | None
+    op: int  # row of its host operator, -1 if none
+    kernel: int  # row of its kernel, -1 if none
+
+
+@dataclass(frozen=True, eq=False)
+class Steps(Table):
+    """Recorded training or inference steps in order of time."""
+
+    number: Int64s
+    start_ns: Int64s
+    end_ns: Int64s
+
+    @property
+    def duration_ns(self) -> Int64s:
+        """How long each step took, [n]."""
+        return self.end_ns - self.start_ns
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What of the file stands behind the figures, counted."""
+
+    events: int = 0
+    dropped: int = 0  # events that could not be read
+    clamped: int = 0  # operators that ended after their parent and were cut there
+    unlaunched: int = 0  # device work whose launch is not in the trace
+    unattributed: int = 0  # device work that no host operator launched
+    truncated: bool = False  # the file ended in mid-event
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One process's record of some steps."""
+
+    path: str
+    device: Device
+    names: tuple[str, ...]
+    signatures: tuple[Signature, ...]
+    threads: tuple[Thread, ...]
+    launch_shapes: tuple[LaunchShape, ...]
+    host_ops: HostOps
+    runtime_calls: RuntimeCalls
+    kernels: DeviceWork
+    copies: DeviceWork
+    annotations: Annotations
+    collectives: tuple[Collective, ...]
+    steps: Steps
+    start_unix_ns: int = 0  # wall-clock time of nanosecond 0
+    rank: int | None = None
+    world_size: int | None = None
+    with_shapes: bool = False
+    with_memory: bool = False
+    with_stacks: bool = False
+    quality: Quality = field(default_factory=Quality)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """First start and last end over everything in the trace; (0, 0) when it is empty."""
+        tables = [t for t in (self.host_ops, self.runtime_calls, self.kernels, self.copies, self.annotations) if len(t)]
+        if not tables:
+            return (0, 0)
+        return min(int(t.start_ns.min()) for t in tables), max(int(t.end_ns.max()) for t in tables)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether any device activity was recorded."""
+        return len(self.kernels) + len(self.copies) > 0
+
+    def check(self) -> None:
+        """Raise AssertionError where an invariant is broken; called by the tests after each transform."""
+        ops = self.host_ops
+        assert (ops.end_ns >= ops.start_ns).all(), "an operator ends before it starts"
+        assert (ops.self_ns >= 0).all(), "an operator has negative self time"
+        child = ops.parent >= 0
+        parent = ops.parent[child]
+        assert (parent < np.flatnonzero(child)).all(), "a child precedes its parent"
+        assert (ops.start_ns[parent] <= ops.start_ns[child]).all(), "a child starts before its parent"
+        assert (ops.end_ns[parent] >= ops.end_ns[child]).all(), "a child ends after its parent"
+        roots = ~child
+        assert int(ops.self_ns.sum()) == int((ops.end_ns - ops.start_ns)[roots].sum()), "self times do not add up"
+        for work in (self.kernels, self.copies):
+            assert (work.duration_ns >= 0).all(), "device work ends before it starts"
+            assert (work.op < len(ops)).all() and (work.launch < len(self.runtime_calls)).all(), "index out of range"

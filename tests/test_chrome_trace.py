@@ -1,0 +1,285 @@
+"""The reader: tree, joins, dialects, and files that are not what they should be."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import GPU, copy, document, event, gpu_step, kernel, launch, op, shapes, step, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probe.chrome_trace import read
+from probe.errors import TraceError
+from probe.trace import Trace
+
+
+def names(trace: Trace, column: Any) -> list[str]:
+    return [trace.names[i] for i in column]
+
+
+def test_operators_nest_and_self_time_excludes_children(tmp_path: Path) -> None:
+    trace = read(write(tmp_path, [op("outer", 0, 10), op("inner", 2, 3), op("innermost", 3, 1), op("next", 12, 5)]))
+    trace.check()
+    ops = trace.host_ops
+    assert names(trace, ops.name) == ["outer", "inner", "innermost", "next"]
+    assert ops.parent.tolist() == [-1, 0, 1, -1]
+    assert ops.self_ns.tolist() == [7000, 2000, 1000, 5000]
+
+
+def test_threads_do_not_nest_in_each_other(tmp_path: Path) -> None:
+    trace = read(write(tmp_path, [op("a", 0, 10, tid=1), op("b", 2, 3, tid="worker")]))
+    assert trace.host_ops.parent.tolist() == [-1, -1]
+    assert {t.id for t in trace.threads} == {"1", "worker"}
+
+
+def test_an_operator_that_ends_after_its_parent_is_cut_and_counted(tmp_path: Path) -> None:
+    trace = read(write(tmp_path, [op("outer", 0, 10), op("late", 8, 5)]))
+    trace.check()
+    assert trace.quality.clamped == 1
+    assert trace.host_ops.end_ns.tolist() == [10_000, 10_000]
+
+
+def test_device_work_is_joined_to_the_operator_that_launched_it(tmp_path: Path) -> None:
+    trace = read(write(tmp_path, gpu_step(), "trace.json.gz", deviceProperties=GPU))
+    trace.check()
+    launched_by = names(trace, trace.host_ops.name[trace.kernels.op])
+    assert dict(zip(names(trace, trace.kernels.name), launched_by, strict=True)) == {
+        "sgemm": "aten::addmm",
+        "void at::native::add<float>(int)": "aten::add",
+    }
+    assert names(trace, trace.host_ops.name[trace.copies.op]) == ["aten::copy_"]
+    assert trace.copies.bytes.tolist() == [256]
+    assert trace.device.kind == "cuda"
+    assert trace.device.compute_capability == "9.0"
+    assert trace.launch_shapes[trace.kernels.launch_shape[0]].grid == (8, 1, 1)
+
+
+def test_a_kernel_without_its_launch_is_found_by_external_id(tmp_path: Path) -> None:
+    events = [op("aten::mm", 0, 5, **{"External id": 77}), kernel("k", 10, 5, 500, **{"External id": 77})]
+    trace = read(write(tmp_path, events, deviceProperties=GPU))
+    assert trace.kernels.op.tolist() == [0]
+    assert trace.quality.unlaunched == 1
+
+
+def test_an_external_id_that_repeats_the_correlation_names_no_operator(tmp_path: Path) -> None:
+    """So do traces of 2022: their kernels would all be given to whatever operator has that number."""
+    events = [op("aten::mm", 0, 5, **{"External id": 77}), kernel("k", 10, 5, 77, **{"External id": 77})]
+    trace = read(write(tmp_path, events, deviceProperties=GPU))
+    assert trace.kernels.op.tolist() == [-1]
+
+
+def test_kernels_of_a_graph_launch_share_its_operator(tmp_path: Path) -> None:
+    events = [op("replay", 0, 10), launch(5, 1, name="cudaGraphLaunch"), kernel("a", 2, 1, 5), kernel("b", 3, 1, 5)]
+    trace = read(write(tmp_path, events, deviceProperties=GPU))
+    assert trace.kernels.op.tolist() == [0, 0]
+    assert trace.kernels.launch.tolist() == [0, 0]
+
+
+def test_steps_are_read_once_each_and_in_order(tmp_path: Path) -> None:
+    projected = event("gpu_user_annotation", "ProfilerStep#4", 12, 7)
+    trace = read(write(tmp_path, [step(5, 20, 10), step(4, 10, 10), projected, op("x", 11, 1)]))
+    assert trace.steps.number.tolist() == [4, 5]
+    assert trace.steps.duration_ns.tolist() == [10_000, 10_000]
+
+
+def test_the_oldest_dialect(tmp_path: Path) -> None:
+    """In 2021 categories were capitalised, steps were operators and sizes stood under another key."""
+    events = [
+        event("Operator", "ProfilerStep#0", 0, 50, **{"External id": 1}),
+        event(
+            "Operator", "aten::mul", 5, 10, **{"External id": 2, "Input dims": [[2, 3], []], "Input type": ["float"]}
+        ),
+        event("Runtime", "cudaLaunchKernel", 6, 1, correlation=9),
+        event("Kernel", "mul", 10, 5, 7, device=0, stream=7, correlation=9),
+    ]
+    trace = read(write(tmp_path, events))
+    assert trace.steps.number.tolist() == [0]
+    assert names(trace, trace.host_ops.name) == ["aten::mul"]
+    assert trace.signatures[0].dims == ((2, 3), ())
+    assert trace.kernels.op.tolist() == [0]
+    assert trace.device.kind == "cuda"
+
+
+def test_hip_calls_make_it_rocm(tmp_path: Path) -> None:
+    events = [op("x", 0, 5), event("hip_runtime", "hipLaunchKernel", 1, 1, correlation=1), kernel("k", 3, 1, 1)]
+    assert read(write(tmp_path, events)).device.kind == "rocm"
+
+
+def test_absolute_times_keep_their_nanoseconds(tmp_path: Path) -> None:
+    """A float64 of microseconds since 1970 resolves 0.25 µs; the reader must not go through one."""
+    text = json.dumps(document([op("a", 0, 1), op("b", 0, 1)]))
+    first, second = "1700000000000000.125", "1700000000000002.876"
+    head, middle, tail = text.split('"ts": 0')
+    path = tmp_path / "trace.json"
+    path.write_text(f'{head}"ts": {first}{middle}"ts": {second}{tail}')
+    trace = read(path)
+    assert trace.host_ops.start_ns.tolist() == [0, 2751]
+    assert trace.start_unix_ns == 1_700_000_000_000_000_125
+
+
+def test_collectives_carry_what_the_backend_said(tmp_path: Path) -> None:
+    told = {"Collective name": "allreduce", "dtype": "Float", "In msg nelems": 1024, "Group size": 8}
+    events = [
+        op("record_param_comms", 0, 10, **told),
+        launch(1, 2),
+        kernel("ncclKernel", 5, 20, 1, **told),
+        op("record_param_comms", 40, 5, **{**told, "Collective name": "broadcast"}),
+    ]
+    found = read(write(tmp_path, events, deviceProperties=GPU)).collectives
+    assert [(c.kind, c.op, c.kernel, c.in_elements, c.group_size) for c in found] == [
+        ("allreduce", 0, 0, 1024, 8),
+        ("broadcast", 1, -1, 1024, 8),
+    ]
+
+
+def test_rank_from_the_file_or_its_name(tmp_path: Path) -> None:
+    events = [op("x", 0, 1)]
+    told = read(write(tmp_path, events, "rank-3.json", distributedInfo={"rank": 5, "world_size": 8}))
+    assert (told.rank, told.world_size) == (5, 8)
+    assert read(write(tmp_path, events, "job_rank-003.json")).rank == 3
+    assert read(write(tmp_path, events, "plain.json")).rank is None
+
+
+def test_unknown_metadata_is_never_kept(tmp_path: Path) -> None:
+    trace = read(write(tmp_path, [op("x", 0, 1)], env={"HF_TOKEN": "secret"}, secret_key="secret"))
+    assert "secret" not in repr(vars(trace))
+
+
+def test_a_list_of_events_is_a_trace(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps([op("x", 0, 1), op("y", 2, 1)]))
+    assert len(read(path).host_ops) == 2
+
+
+def test_nan_and_infinity_cost_one_event(tmp_path: Path) -> None:
+    good, bad = op("good", 0, 5), op("bad", 1, float("nan"))
+    odd = kernel("k", 2, 1, 1, **{"est. achieved occupancy %": float("inf")})
+    trace = read(write(tmp_path, [good, bad, odd], deviceProperties=GPU))
+    assert names(trace, trace.host_ops.name) == ["good"]
+    assert len(trace.kernels) == 1
+    assert trace.quality.dropped == 1
+    assert any("could not be read" in w for w in trace.warnings)
+
+
+@pytest.mark.parametrize("cut", [0.4, 0.7, 0.99])
+def test_what_stands_before_a_cut_is_kept(tmp_path: Path, cut: float) -> None:
+    text = json.dumps(document([op(f"op{i}", i * 10, 5) for i in range(100)], baseTimeNanoseconds=3)).encode()
+    path = tmp_path / "cut.json"
+    path.write_bytes(text[: int(len(text) * cut)])
+    trace = read(path)
+    trace.check()
+    assert abs(len(trace.host_ops) - cut * 100) <= 2
+    assert trace.quality.truncated
+    assert any("cut" in w for w in trace.warnings)
+    assert trace.start_unix_ns == 3
+
+
+def test_a_cut_gzip_stream_is_kept_up_to_the_cut(tmp_path: Path) -> None:
+    whole = write(tmp_path, [op(f"op{i}", i * 10, 5 + i % 7) for i in range(5000)], "whole.json.gz")
+    path = tmp_path / "cut.json.gz"
+    path.write_bytes(whole.read_bytes()[:-4000])
+    trace = read(path)
+    assert 0 < len(trace.host_ops) < 5000
+    assert trace.quality.truncated
+
+
+def test_several_gzip_members_are_one_file(tmp_path: Path) -> None:
+    text = json.dumps(document([op("x", 0, 1)])).encode()
+    path = tmp_path / "two.json.gz"
+    path.write_bytes(gzip.compress(text[:50]) + gzip.compress(text[50:]))
+    assert len(read(path).host_ops) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"   \n", "empty"),
+        (b"\x1f\x8b\x08\x00garbage", "gzip"),
+        (b"hello", "not JSON"),
+        (b'{"traceEvents": [', "before the first whole event"),
+        (b'{"traceEvents": []}', "no events"),
+        (b'{"loss": [1, 2]}', "no traceEvents"),
+        (b"[1, 2, 3]", "before the first whole event|no events"),
+        (b'{"traceEvents": 5}', "no traceEvents"),
+        (b"[" * 100_000, "cut or damaged|nested too deeply"),
+        (b"\xff\xfe\x00", "not JSON"),
+    ],
+)
+def test_what_is_no_trace_is_said_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    with pytest.raises(TraceError, match=message) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="no such file"):
+        read(tmp_path / "absent.json")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30), st.integers(1, 2)), min_size=1, max_size=25))
+def test_any_set_of_intervals_becomes_a_consistent_forest(
+    tmp_path_factory: Any, spans: list[tuple[int, int, int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("forest")
+    trace = read(write(folder, [op(f"o{i}", s, d, tid=t) for i, (s, d, t) in enumerate(spans)]))
+    trace.check()
+    ops = trace.host_ops
+    for row in range(len(ops)):
+        enclosing = [
+            other
+            for other in range(len(ops))
+            if other < row
+            and ops.thread[other] == ops.thread[row]
+            and ops.start_ns[other] <= ops.start_ns[row] < ops.end_ns[other]
+        ]
+        if ops.parent[row] >= 0:
+            assert ops.parent[row] in enclosing
+        else:
+            assert not enclosing
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_damage_anywhere_is_survived(tmp_path_factory: Any, data: st.DataObject) -> None:
+    """Flipped, cut or repeated bytes give a trace with warnings or one clear line, never another error."""
+    text = bytearray(json.dumps(document(gpu_step(), deviceProperties=GPU)).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text) - 1))
+        match data.draw(st.sampled_from(["flip", "cut", "repeat"])):
+            case "flip":
+                text[at] = data.draw(st.integers(0, 255))
+            case "cut":
+                del text[at : at + data.draw(st.integers(1, 40))]
+            case "repeat":
+                text[at:at] = text[at : at + 30]
+    path = tmp_path_factory.mktemp("damage") / "t.json"
+    path.write_bytes(bytes(text))
+    try:
+        read(path).check()
+    except TraceError as error:
+        assert "\n" not in str(error)
+
+
+def test_every_real_trace_is_read_whole(foreign_traces: Path) -> None:
+    paths = sorted(foreign_traces.rglob("*.json.gz"))
+    assert paths
+    for path in paths:
+        trace = read(path)
+        trace.check()
+        assert trace.quality.dropped == 0, path
+        assert len(trace.host_ops), path
+        assert not np.any(trace.host_ops.start_ns < 0), path
+
+
+def test_shapes_are_stored_once(tmp_path: Path) -> None:
+    trace = read(write(tmp_path, [op("a", i * 10, 5, **shapes([2, 3])) for i in range(50)] + [copy("c", 1, 1, 1, 4)]))
+    assert len(trace.signatures) == 1
+    assert trace.with_shapes
