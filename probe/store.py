@@ -1,22 +1,23 @@
 """Where do measured ceilings live, and how are they found again? One JSON file a device in the user's cache directory.
 
-`probe run microbench` saves them, `probe analyze` finds them by the device's key or loads the file it is given. Files are
-written beside their place and renamed into it, so that a reader never sees half of one.
+`probe run microbench` saves them, `probe analyze` finds them by the device's key or loads the file it is given. Files
+are written beside their place and renamed into it, so that a reader never sees half of one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import platformdirs
 
-from probe.device import Ceilings, Device
+from probe.device import Ceilings, Device, Level
 from probe.errors import CeilingsError
 from probe.measurement import SCHEMA as MICROBENCH_SCHEMA
 from probe.schema import to_jsonable
@@ -24,10 +25,6 @@ from probe.schema import to_jsonable
 SCHEMA = "probe.ceilings/1"
 CACHE_DIRECTORY_VARIABLE = "PROBE_CACHE_DIR"
 MEASURE_AGAIN = "measure again with `probe run microbench`"
-
-
-class StoreWarning(UserWarning):
-    """Ceilings could not be kept; the result itself stands."""
 
 
 def directory() -> Path:
@@ -41,29 +38,65 @@ def path_for(device_key: str) -> Path:
     return directory() / f"{device_key}.json"
 
 
-def save(ceilings: Ceilings, device: Device) -> Path | None:
-    """Keep the ceilings of `device` and return their file; None, with a StoreWarning, where that cannot be written.
+def keep(ceilings: Ceilings, device: Device) -> str | None:
+    """Save the ceilings; where that cannot be done, the sentence to warn with: the measurement itself stands."""
+    try:
+        save(ceilings, device)
+    except CeilingsError as failed:
+        return str(failed)
+    return None
 
-    Quick ceilings never replace those of a full run: then the full run's file is returned, unchanged.
+
+def save(ceilings: Ceilings, device: Device) -> Path:
+    """Keep the ceilings of `device` and return their file. Raises CeilingsError where it cannot be written.
+
+    Quick ceilings never replace those of a full run, and a run of some suites only replaces what it measured.
     """
     path = path_for(device.key)
-    if ceilings.quick and _holds_full_run(path):
-        return path
-    content = {"schema": SCHEMA, "device": device, "ceilings": ceilings}
+    combined = combine(_previous(path), ceilings)
+    content = {"schema": SCHEMA, "device": device, "ceilings": combined}
+    text = json.dumps(to_jsonable(content), indent=2, allow_nan=False) + "\n"
     try:
-        _write_atomically(path, json.dumps(to_jsonable(content), indent=2, allow_nan=False) + "\n")
+        _write_atomically(path, text)
     except OSError as failed:
-        message = f"the ceilings could not be kept in {path}: {failed.strerror or failed}"
-        warnings.warn(f"{message}; set {CACHE_DIRECTORY_VARIABLE}", StoreWarning, stacklevel=2)
-        return None
+        reason = failed.strerror or str(failed)
+        remedy = f"set {CACHE_DIRECTORY_VARIABLE} to a directory you can write"
+        raise CeilingsError(f"the ceilings could not be kept in {path}: {reason}; {remedy}") from None
     return path
 
 
-def _holds_full_run(path: Path) -> bool:
+def _previous(path: Path) -> Ceilings | None:
     try:
-        return not load(path).quick
+        return load(path)
     except CeilingsError:  # absent or damaged: nothing worth keeping
-        return False
+        return None
+
+
+def combine(old: Ceilings | None, new: Ceilings) -> Ceilings:
+    """What is kept after `new` was measured where `old` lies: full before quick, then new before old."""
+    if old is None:
+        return new
+    if new.quick and not old.quick:
+        return old
+    if new.dram_bytes_per_s and new.flops_per_s and new.launch_s:
+        return new
+    return dataclasses.replace(
+        new,
+        dram_bytes_per_s=new.dram_bytes_per_s or old.dram_bytes_per_s,
+        flops_per_s=old.flops_per_s | new.flops_per_s,
+        launch_s=new.launch_s or old.launch_s,
+        levels=old.levels | {name: _filled(old.levels.get(name), level) for name, level in new.levels.items()},
+        quick=new.quick or old.quick,
+    )
+
+
+def _filled(old: Level | None, new: Level) -> Level:
+    """`new` with what it lacks taken from `old`."""
+    if old is None:
+        return new
+    return Level(
+        new.capacity_bytes or old.capacity_bytes, new.latency_s or old.latency_s, new.bytes_per_s or old.bytes_per_s
+    )
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -96,14 +129,30 @@ def load(path: Path | str) -> Ceilings:
         known = f"{SCHEMA} or {MICROBENCH_SCHEMA}"
         raise CeilingsError(f"{path}: schema is {schema!r}, this version reads {known}; {MEASURE_AGAIN}")
     try:
-        return msgspec.convert(content.get("ceilings"), Ceilings)
+        ceilings = msgspec.convert(content.get("ceilings"), Ceilings)
     except msgspec.ValidationError as wrong:
         raise CeilingsError(f"{path}: damaged ceilings: {wrong}; {MEASURE_AGAIN}") from None
+    if any(value <= 0 for value in _values(ceilings)):
+        raise CeilingsError(f"{path}: damaged ceilings: a rate or time is not above 0; {MEASURE_AGAIN}")
+    return ceilings
+
+
+def _values(ceilings: Ceilings) -> Iterator[float]:
+    """Every rate, time and capacity that is known."""
+    known = [ceilings.dram_bytes_per_s, ceilings.launch_s, *ceilings.flops_per_s.values()]
+    for level in ceilings.levels.values():
+        known += [level.capacity_bytes, level.latency_s, level.bytes_per_s]
+    yield from (value for value in known if value is not None)
+
+
+def _no_constant(name: str) -> float:
+    """JSON has no NaN and no Infinity, though Python reads them."""
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except FileNotFoundError:
         raise CeilingsError(f"{path}: no such file; {MEASURE_AGAIN}") from None
     except OSError as failed:

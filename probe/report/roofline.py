@@ -1,8 +1,8 @@
-"""How do the roofs of a machine look, and where do operators stand below them? Drawn in a terminal, at most 80 columns.
+"""How do the roofs of a machine look, and where do operators stand below them? Drawn for a terminal of 80 columns.
 
-Both axes are logarithmic: arithmetic intensity in FLOP/byte, rate in FLOP/s. Rising lines are memory roofs (DRAM and, where
-measured, cache levels), flat lines compute roofs by dtype; ◆ marks the ridge point of each dtype over DRAM. Lines are
-braille dots (2 × 4 a character), or ASCII where the console's encoding is not UTF.
+Both axes are logarithmic: arithmetic intensity in FLOP/byte, rate in FLOP/s. Rising lines are memory roofs (DRAM and,
+where measured, cache levels), flat lines compute roofs by dtype; ◆ marks the ridge point of each dtype over DRAM. Lines
+are braille dots (2 × 4 a character), or ASCII where the console's encoding is not UTF.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Canvas:
         self.slopes.setdefault(cell, slope)
 
     def free(self, row: int, column: int, length: int) -> bool:
-        """Whether a text there would lie on the canvas and on nothing, lines included."""
-        cells = [(row, c) for c in range(column, column + length)]
+        """Whether a text there would lie on the canvas and touch nothing, lines included."""
+        cells = [(row, c) for c in range(column - 1, column + length + 1)]
         inside = 0 <= row < self.rows and column >= 0 and column + length <= self.columns
         return inside and not any(cell in self.texts or cell in self.dots for cell in cells)
 
@@ -155,6 +155,13 @@ def _memory_roofs(ceilings: Ceilings) -> list[tuple[str, float]]:
     return [("DRAM", ceilings.dram_bytes_per_s), *known]
 
 
+def _joined(roofs: list[tuple[str, float]]) -> str:
+    """Names and rates of roofs on one row; a unit that they share is written once."""
+    labels = [f"{name} {format_flops_per_s(rate)}" for name, rate in roofs]
+    unit = labels[-1].rpartition(" ")[2]
+    return ", ".join([*(label.removesuffix(f" {unit}") for label in labels[:-1]), labels[-1]])
+
+
 class _Drawing:
     """One drawing: axes that hold everything, then lines, then labels where they find room."""
 
@@ -220,23 +227,41 @@ class _Drawing:
             self.canvas.write(self._row(rate), self._column(rate / dram), self.diamond, RIDGE_STYLE)
 
     def _labels(self) -> None:
-        """Each roof's name beside it: compute roofs at the right end, caches at their upper end, DRAM below its line."""
+        """Each roof's name: compute roofs within their line, caches above their upper end, DRAM below its line."""
         self._cache_labels()
-        for (name, rate), style in self._styled():
-            label = f"{name} {format_flops_per_s(rate)}"
-            row, column = self._row(rate), self.canvas.columns - len(label) - 1
-            near = [(row + d, column - shift) for d in (-1, 1) for shift in range(0, self.canvas.columns // 2, 4)]
-            self.canvas.place(near, label, style)
-        dram = self.memory[0][1]
+        self._compute_labels()
+        dram, rate = self.memory[0][1], self.compute[0][1]
+        ridge = f"ridge {significant(rate / dram)}"
+        column = self._column(rate / dram)
+        self.canvas.place([(self._row(rate) - 1, column + shift) for shift in (0, 2, 4)], ridge, RIDGE_STYLE)
         label = f"DRAM {format_bytes_per_s(dram)}"
         for dot in range(self.x.dots // 4, self.x.dots):
             row, column = self._row(self.x.value(dot) * dram), dot // 2 + 3
             if self.canvas.place([(row, column)], label, MEMORY_STYLE):
                 break
-        rate = self.compute[0][1]
-        spot = (self._row(rate) + 1, self._column(rate / dram) + 2)
-        unit = "FLOP/B"
-        self.canvas.place([spot], f"ridge {significant(rate / dram)} {unit}", RIDGE_STYLE)
+
+    def _compute_labels(self) -> None:
+        """Within the line near its right end, or before its start; roofs on one row share a label."""
+        rows: dict[int, list[tuple[str, float, str]]] = {}
+        for (name, rate), style in self._styled():
+            rows.setdefault(self._row(rate), []).append((name, rate, style))
+        for row, roofs in rows.items():
+            text = f" {_joined([(name, rate) for name, rate, _ in roofs])} "
+            self.canvas.write(row, self._label_start(row, text, [rate for _, rate, _ in roofs]), text, roofs[0][2])
+
+    def _label_start(self, row: int, text: str, rates: list[float]) -> int:
+        """The rightmost place on the line that covers neither ridge nor operator; else that before the line."""
+        ridges = [self._column(rate / self.memory[0][1]) for rate in rates]
+        operators = [self._column(p.intensity) for p in self.points if self._row(p.flops_per_s) == row]
+        rightmost = self.canvas.columns - len(text) - 1
+        first = min(column for column in range(self.canvas.columns) if (row, column) in self.canvas.dots)
+        for obstacles in (ridges + operators, operators):
+            for start in range(rightmost, min(ridges), -1):
+                if not any(start <= column < start + len(text) for column in obstacles):
+                    return start
+            if first >= len(text):
+                return first - len(text)
+        return max(0, rightmost)
 
     def _cache_labels(self) -> None:
         """Names above the ends of the cache roofs; those that fall together share one label."""
@@ -244,7 +269,7 @@ class _Drawing:
         row, groups = self._row(top) - 1, dict[int, list[str]]()
         for name, rate in self.memory[1:]:
             column = self._column(top / rate)
-            near = next((c for c in groups if abs(c - column) < 4), column)
+            near = next((c for c in groups if abs(c - column) < 5), column)
             groups.setdefault(near, []).append(name)
         for column, names in groups.items():
             label = " ".join(sorted(names))
@@ -292,7 +317,7 @@ def _intensity_axis(
     """From 0.01 FLOP/byte (or the leftmost point) to a decade beyond the last ridge (or the rightmost point)."""
     low = min([LOWEST_INTENSITY, *(p.intensity / 2 for p in points)])
     ridge = compute[0][1] / memory[0][1]
-    high = max([ridge * 20, 100.0, *(p.intensity * 2 for p in points)])
+    high = max([ridge * 30, 100.0, *(p.intensity * 2 for p in points)])
     return Axis(low, high, dots)
 
 

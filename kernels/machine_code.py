@@ -1,0 +1,76 @@
+"""How do the measuring loops become callable without a compiler? Bytes in executable memory, called through ctypes.
+
+Where executable memory is refused (hardened kernels, SELinux execmem), the same loops are compiled from cpu_loops.c if
+there is a C compiler; where there is none either, UnavailableError says so and the suites are reported as unsupported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import platform
+import sys
+
+from probe.errors import UnavailableError
+from probe.kernels import aarch64, compiled, x86_64
+from probe.kernels.loops import ADDS_TYPE, CHASE_TYPE, SAXPY, STREAMS, Function, Loops, stream_type
+
+X86_64 = ("x86_64", "amd64")
+AARCH64 = ("aarch64", "arm64")
+_READ_EXECUTE = 1 | 4  # PROT_READ | PROT_EXEC
+
+
+@functools.cache
+def load(isa: tuple[str, ...]) -> Loops:
+    """The measuring loops for a CPU with instruction sets `isa` (names as in `Device.isa`).
+
+    Raises UnavailableError where neither executable memory nor a compiler can be had.
+    """
+    try:
+        return assemble(isa)
+    except (OSError, UnavailableError) as refused:
+        try:
+            return compiled.load()
+        except UnavailableError as missing:
+            raise UnavailableError(f"{refused}; {missing}") from None
+
+
+def assemble(isa: tuple[str, ...], machine: str | None = None) -> Loops:
+    """The loops from instruction bytes; OSError where the system refuses executable memory."""
+    machine = (machine or platform.machine()).lower()
+    if sys.platform == "win32" or machine not in X86_64 + AARCH64:
+        raise UnavailableError(f"there are no measuring loops for {machine} on {sys.platform}")
+    if machine in X86_64:
+        fma, chains, name = x86_64.fma(isa), x86_64.FMA_CHAINS, x86_64.widest(isa).name
+        lanes = x86_64.widest(isa).lanes(4)
+    else:
+        fma, chains, name, lanes = aarch64.fma(isa), aarch64.FMA_CHAINS, "neon", 4
+    code = x86_64 if machine in X86_64 else aarch64
+    return Loops(
+        origin="machine code",
+        instruction_set=name,
+        chase=function(code.chase(), CHASE_TYPE),
+        adds=function(code.adds(), ADDS_TYPE),
+        stream={kind: function(code.stream(kind, isa), stream_type(kind)) for kind in (*STREAMS, SAXPY)},
+        fma=function(fma, ADDS_TYPE) if fma else None,
+        fma_flops=2 * chains * lanes,
+    )
+
+
+def function(code: bytes, signature: type[ctypes._CFunctionType]) -> Function:
+    """`code` as a callable; the memory is never writable and executable at once, and lives as long as the callable.
+
+    Making the pages executable after writing them also makes the instruction cache coherent where the architecture
+    leaves that to software (aarch64 Linux does it when the page is mapped executable).
+    """
+    memory = mmap.mmap(-1, -(-len(code) // mmap.PAGESIZE) * mmap.PAGESIZE)
+    memory.write(code)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)), _READ_EXECUTE):
+        errno = ctypes.get_errno()
+        raise OSError(errno, "this system refuses executable memory")
+    made = signature(address)
+    made._memory = memory  # type: ignore[attr-defined]  # keeps the pages mapped
+    return made

@@ -1,0 +1,134 @@
+"""How is anything timed here? Many short windows, variants in turn, until the median is known or the time is spent.
+
+A window is a function that does a known amount of work and returns how long it took, in seconds. Windows are short
+(about half a millisecond where the work allows), so that a busy machine disturbs some of them and not all; the variants
+of one question are interleaved (A B A B …), so that a change of clock or of neighbours meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from probe.stats import Summary, summarise
+
+Item = TypeVar("Item")
+Clock = Callable[[], float]  # seconds, monotonic
+Window = Callable[[], float]  # runs once, returns seconds
+clock: Clock = time.perf_counter
+
+WINDOW_S = 0.5e-3  # aimed at: below the 1 ms after which a time slice is likely to be taken away
+TARGET_FRACTION = 0.01  # half width of the median's interval at which a variant is known well enough
+LEAST_WINDOWS = 8  # below 6 windows no order statistic gives a 95 % interval
+MOST_WINDOWS = 2000
+GRACE_S = 0.05  # beyond twice the budget, for the least number of windows where preparing took all of it
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of doing the work: `window` runs it, `work` says how much one window does (bytes, hops, flops, calls)."""
+
+    name: str
+    window: Window
+    work: float
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure one group of variants: until each median is within `target`, or `budget_s` is spent."""
+
+    budget_s: float
+    target: float = TARGET_FRACTION
+    least: int = LEAST_WINDOWS
+    most: int = MOST_WINDOWS
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One variant's result: seconds per unit of work, best and as one gets it."""
+
+    name: str
+    seconds: Summary  # per unit of work
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a reader must know about how it was measured."""
+        return ("contended",) if self.seconds.contended else ()
+
+
+def measure(variants: Sequence[Variant], effort: Effort, clock: Clock = clock) -> list[Timing]:
+    """Time the variants in turn; one unrecorded round first.
+
+    For `effort.least` windows each the budget may be doubled, no further; a window longer than that still runs once.
+    """
+    start = clock()
+    for variant in variants:
+        variant.window()
+    samples: list[list[float]] = [[] for _ in variants]
+    check_at = effort.least
+    while True:
+        for variant, seconds in zip(variants, samples, strict=True):
+            seconds.append(variant.window() / variant.work)
+        n, spent = len(samples[0]), clock() - start
+        allowed_s = effort.budget_s if n >= effort.least else 2 * effort.budget_s + GRACE_S
+        if n >= effort.most or spent >= allowed_s:
+            break
+        if n >= check_at:
+            if all(_settled(seconds, effort.target) for seconds in samples):
+                break
+            check_at = n + max(4, n // 4)
+    return [Timing(variant.name, summarise(seconds)) for variant, seconds in zip(variants, samples, strict=True)]
+
+
+def _settled(samples: list[float], target: float) -> bool:
+    """Whether the median's 95 % interval lies within `target` of the median on both sides."""
+    summary = summarise(samples)
+    low, high = summary.interval
+    return max(high - summary.median, summary.median - low) <= target * summary.median
+
+
+def timed(call: Callable[[], object], clock: Clock = clock) -> Window:
+    """A window that runs `call` once on the host's clock."""
+
+    def window() -> float:
+        start = clock()
+        call()
+        return clock() - start
+
+    return window
+
+
+def repeats_for(window_of: Callable[[int], float], window_s: float = WINDOW_S) -> int:
+    """How often to repeat something within one window so that it takes about `window_s`; at least once.
+
+    `window_of(n)` repeats it n times and returns the seconds that took; the least of three, because the first meets
+    cold caches and any may be disturbed.
+    """
+    repeats = 1
+    while True:
+        seconds = window_of(repeats)
+        if seconds < 20 * window_s:
+            seconds = min(seconds, window_of(repeats), window_of(repeats))
+        if seconds >= window_s / 8 or repeats >= 1 << 40:
+            return max(1, round(repeats * window_s / seconds)) if seconds > 0 else repeats
+        repeats *= 4
+
+
+def paced(
+    items: Sequence[Item],
+    budget_s: float,
+    clock: Clock = clock,
+    report: Callable[[float], None] = lambda fraction: None,
+) -> Iterator[tuple[Item, float]]:
+    """Each item with an equal share of what is left of the budget; `report` gets the fraction of items done.
+
+    Put the items that take long to prepare first: what they overdraw is then taken from the others, not added.
+    """
+    start = clock()
+    for done, item in enumerate(items):
+        report(done / len(items))
+        left = budget_s - (clock() - start)
+        yield item, max(0.0, left / (len(items) - done))
+    report(1.0)

@@ -1,0 +1,89 @@
+"""Where do the measured arrays lie? In anonymous pages of a known kind, at known offsets, in what memory is free."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probe import cpu_info
+from probe.device import Device
+
+KIB, MIB = 1 << 10, 1 << 20
+SMALLEST_BYTES = 4 * KIB
+LARGEST_BYTES = 256 * MIB
+LINE_BYTES = 64
+SAFE_SHARE = 0.25  # of the free memory; the rest belongs to whoever else is on the machine
+STAGGER_BYTES = 1344  # between arrays: 21 lines, so that they do not start at the same place of a page
+
+
+def sizes(device: Device, *, coarse: bool = False) -> tuple[int, ...]:
+    """Powers of two from 4 KiB to 256 MiB, and on to four times all last-level caches where those are larger.
+
+    Coarse: every second power, and always the largest.
+    """
+    largest = LARGEST_BYTES
+    while largest < 4 * total_cache_bytes(device):
+        largest *= 2
+    exponents = range(SMALLEST_BYTES.bit_length() - 1, largest.bit_length())
+    chosen = exponents[::2] if coarse else exponents
+    return tuple(sorted({1 << e for e in chosen} | {largest}))
+
+
+def total_cache_bytes(device: Device) -> int:
+    """The last-level caches of all CPUs this process may use, together; 0 where the system does not tell."""
+    if not device.caches:
+        return 0
+    last = max(device.caches, key=lambda cache: cache.level)
+    instances = -(-(device.cores or 1) // max(1, last.shared_by))
+    return instances * last.bytes
+
+
+def free_bytes() -> int | None:
+    """Memory that can be had without swapping: MemAvailable, or what a container's limit leaves; None if not told."""
+    meminfo = cpu_info.parse_meminfo(cpu_info.read_text(Path("/proc/meminfo")) or "")
+    available = meminfo.get("MemAvailable")
+    limit = cpu_info.memory_limit_bytes(cpu_info.read_text(Path("/proc/self/cgroup")) or "")
+    known = [value for value in (available, limit) if value is not None]
+    return min(known) if known else None
+
+
+def affordable(wanted: tuple[int, ...], free: int | None) -> tuple[int, ...]:
+    """Those of the `wanted` sizes that fit in a safe share of `free` bytes (all of them where that is unknown)."""
+    return wanted if free is None else tuple(size for size in wanted if size <= SAFE_SHARE * free)
+
+
+class Buffer:
+    """Anonymous memory, page aligned, not yet touched: whoever writes it first decides on which node it lies."""
+
+    def __init__(self, size_bytes: int, *, small_pages: bool = False) -> None:
+        self._memory = mmap.mmap(-1, -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+        if small_pages and hasattr(mmap, "MADV_NOHUGEPAGE"):
+            try:
+                self._memory.madvise(mmap.MADV_NOHUGEPAGE)
+            except OSError:  # a kernel without transparent huge pages has only small ones
+                return
+
+    @property
+    def address(self) -> int:
+        """Address of the first byte."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+
+    def view(self, dtype: Any) -> npt.NDArray[Any]:
+        """The memory as a numpy array of `dtype`."""
+        return np.frombuffer(self._memory, dtype)
+
+
+def array_offsets(size_bytes: int, arrays: int) -> list[int]:
+    """Where `arrays` equal arrays with a total of `size_bytes` start in a buffer: page after page, staggered."""
+    each = -(-(size_bytes // arrays) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return [i * (each + STAGGER_BYTES) for i in range(arrays)]
+
+
+def buffer_bytes(size_bytes: int) -> int:
+    """A buffer large enough for three arrays of `size_bytes` in total, or two, with their stagger."""
+    return size_bytes + 3 * (mmap.PAGESIZE + STAGGER_BYTES)

@@ -1,0 +1,172 @@
+"""Runs the suites and hands back one result: what this machine can do, what could not be measured, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from probe import environment
+from probe.device import Device
+from probe.errors import UnavailableError, UsageError
+from probe.measurement import Measurement, MicrobenchResult, Unsupported
+from probe.microbench import ceilings, plateaus, references
+from probe.microbench.harness import Clock
+from probe.microbench.precisions import CPU_PRECISIONS, CUDA_PRECISIONS
+from probe.microbench.suite import Context, Suite
+from probe.microbench.suites import SUITES, reason_against
+
+__all__ = ["SUITES", "Options", "Progress", "measure"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure: all suites if none are named; `device` is auto, cpu, cuda or cuda:N."""
+
+    suites: tuple[str, ...] = ()
+    device: str = "auto"
+    quick: bool = False
+
+
+class Progress(Protocol):
+    """Who shows how far the run is; called often."""
+
+    def __call__(self, suite: str, fraction: float) -> None:
+        """`suite` is running and `fraction` (0 to 1) of the whole run is done."""
+
+
+def _silent(suite: str, fraction: float) -> None:
+    """Nobody watches."""
+
+
+def measure(options: Options, progress: Progress | None = None, clock: Clock = time.perf_counter) -> MicrobenchResult:
+    """Run the suites of `options` and derive the ceilings; an interrupt keeps what is done and says so.
+
+    Raises UsageError for an unknown suite or device name, UnavailableError for a device that is not there.
+    """
+    suites = chosen(options.suites)
+    device, index = find_device(options.device)
+    contexts = [_context(suite, device, index, options, clock) for suite in suites]
+    unsupported = [
+        Unsupported(suite.name, reason)
+        for suite in suites
+        if (reason := reason_against(suite, device.kind)) is not None
+    ]
+    gone = {entry.suite for entry in unsupported}
+    runnable = [(s, c) for s, c in zip(suites, contexts, strict=True) if s.name not in gone]
+    found, refused, warnings = _run_all(runnable, progress or _silent)
+    return _result(device, index, options, found, unsupported + refused, warnings)
+
+
+def chosen(names: Sequence[str]) -> list[Suite]:
+    """The suites called `names`, in the registry's order; all of them if there are none."""
+    for name in names:
+        if name not in SUITES:
+            near = difflib.get_close_matches(name, SUITES, n=1, cutoff=0.0)
+            raise UsageError(f"there is no suite {name!r}; did you mean {near[0]}? --list shows all")
+    return [suite for suite in SUITES.values() if not names or suite.name in names]
+
+
+def find_device(name: str) -> tuple[Device, int | None]:
+    """The device called auto, cpu, cuda or cuda:N, and its CUDA number; auto is cuda:0 where torch can use it."""
+    if name == "cpu":
+        return environment.cpu_device(), None
+    if name == "auto":
+        try:
+            return environment.cuda_device(0), 0
+        except UnavailableError:
+            return environment.cpu_device(), None
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or not (number or "0").isdecimal():
+        raise UsageError(f"{name!r} is not a device; write auto, cpu, cuda or cuda:N")
+    index = int(number or "0")
+    return environment.cuda_device(index), index
+
+
+def _context(suite: Suite, device: Device, index: int | None, options: Options, clock: Clock) -> Context:
+    budget_s = suite.quick_s if options.quick else suite.full_s
+    return Context(device, budget_s, quick=options.quick, index=index, clock=clock)
+
+
+def _run_all(
+    runnable: list[tuple[Suite, Context]], progress: Progress
+) -> tuple[list[Measurement], list[Unsupported], list[str]]:
+    """Measurements, refused suites and warnings; ends early, with what is done, on an interrupt."""
+    found: list[Measurement] = []
+    refused: list[Unsupported] = []
+    total_s = sum(context.budget_s for _, context in runnable)
+    done_s = 0.0
+    for suite, context in runnable:
+        context.report = _reporter(progress, suite.name, done_s / total_s, context.budget_s / total_s)
+        try:
+            _run_one(suite, context, found)
+        except UnavailableError as reason:
+            refused.append(Unsupported(suite.name, str(reason)))
+        except KeyboardInterrupt:
+            context.warnings.append(
+                f"interrupted in {suite.name}: what was done until then is kept, the rest is missing"
+            )
+            break
+        done_s += context.budget_s
+    return found, refused, [warning for _, context in runnable for warning in context.warnings]
+
+
+def _reporter(progress: Progress, name: str, before: float, own: float) -> Callable[[float], None]:
+    """What a suite reports its own fraction to, where it is `own` of the whole and `before` of it is done."""
+    return lambda fraction: progress(name, before + fraction * own)
+
+
+def _run_one(suite: Suite, context: Context, found: list[Measurement]) -> None:
+    """Append each measurement as it comes, so that an interrupt loses at most one."""
+    assert suite.run is not None
+    mine: list[Measurement] = []
+    try:
+        for measurement in suite.run(context):
+            mine.append(measurement)
+    finally:
+        found += sorted(mine, key=_order)
+
+
+def _order(measurement: Measurement) -> tuple[int, int]:
+    """By threads, then size; products by dtype in the order they were asked for; the rest keeps its place."""
+    params = measurement.params
+    if measurement.suite == "matmul":
+        names = (*CPU_PRECISIONS, *CUDA_PRECISIONS)
+        return (names.index(params["dtype"]), 0)
+    if measurement.suite not in ("cache_latency", "memory_bandwidth", "saxpy"):
+        return (0, 0)
+    threads = 0 if measurement.suite == "saxpy" else params.get("threads") or 0
+    return (threads, params.get("size_bytes") or 0)
+
+
+def _result(
+    device: Device,
+    index: int | None,
+    options: Options,
+    found: list[Measurement],
+    unsupported: list[Unsupported],
+    warnings: list[str],
+) -> MicrobenchResult:
+    levels = ceilings.levels_of(found, device)
+    clock_hz = core_clock_hz(found)
+    labelled = ceilings.label(found, levels, device)
+    core = references.this_family() if device.kind == "cpu" else None
+    if device.kind == "cpu" and clock_hz:
+        device = dataclasses.replace(device, clock_hz=clock_hz)
+    return MicrobenchResult(
+        device=device,
+        environment=environment.describe(device, cuda_index=index or 0),
+        measurements=references.annotate(labelled, device, core, clock_hz),
+        ceilings=ceilings.derive(labelled, levels, device, quick=options.quick),
+        unsupported=tuple(unsupported),
+        warnings=(*warnings, *plateaus.disagreements(levels, device.caches)),
+    )
+
+
+def core_clock_hz(measurements: Sequence[Measurement]) -> float | None:
+    """The highest clock seen by the chain of dependent additions; None where it was not run."""
+    seen = [float(m.params["clock_hz"]) for m in measurements if "clock_hz" in m.params]
+    return max(seen, default=None)

@@ -1,0 +1,90 @@
+"""What is a suite, what does it get, and how does a timing become a measurement of the schema?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from probe.device import Device, DeviceKind
+from probe.measurement import Measurement
+from probe.microbench.harness import Clock, Timing
+
+
+def _unreported(fraction: float) -> None:
+    """Nobody watches the progress."""
+
+
+@dataclass
+class Context:
+    """What a suite gets: the device, its time, and where to leave warnings.
+
+    `budget_s` is the time the suite should take; `index` the CUDA device's number (None on a CPU).
+    """
+
+    device: Device
+    budget_s: float
+    quick: bool = False
+    index: int | None = None
+    clock: Clock = time.perf_counter
+    report: Callable[[float], None] = _unreported
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One question: which kinds of device it can be put to, how it is answered, what share of the time it gets.
+
+    `run` is None while nobody has written it.
+    """
+
+    name: str
+    question: str
+    kinds: tuple[DeviceKind, ...]
+    run: Callable[[Context], Iterator[Measurement]] | None = None
+    quick_s: float = 0.0
+    full_s: float = 0.0
+
+
+def time_measurement(
+    suite: str, name: str, metric: str, timing: Timing, params: dict[str, Any], **more: Any
+) -> Measurement:
+    """A duration in seconds; the best is the shortest."""
+    seconds = timing.seconds
+    return Measurement(
+        suite=suite,
+        name=name,
+        metric=metric,
+        unit="s",
+        value=seconds.min,
+        min=seconds.min,
+        median=seconds.median,
+        interval=seconds.interval,
+        n=seconds.n,
+        params=params,
+        flags=timing.flags + tuple(more.pop("flags", ())),
+        **more,
+    )
+
+
+def rate_measurement(
+    suite: str, name: str, metric: str, unit: str, timing: Timing, params: dict[str, Any], **more: Any
+) -> Measurement:
+    """Work per second; `value` is the best (highest) window, `min` the worst."""
+    seconds = timing.seconds
+    low, high = seconds.interval
+    return Measurement(
+        suite=suite,
+        name=name,
+        metric=metric,
+        unit=unit,
+        value=1 / seconds.min,
+        min=1 / seconds.max,
+        median=1 / seconds.median,
+        interval=(1 / high, 1 / low),
+        n=seconds.n,
+        params=params,
+        flags=timing.flags + tuple(more.pop("flags", ())),
+        **more,
+    )
