@@ -23,6 +23,22 @@ lint: $(VENV)/test.stamp  ## style, types and direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The GPU machine may have no network: what is there is used, whether an environment was made or not.
+gpu:  ## on a machine with a GPU: its tests, its microbenchmarks, recorded traces (results in $$OUT, default build/gpu)
+	PYTHON=$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.sh
+
+bench: $(VENV)/run.stamp  ## set everything up and measure this machine's roofs
+	$(BIN)/probe run microbench
+
+test: $(VENV)/test.stamp lint  ## set everything up, lint, and run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp  ## style, types and direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
 gpu: $(VENV)/run.stamp  ## on a machine with a GPU: its tests, its microbenchmarks, a recorded trace (results in $$OUT)
 	PYTHON=$(BIN)/python benchmarks/gpu.sh
 

@@ -3,89 +3,258 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from probe.analysis import PARTS, Analysis, Source, StepTimes, TraceQuality, Utilisation
-from probe.analyzers.op_table import group_operators, operators
-from probe.analyzers.steps import WHOLE_SPAN, busy_fraction, recorded_steps, step_times
+import numpy as np
+
+from probe.analysis import PARTS, Analysis, Bound, Operator, Source, StepTimes, Utilisation
+from probe.analyzers.classify import Class, Machine, classify
+from probe.analyzers.cost_models import Cost
+from probe.analyzers.cost_models.attribution import GroupCosts, attribute
+from probe.analyzers.cost_models.coverage import Coverage, coverage
+from probe.analyzers.cost_models.terms import IDLE, nothing
+from probe.analyzers.op_table import OpGroups, group_operators, operators
+from probe.analyzers.parts import PartTable, partition, without_profiler
+from probe.analyzers.provenance import caveats, missing_parts, quality, recorded_parts
+from probe.analyzers.roofline import Placement, place
+from probe.analyzers.rules.catalogue import Found, findings
+from probe.analyzers.rules.context import Context
+from probe.analyzers.steps import busy_fraction, recorded_steps, step_times
 from probe.device import Ceilings
-from probe.trace import Trace
+from probe.trace import LaunchShape, Steps, Trace
 
-NOT_CLASSIFIED = "bounds, parts of the step and findings are not computed by this version: they are null or unknown"
+ASSUMED_DISPATCH_S = 2e-6  # where it was not measured: one eager operator on a desktop or server core
 
 
-def diagnose(
-    trace: Trace, source: Source, *, timed: StepTimes | None = None, ceilings: Ceilings | None = None,
-    warnings: tuple[str, ...] = (),
-) -> Analysis:  # fmt: skip
-    """Everything probe can say of `trace`.
+@dataclass(frozen=True)
+class Diagnosis:
+    """The analysis, and with each finding what its replacement can be run on."""
 
-    timed: step times measured outside the trace, with and without the profiler; else those of the trace's own marks.
-    warnings: what the reader of the source already had to say.
+    analysis: Analysis
+    found: tuple[Found, ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is known beside the trace.
+
+    timed: step times measured outside it, with and without the profiler. threads: how many torch ran on.
+    data_wait_s: mean wait for data per step, where the session measured it. datasheet: the device's published peaks,
+    for utilisation. warnings: what the readers already had to say.
     """
+
+    timed: StepTimes | None = None
+    threads: int | None = None
+    data_wait_s: float | None = None
+    datasheet: Ceilings | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | None = None) -> Diagnosis:
+    """Everything probe can say of `trace`."""
+    beside = beside or Beside()
     steps = recorded_steps(trace)
     groups = group_operators(trace, steps)
-    return Analysis(
+    machine = _machine(trace, ceilings, beside.threads)
+    attributed = attribute(trace, groups.of_op, groups.name, groups.signature)
+    costs = own_costs(attributed)
+    placements = tuple(place(cost, ceilings, tf32=_uses_tf32(groups, g)) for g, cost in enumerate(costs))
+    classes = tuple(_classify(trace, groups, g, costs[g], placements[g], machine) for g in range(len(costs)))
+    bounds = tuple(c.bound for c in classes)
+    parts = partition(trace, steps, groups, bounds, machine.dispatch_s)
+    recorded = {part: float(parts.of(part).mean()) for part in PARTS}
+    rows = _ranked(_operators(trace, steps, groups, costs, placements, classes))
+    context = Context(
+        trace, steps, groups, costs, bounds, machine, sum(recorded.values()), recorded, beside.data_wait_s
+    )  # fmt: skip
+    found = findings(context, {row.group: index for index, row in enumerate(rows)})
+    times = beside.timed or step_times(steps)
+    time_s, interval_s, correction = _time(parts, recorded, times.bare_mean_s)
+    said = caveats(trace, _coverage(trace, groups, attributed), ceilings)
+    analysis = Analysis(
         source=source,
-        quality=_quality(trace, groups.excluded_work),
+        quality=quality(trace, groups.excluded_work),
         ceilings=ceilings,
-        steps=timed or step_times(steps),
-        bound="unknown",
-        time_s={"step": float(steps.duration_ns.mean()) / 1e9, **dict.fromkeys(PARTS)},
-        time_interval_s=dict.fromkeys(("step", *PARTS)),
-        utilisation=Utilisation(busy_fraction(trace, steps)),
-        ops=operators(groups, steps, trace.on_device),
-        findings=(),
+        steps=times,
+        bound=_bound(time_s),
+        time_s=time_s,
+        time_interval_s=interval_s,
+        utilisation=_utilisation(trace, steps, rows, time_s, beside.datasheet),
+        ops=tuple(replace(row.operator, index=index) for index, row in enumerate(rows)),
+        findings=tuple(f.finding for f in found),
         ranks=(),
         memory=None,
-        warnings=(*warnings, *trace.warnings, *(() if len(trace.steps) else (WHOLE_SPAN,)), NOT_CLASSIFIED),
-        recorded=tuple(_recorded(trace)),
-        not_recorded=tuple(_not_recorded(trace)),
+        warnings=tuple(w for w in (*beside.warnings, *trace.warnings, *said, correction) if w),
+        recorded=tuple(recorded_parts(trace)),
+        not_recorded=tuple(missing_parts(trace)),
+    )
+    return Diagnosis(analysis, found)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An operator of the report, and the group it was made of."""
+
+    group: int
+    operator: Operator
+    cost: Cost
+
+
+def own_costs(attributed: GroupCosts) -> tuple[Cost, ...]:
+    """What an average call of each group does itself: a group that hands all its work on is a wrapper."""
+    return tuple(
+        nothing("wrapper") if cost.kind not in IDLE and attributed.delegates(group) else _own(cost, attributed, group)
+        for group, cost in enumerate(attributed.cost)
     )
 
 
-def _quality(trace: Trace, excluded_work: int) -> TraceQuality:
-    quality = trace.quality
-    reasons = (
-        (quality.dropped, "could not be read"),
-        (excluded_work, "kernels and copies belong to no recorded step"),
+def _own(cost: Cost, attributed: GroupCosts, group: int) -> Cost:
+    flops, moved = float(attributed.flops[group]), float(attributed.bytes[group])
+    return replace(
+        cost, flops=None if np.isnan(flops) else flops, bytes=None if np.isnan(moved) else moved,
+        reason=None if not (np.isnan(flops) or np.isnan(moved)) else cost.reason,
+    )  # fmt: skip
+
+
+def _machine(trace: Trace, ceilings: Ceilings, threads: int | None) -> Machine:
+    launch_s = ceilings.launch_s or ASSUMED_DISPATCH_S
+    return Machine(
+        ceilings=ceilings,
+        dispatch_s=ASSUMED_DISPATCH_S if trace.on_device else launch_s,
+        on_device=trace.on_device,
+        sm_count=trace.device.sm_count,
+        threads=threads,
+        cores=trace.device.physical_cores,
     )
-    excluded = sum(count for count, _ in reasons)
-    return TraceQuality(
-        included=quality.events - excluded,
-        excluded=excluded,
-        reasons=tuple(f"{count} {reason}" for count, reason in reasons if count),
+
+
+def _uses_tf32(groups: OpGroups, group: int) -> bool:
+    """Whether the kernels of a group say in their names that they run on tensor cores in TF32."""
+    return any("tf32" in use.name.lower() for use in groups.kernels[group])
+
+
+def _per_call(groups: OpGroups, group: int, on_device: bool) -> tuple[float, float]:
+    """Mean seconds of one call, and calls, over all recorded steps."""
+    calls = float(groups.calls[group].sum())
+    spent = groups.device_s[group].sum() if on_device else groups.self_s[group].sum()
+    return (float(spent) / calls if calls else float(spent)), max(calls, 1.0)
+
+
+def _classify(trace: Trace, groups: OpGroups, group: int, cost: Cost, placement: Placement, machine: Machine) -> Class:
+    """By the device time of a mean call, or the host time of a typical one: hosts deschedule, devices do not."""
+    time_s, calls = _per_call(groups, group, machine.on_device)
+    if not machine.on_device:
+        time_s = float(groups.typical_s[group])
+    launched = sum(use.calls for use in groups.kernels[group]) * groups.calls.shape[1]
+    if machine.on_device and not launched:  # a host operator without device work: what it costs is dispatch
+        machine = replace(machine, on_device=False)
+        time_s = float(groups.typical_s[group])
+    return classify(
+        cost, placement, time_s, machine, kernels=launched / calls,
+        launches=tuple(_launch_shapes(trace, groups, group)), signature=groups.signature[group],
+    )  # fmt: skip
+
+
+def _launch_shapes(trace: Trace, groups: OpGroups, group: int) -> Iterator[LaunchShape]:
+    """The distinct launch shapes of a group's kernels."""
+    for shape in np.unique(trace.kernels.launch_shape[groups.of_kernel == group]):
+        if shape >= 0:
+            yield trace.launch_shapes[shape]
+
+
+def _operators(
+    trace: Trace, steps: Steps, groups: OpGroups, costs: tuple[Cost, ...], placements: tuple[Placement, ...],
+    classes: tuple[Class, ...],
+) -> list[_Row]:  # fmt: skip
+    """The groups as rows of the report, with what they cost and what bounds them."""
+    rows = []
+    for group, operator in operators(groups, steps, trace.on_device):
+        time_s, _ = _per_call(groups, group, trace.on_device)
+        described = _described(operator, costs[group], placements[group], classes[group], time_s)
+        rows.append(_Row(group, described, costs[group]))
+    return rows
+
+
+def _described(operator: Operator, cost: Cost, placement: Placement, klass: Class, time_s: float) -> Operator:
+    """`operator` with its work per step, its rates, its distance from the roof and its class."""
+    calls = operator.calls
+    spent_s = time_s * calls
+    roof_s = placement.roof_s
+    return replace(
+        operator,
+        flops=cost.flops * calls if cost.flops is not None else None,
+        bytes=cost.bytes * calls if cost.bytes is not None else None,
+        intensity=placement.intensity,
+        achieved_flops_per_s=cost.flops / time_s if cost.flops and time_s else None,
+        achieved_bytes_per_s=cost.bytes / time_s if cost.bytes and time_s else None,
+        roof_fraction=min(roof_s / time_s, 1.0) if roof_s and time_s else None,
+        bound=klass.bound,
+        limiter=klass.limiter,
+        evidence=(*klass.evidence, *_beyond(roof_s, time_s), *((cost.assumes,) if cost.assumes else ())),
+        recoverable_s=max(spent_s - (roof_s or 0.0) * calls, 0.0) if roof_s is not None else None,
     )
 
 
-def _recorded(trace: Trace) -> Iterator[str]:
-    """What the trace holds, counted."""
-    for count, what in (
-        (len(trace.steps), "step"),
-        (len(trace.host_ops), "operator call"),
-        (len(trace.kernels), "kernel"),
-        (len(trace.copies), "copy or memset"),
-        (len(trace.collectives), "collective"),
-    ):
-        if count:
-            yield f"{count} {plural(what, count)}"
-    for present, what in ((trace.with_shapes, "shapes"), (trace.with_memory, "memory"), (trace.with_stacks, "stacks")):
-        if present:
-            yield what
+def _beyond(roof_s: float | None, time_s: float) -> tuple[str, ...]:
+    """What to say of an operator that is faster than its roof: the ceiling is too low, or data stayed in a cache."""
+    if roof_s is None or not time_s or roof_s <= 1.1 * time_s:
+        return ()
+    return (f"{roof_s / time_s:.1f}× its roof: data stayed in a nearer cache, or the ceilings are too low",)
 
 
-def plural(noun: str, count: int) -> str:
-    """`noun` in the number that `count` asks for."""
-    words = noun.split(" or ")
-    return noun if count == 1 else " or ".join(w[:-1] + "ies" if w.endswith("y") else w + "s" for w in words)
+def _ranked(rows: list[_Row]) -> list[_Row]:
+    """Most recoverable time first; what is not known stands behind by the time it takes."""
+    return sorted(rows, key=lambda r: (-(r.operator.recoverable_s or 0.0), -r.operator.share_fraction, r.operator.name))
 
 
-def _not_recorded(trace: Trace) -> Iterator[str]:
-    """What is missing, each with the option that records it."""
-    for present, what in (
-        (len(trace.steps), "steps (call step() in the loop)"),
-        (trace.with_shapes, "shapes (record_shapes=True; probe.profile records them)"),
-        (trace.with_memory, "memory (memory=True)"),
-        (trace.with_stacks, "stacks (stacks=True)"),
-    ):
-        if not present:
-            yield what
+def _time(
+    parts: PartTable, recorded: dict[str, float], bare_s: float | None
+) -> tuple[dict[str, float | None], dict[str, tuple[float, float] | None], str | None]:
+    """Mean parts of the bare step, their range over steps, and how they were corrected for the profiler."""
+    corrected, correction = without_profiler(recorded, bare_s)
+    intervals: dict[str, tuple[float, float] | None] = {}
+    for part in PARTS:
+        scale = corrected[part] / recorded[part] if recorded[part] else 0.0
+        seconds = parts.of(part) * scale
+        intervals[part] = (float(seconds.min()), float(seconds.max()))
+    whole = parts.seconds.sum(axis=0)
+    scale = sum(corrected.values()) / float(whole.mean()) if whole.mean() else 0.0
+    step = (float(whole.min()) * scale, float(whole.max()) * scale)
+    return {"step": sum(corrected.values()), **corrected}, {"step": step, **intervals}, correction
+
+
+def _bound(time_s: dict[str, float | None]) -> Bound:
+    """The largest part of the step; "unknown" where idle and unknown together are the largest."""
+    named: tuple[Bound, ...] = ("compute", "memory", "latency", "overhead", "communication", "host")
+    largest = max(named, key=lambda part: time_s[part] or 0.0)
+    nothing = (time_s["idle"] or 0.0) + (time_s["unknown"] or 0.0)
+    return largest if (time_s[largest] or 0.0) > nothing else "unknown"
+
+
+def _utilisation(
+    trace: Trace, steps: Steps, rows: list[_Row], time_s: dict[str, float | None], datasheet: Ceilings | None
+) -> Utilisation:
+    """Busy share, and model FLOPs and bytes against the published dense peaks where there are any."""
+    busy = busy_fraction(trace, steps)
+    step_s = time_s["step"] or 0.0
+    if datasheet is None or not step_s:
+        return Utilisation(busy)
+    at_peak = sum(
+        r.operator.flops / datasheet.flops_per_s[r.cost.dtype]
+        for r in rows
+        if r.operator.flops and r.cost.dtype in datasheet.flops_per_s
+    )
+    moved = sum(r.operator.bytes or 0.0 for r in rows)
+    bandwidth = datasheet.dram_bytes_per_s
+    recomputes = any("Checkpoint" in name for name in trace.names)
+    return Utilisation(
+        device_busy_fraction=busy,
+        mfu_fraction=None if recomputes else at_peak / step_s,
+        hfu_fraction=at_peak / step_s,
+        mbu_fraction=moved / bandwidth / step_s if bandwidth else None,
+    )
+
+
+def _coverage(trace: Trace, groups: OpGroups, attributed: GroupCosts) -> Coverage:
+    spent = (groups.device_s if trace.on_device else groups.self_s).sum(axis=1)
+    return coverage(attributed, groups.name, groups.signature, spent, trace.on_device)

@@ -24,9 +24,11 @@ class OpGroups:
     calls: Int64s
     self_s: Seconds
     device_s: Seconds
+    typical_s: Seconds  # median self time of one call, [groups]: one descheduled call does not move it
     kernels: tuple[tuple[KernelUse, ...], ...]
     of_op: Int32s  # group of each row of Trace.host_ops
     step_of_op: Int32s  # step of each row of Trace.host_ops, -1 for outside
+    of_kernel: Int32s  # group of each row of Trace.kernels, -1 for work of an earlier step
     excluded_work: int  # kernels and copies that ran outside every step, or whose launch was not recorded
 
 
@@ -46,10 +48,12 @@ def group_operators(trace: Trace, steps: Steps) -> OpGroups:
         signature=tuple(signatures),
         calls=_add(shape, of_op[inside], step[inside], np.ones(int(inside.sum()))).astype(np.int64),
         self_s=_add(shape, of_op[inside], step[inside], ops.self_ns[inside] / 1e9),
+        typical_s=_medians(len(names), of_op[inside], ops.self_ns[inside] / 1e9),
         device_s=sum((_add(shape, w.group, w.step, w.seconds) for w in work), np.zeros(shape)),
         kernels=_kernel_uses(trace, work, len(names), len(steps)),
         of_op=of_op,
         step_of_op=step,
+        of_kernel=work[0].of_row,
         excluded_work=sum(w.excluded for w in work),
     )
 
@@ -62,6 +66,7 @@ class _Attributed:
     group: Int32s
     step: Int32s
     seconds: Seconds
+    of_row: Int32s  # group of every row of the table, also of those left out here
     excluded: int
 
 
@@ -90,6 +95,7 @@ def _attribute(
         group=group[keep],
         step=step[keep],
         seconds=work.duration_ns[keep] / 1e9,
+        of_row=group,
         excluded=int((~keep).sum()),
     )
 
@@ -98,6 +104,18 @@ def _add(shape: tuple[int, int], row: Int32s, column: Int32s, value: Seconds) ->
     """A matrix of `shape` with each value added at its (row, column)."""
     flat = np.bincount(row.astype(np.int64) * shape[1] + column, weights=value, minlength=shape[0] * shape[1])
     return np.asarray(flat, np.float64).reshape(shape)
+
+
+def _medians(groups: int, group: Int32s, value: Seconds) -> Seconds:
+    """The median of the values of each group; 0 for groups without values."""
+    order = np.lexsort((value, group))
+    counts = np.bincount(group, minlength=groups)
+    starts = np.cumsum(counts) - counts
+    result = np.zeros(groups)
+    filled = counts > 0
+    middle = (starts + counts // 2)[filled]
+    result[filled] = value[order][middle]
+    return result
 
 
 def _kernel_uses(trace: Trace, work: list[_Attributed], groups: int, steps: int) -> tuple[tuple[KernelUse, ...], ...]:
@@ -116,20 +134,19 @@ def _kernel_uses(trace: Trace, work: list[_Attributed], groups: int, steps: int)
     return tuple(tuple(sorted(u, key=lambda k: -k.device_s)) for u in uses)
 
 
-def operators(groups: OpGroups, steps: Steps, on_device: bool) -> tuple[Operator, ...]:
-    """The groups as rows of the report, most time first: on the device where there is one, else on the host."""
+def operators(groups: OpGroups, steps: Steps, on_device: bool) -> list[tuple[int, Operator]]:
+    """The groups that did something, each with its row of the report, not yet ranked, costed or classified."""
     step_s = float(steps.duration_ns.mean()) / 1e9
     counted = groups.device_s if on_device else groups.self_s
-    order = np.lexsort((-groups.self_s.sum(axis=1), -counted.sum(axis=1)))
-    used = [g for g in order if groups.calls[g].any() or groups.device_s[g].any()]
-    return tuple(_operator(groups, int(g), index, counted, step_s) for index, g in enumerate(used))
+    used = np.flatnonzero(groups.calls.any(axis=1) | groups.device_s.any(axis=1))
+    return [(int(g), _operator(groups, int(g), counted, step_s)) for g in used]
 
 
-def _operator(groups: OpGroups, group: int, index: int, counted: Seconds, step_s: float) -> Operator:
+def _operator(groups: OpGroups, group: int, counted: Seconds, step_s: float) -> Operator:
     signature = groups.signature[group]
     per_step = counted[group]
     return Operator(
-        index=index,
+        index=0,
         name=groups.name[group],
         shapes=shapes_text(signature) if signature else None,
         dtypes=dtypes_text(signature) if signature else None,

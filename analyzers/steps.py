@@ -8,8 +8,10 @@ import numpy as np
 
 from probe.analysis import StepTimes, Throughput
 from probe.intervals import Intervals, clip, union
+from probe.run import Numbers, RankPart
+from probe.run import StepTimes as Durations
 from probe.stats import percentile
-from probe.trace import Int32s, Int64s, Steps, Trace
+from probe.trace import Int32s, Int64s, Mask, Steps, Trace
 
 WHOLE_SPAN = "no step marks in the trace: the span from the first to the last event counts as one step; call step()"
 
@@ -33,6 +35,38 @@ def step_times(steps: Steps) -> StepTimes:
     """Times of steps that were all recorded by the profiler; the bare time is not known from a trace alone."""
     durations = steps.duration_ns / 1e9
     return summary(durations, bare=(), profiled=durations, throughput=Throughput(None, None))
+
+
+def run_times(part: RankPart) -> StepTimes:
+    """Times of all steps of a run, with the bare and the profiled ones apart, and the throughput of the bare ones."""
+    steps = part.steps
+    counted = steps.is_bare if steps.is_bare.any() else np.ones(len(steps), bool)
+    return summary(
+        steps.durations_ns / 1e9,
+        bare=steps.bare_ns / 1e9,
+        profiled=steps.profiled_ns / 1e9,
+        throughput=Throughput(_rate(steps, steps.samples, counted), _rate(steps, steps.tokens, counted)),
+    )
+
+
+def mean_data_wait_s(part: RankPart) -> float | None:
+    """Mean wait for data per profiled step (per bare step, where none was profiled); None where not measured."""
+    waits = part.steps.data_wait_ns
+    if waits is None:
+        return None
+    chosen = part.steps.of_phase("active")
+    known = waits[chosen if chosen.any() else part.steps.is_bare]
+    known = known[~np.isnan(known)]
+    return float(known.mean()) / 1e9 if len(known) else None
+
+
+def _rate(steps: Durations, told: Numbers | None, counted: Mask) -> float | None:
+    """What the counted steps got through per second; None where none of them was told."""
+    if told is None:
+        return None
+    known = counted & ~np.isnan(told)
+    seconds = float(steps.durations_ns[known].sum()) / 1e9
+    return float(told[known].sum()) / seconds if seconds > 0 else None
 
 
 def summary(

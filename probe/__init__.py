@@ -1,1 +1,63 @@
-"""probe: where does the time go, what is the limit, what do I change."""
+"""probe: where does the time go, what is the limit, what do I change.
+
+    import probe
+
+    with probe.profile("runs/exp1") as prof:
+        for batch in prof.batches(loader):
+            train_step(batch)
+            prof.step()
+
+    print(prof.analysis())
+
+Names are looked up when they are first used, so that `import probe` stays quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probe.api import Analysis as Analysis
+    from probe.api import analyze as analyze
+    from probe.api import load as load
+    from probe.api import register_cost as register_cost
+    from probe.api import roofline as roofline
+    from probe.api import verify as verify
+    from probe.session import annotate as annotate
+    from probe.session import profile as profile
+    from probe.trace import Trace as Trace
+
+_HOMES = {
+    "profile": "probe.session",
+    "annotate": "probe.session",
+    "load": "probe.api",
+    "register_cost": "probe.api",
+    "roofline": "probe.api",
+    "verify": "probe.api",
+    "analyze": "probe.api",
+    "Analysis": "probe.api",
+    "Trace": "probe.trace",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("torch-probe")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'probe' has no attribute {name!r}")
+    if name == "profile":
+        from probe.session import session
+
+        session.ANALYSE = _analyse  # a session lies below the analysis and cannot name it
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def _analyse(path: Any) -> Any:
+    return import_module("probe.api").analyze(path)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES, "__version__"])

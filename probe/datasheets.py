@@ -94,7 +94,8 @@ DATASHEETS = (
         "B200", r"\bB200\b", 7700, _rates(37, 75, 2250, tf32=1125, fp8=4500, int8=4500), "NVIDIA HGX B200 specification"
     ),
     Datasheet(
-        "MI250X (one of two dies)", r"MI250X", 1638, _rates(47.9, 47.9, 191.5, int8=191.5), "AMD Instinct MI250X datasheet"
+        "MI250X (one of two dies)", r"MI250X", 1638, _rates(47.9, 47.9, 191.5, int8=191.5),
+        "AMD Instinct MI250X datasheet",
     ),
     Datasheet(
         "MI300X", r"MI300X", 5300, _rates(163.4, 163.4, 1307.4, tf32=653.7, fp8=2614.9, int8=2614.9),

@@ -23,6 +23,8 @@ class Verified:
     gradient_error_before: float | None
     gradient_error_after: float | None
     device: str
+    candidate: str | None = None  # what was run in place of the original
+    reason: str | None = None  # why the verdict is what it is
 
 
 @dataclass(frozen=True)
@@ -43,4 +45,5 @@ class Finding:
     matched: Literal["order", "dataflow", "graph"]
     replacement: str | None
     how: str | None
-    verified: Verified | None = None
+    verified: Verified | None = None  # of the best replacement that was run
+    alternatives: tuple[Verified, ...] = ()  # of the others

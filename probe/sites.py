@@ -10,15 +10,15 @@ from typing import Literal, TypeAlias
 class AttentionSite:
     """Hand-written attention: softmax(scale · Q Kᵀ + mask) V. dtype is torch's name ("float32", "bfloat16")."""
 
-    query: tuple[int, ...]          # sizes, last two [T, D]; leading ones batch and heads in any number
-    key: tuple[int, ...]            # sizes, last two [S, D]
-    value: tuple[int, ...]          # sizes, last two [S, Dv]
+    query: tuple[int, ...]  # sizes, last two [T, D]; leading ones batch and heads in any number
+    key: tuple[int, ...]  # sizes, last two [S, D]
+    value: tuple[int, ...]  # sizes, last two [S, Dv]
     dtype: str
-    scale: float | None             # None where no scaling was recorded: 1.0
+    scale: float | None  # None where no scaling was recorded: 1.0
     mask: Literal["none", "additive", "boolean", "causal"]
     dropout: float
-    training: bool                  # whether the backward pass was recorded too
-    softmax_dtype: str | None = None    # where the softmax ran in another type than `dtype`
+    training: bool  # whether the backward pass was recorded too
+    softmax_dtype: str | None = None  # where the softmax ran in another type than `dtype`
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class OptimizerSite:
     """An optimizer that updates parameter after parameter in Python."""
 
     kind: Literal["adam", "adamw", "sgd"]
-    parameters: tuple[tuple[int, ...], ...]    # sizes, one entry per parameter
+    parameters: tuple[tuple[int, ...], ...]  # sizes, one entry per parameter
     dtype: str
 
 

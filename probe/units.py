@@ -95,5 +95,5 @@ def parse_size(text: str) -> int:
         raise UsageError(f"{text!r} is not a size; write it like 64KiB, 1.5GiB or 4096")
     base: int = 1024 if match["binary"] else 1000
     power = "kmgt".index(match["prefix"].lower()) + 1 if match["prefix"] else 0
-    size = float(match["number"]) * base**power
+    size = float(match["number"]) * float(base) ** power
     return round(size)

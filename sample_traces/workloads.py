@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 SEED = 0
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, T, C] -> [B, T, C]
         x = x + self.out(self.attend(self.norm1(x)))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
         batch, length, width = x.shape
@@ -36,17 +36,17 @@ class Block(nn.Module):
         return torch.matmul(weights, v).transpose(1, 2).reshape(batch, length, width)
 
 
-def transformer_step() -> Iterator[dict[str, Any]]:
+def transformer_step(device: str) -> Iterator[dict[str, Any]]:
     """Training steps of a two-layer language model: 4 × 128 tokens, width 256, AdamW in a Python loop."""
     vocabulary, width = 1000, 256
     model = nn.Sequential(
         nn.Embedding(vocabulary, width), Block(width, 4), Block(width, 4), nn.LayerNorm(width),
         nn.Linear(width, vocabulary),
-    )  # fmt: skip
+    ).to(device)  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, foreach=False, fused=False)
     while True:
-        tokens = torch.randint(vocabulary, (4, 129))
-        loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+        tokens = torch.randint(vocabulary, (4, 129), device=device)
+        loss = functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -64,19 +64,20 @@ class Residual(nn.Module):
         self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [N, C, H, W]
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
+        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
+        return functional.relu(y + self.shortcut(x))
 
 
-def resnet_step() -> Iterator[dict[str, Any]]:
+def resnet_step(device: str) -> Iterator[dict[str, Any]]:
     """Training steps of a small residual network: 8 pictures of 3×64×64, SGD with momentum."""
     model = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1), Residual(32, 32, 1), Residual(32, 64, 2), Residual(64, 128, 2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
-    )  # fmt: skip
+    ).to(device)  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     while True:
-        loss = F.cross_entropy(model(torch.randn(8, 3, 64, 64)), torch.randint(10, (8,)))
+        pictures, labels = torch.randn(8, 3, 64, 64, device=device), torch.randint(10, (8,), device=device)
+        loss = functional.cross_entropy(model(pictures), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -94,12 +95,12 @@ class Slow(Dataset[torch.Tensor]):
         return torch.full((64,), float(index))
 
 
-def starved_loader() -> Iterator[dict[str, Any]]:
+def starved_loader(device: str) -> Iterator[dict[str, Any]]:
     """Training steps of a small perceptron that waits for a loader without workers."""
-    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 1))
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 1)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     for batch in DataLoader(Slow(), batch_size=8):
-        loss = model(batch).square().mean()
+        loss = model(batch.to(device)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

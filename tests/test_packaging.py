@@ -22,9 +22,13 @@ def test_every_mapped_folder_is_also_a_link() -> None:
 
 def test_every_package_is_listed() -> None:
     """A folder with Python files that the wheel does not list would be missing after pip install."""
-    folders = {p.parent for p in (ROOT / "probe").rglob("*.py")}
-    folders |= {ROOT / "probe" / link.name for link in (ROOT / "probe").iterdir() if link.is_symlink()}
-    packages = {".".join(p.relative_to(ROOT).parts) for p in folders if "__pycache__" not in p.parts}
+    homes = {"probe": ROOT / "probe"}
+    homes |= {f"probe.{p.name}": p.resolve() for p in (ROOT / "probe").iterdir() if p.is_symlink()}
+    packages = {
+        ".".join((name, *file.parent.relative_to(home).parts))
+        for name, home in homes.items()
+        for file in home.rglob("*.py")
+    }
     assert packages == set(SETTINGS["tool"]["setuptools"]["packages"])
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from probe.cli import analyze, doctor, microbench
+from probe.cli import analyze, doctor, microbench, verify
 from probe.errors import ProbeError
 
 # typer carries its own copy of click in some versions; its public error class leads to that copy's base class.
@@ -30,6 +30,7 @@ app.add_typer(run, name="run")
 run.command("microbench")(microbench.command)
 app.command("doctor")(doctor.command)
 app.command("analyze")(analyze.command)
+app.command("verify")(verify.command)
 
 
 @app.callback(invoke_without_command=True)

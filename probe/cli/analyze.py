@@ -1,31 +1,51 @@
-"""`probe analyze`: where the time goes in a run or trace."""
+"""`probe analyze`: where the time goes in a run or trace, what bounds it, what to change first."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Optional
 
 import typer
 
+from probe.cli.options import AsJson, CeilingsFile, SourceArgument
+
 
 def command(
-    source: Path = typer.Argument(
-        None, help="Run directory or trace (.json, .json.gz); by default the newest run under ./runs.", show_default=False
-    ),
-    ceilings: Path = typer.Option(None, help="Measured ceilings to use, instead of those stored for the device."),
-    top: int = typer.Option(12, min=1, help="How many operators to list."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object (probe.analysis/1)."),
-    md: Path = typer.Option(None, "--md", help="Write the report as Markdown to this file."),
+    source: SourceArgument = None,
+    ceilings: CeilingsFile = None,
+    device: Annotated[
+        Optional[str], typer.Option(help="The device, where the trace does not name it, by its datasheet's name.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many operators to list.")] = 10,
+    as_json: AsJson = False,
+    html: Annotated[Optional[Path], typer.Option("--html", help="Write one self-contained page to this file.")] = None,
+    md: Annotated[Optional[Path], typer.Option("--md", help="Write the report as Markdown to this file.")] = None,
+    fail_on: Annotated[
+        Optional[str],
+        typer.Option("--fail-on", help="Exit with 3 where a condition holds: saving>10%,step>200ms,code=F06."),
+    ] = None,
+    explain: Annotated[Optional[str], typer.Option("--explain", help="Explain a rule by its code (F06).")] = None,
 ) -> None:
-    """Show where the time goes: steps, operators and kernels."""
+    """Show where the time goes, what bounds it, and what to change first. Exit code 3: a --fail-on condition held."""
     from probe import api
     from probe.cli.output import console, print_json, write_text
+    from probe.conditions import parse
     from probe.report import analysis as terminal
-    from probe.report import markdown
+    from probe.report import html as page
+    from probe.report import markdown, rules
 
-    found = api.analyze(source, ceilings=ceilings)
+    if explain is not None:
+        console().print(rules.render(explain))
+        return
+    conditions = parse(fail_on) if fail_on else ()
+    found = api.analyze(source, ceilings=ceilings, device=device)
     if md is not None:
         write_text(md, markdown.render(found, top))
+    if html is not None:
+        write_text(html, page.render(found, top))
     if as_json:
         print_json(found.to_json())
     else:
         console().print(terminal.render(found, top))
+    for condition in conditions:
+        condition.check(found)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import typer
+from probe.cli.options import AsJson
 
 
-def command(as_json: bool = typer.Option(False, "--json", help="Print one JSON object (probe.doctor/1).")) -> None:
+def command(as_json: AsJson = False) -> None:
     """Show what this machine, driver, torch and permissions allow, and how to mend what does not work."""
     from probe.cli.output import console, print_json
     from probe.doctor import examine

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from probe.cli.options import AsJson
 
 if TYPE_CHECKING:
     from probe.measurement import MicrobenchResult
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
 
 
 def command(
-    suites: list[str] = typer.Argument(None, metavar="[SUITE]...", help="What to measure; by default everything."),
-    device: str = typer.Option("auto", help="auto, cpu or cuda:N."),
-    quick: bool = typer.Option(False, "--quick", help="A first impression in seconds."),
-    list_suites: bool = typer.Option(False, "--list", help="List the suites and what each one answers."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object (probe.microbench/1)."),
-    output: Path = typer.Option(None, "-o", "--output", help="Write the JSON object to this file."),
-    force: bool = typer.Option(False, "--force", help="Let -o overwrite a file."),
+    suites: Annotated[
+        Optional[list[str]], typer.Argument(metavar="[SUITE]...", help="What to measure; by default everything.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="A first impression in seconds.")] = False,
+    list_suites: Annotated[bool, typer.Option("--list", help="List the suites and what each one answers.")] = False,
+    as_json: AsJson = False,
+    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="Write the JSON object to a file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let -o overwrite a file.")] = False,
 ) -> None:
     """Measure this machine's ceilings, store them for later analyses, and draw the roofs."""
     from probe.cli.output import console, print_json, refuse_overwrite, write_text
@@ -63,7 +67,8 @@ def _progress() -> Iterator[Progress | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
     from probe.cli.output import console
 

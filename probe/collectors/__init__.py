@@ -1,1 +1,1 @@
-"""What records: torch.profiler today; NVML, DCGM and the host are to join it. Each collector leaves a warning, never an error."""
+"""What records: torch.profiler today; NVML, DCGM and the host are to join. Each leaves a warning, never an error."""

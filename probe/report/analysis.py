@@ -1,37 +1,97 @@
-"""One screen: how long a step takes, what runs in it, and what the figures stand on."""
+"""One screen: the verdict, what to change first, where the time goes, the roofline, and the operators."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from probe.analysis import Analysis, Operator
+from probe.device import Ceilings
+from probe.findings import Finding
+from probe.report import parts, verdict
+from probe.report.roofline import Point, draw
 from probe.report.text import kernel_name, printable, shorten
 from probe.units import UNKNOWN, format_fraction, format_si, format_time
 
 WIDTH = 80
 BAR = 8
-KERNELS_SHOWN = 6
+KERNELS_SHOWN = 4
+POINTS = 8
 
 
-def render(analysis: Analysis, top: int = 12) -> RenderableType:
+def render(analysis: Analysis, top: int = 10) -> RenderableType:
     """The report as rich text, 80 columns wide; `top` operators are listed."""
-    blocks: list[RenderableType] = [_headline(analysis), _facts(analysis), Text(), _operators(analysis, top)]
+    blocks: list[RenderableType] = [
+        _headline(analysis),
+        Text(verdict.sentence(analysis), style="bold"),
+        *_fixes(analysis),
+        Text(),
+        parts.bar(analysis.time_s, WIDTH),
+        Columns(parts.legend(analysis.time_s), padding=(0, 2)),
+        Text(),
+        *_roofline(analysis),
+        _operators(analysis, top),
+    ]
     if _has_kernels(analysis):
         blocks += [Text(), _kernels(analysis)]
-    notes = list(_notes(analysis))
-    return Group(*blocks, *([Text(), *notes] if notes else []))
+    return Group(*blocks, Text(), _facts(analysis), *_notes(analysis))
 
 
-def as_text(analysis: Analysis, top: int = 12) -> str:
+def as_text(analysis: Analysis, top: int = 10) -> str:
     """The report as plain text."""
     console = Console(width=WIDTH, color_system=None, force_terminal=False)
     with console.capture() as capture:
         console.print(render(analysis, top))
     return capture.get()
+
+
+def _fixes(analysis: Analysis) -> Iterator[RenderableType]:
+    """Up to three suggestions: what, how much, and the line to paste."""
+    for number, finding in enumerate(verdict.first(analysis.findings), start=1):
+        yield Text()
+        yield _fix(number, finding)
+
+
+def _fix(number: int, finding: Finding) -> RenderableType:
+    margin = verdict.saving(finding)
+    title = Text.assemble((f"{number} ", "bold green"), (finding.title, "bold"), (f"  {finding.code}", "dim"))
+    title.append(" " * max(2, WIDTH - len(title) - len(margin)))
+    title.append(margin, "green")
+    lines: list[RenderableType] = [Padding(Text(printable(finding.summary)), (0, 0, 0, 2))]
+    if finding.how:
+        lines.append(Padding(Text.assemble(("→ ", "green"), (printable(finding.how), "cyan")), (0, 0, 0, 2)))
+    proved = verdict.proof(finding)
+    if proved:
+        lines.append(Padding(Text.assemble(("✓ ", "green"), proved), (0, 0, 0, 2)))
+    return Group(title, *lines)
+
+
+def _roofline(analysis: Analysis) -> Iterator[RenderableType]:
+    """The listed operators under the roofs, where there are roofs."""
+    ceilings = analysis.ceilings
+    if ceilings is None or not ceilings.dram_bytes_per_s or not ceilings.flops_per_s:
+        return
+    yield draw(roofs_met(analysis, ceilings), points(analysis.ops), width=WIDTH)
+    yield Text()
+
+
+def roofs_met(analysis: Analysis, ceilings: Ceilings) -> Ceilings:
+    """The ceilings with only those compute roofs that some operator can meet; all of them where none is known."""
+    words = " ".join(e for op in analysis.ops for e in op.evidence)
+    met = {dtype: rate for dtype, rate in ceilings.flops_per_s.items() if f"the {dtype} ceiling" in words}
+    return replace(ceilings, flops_per_s=met or ceilings.flops_per_s)
+
+
+def points(ops: Sequence[Operator]) -> tuple[Point, ...]:
+    """The operators that have a place under the roofs, most time to recover first, labelled by their index."""
+    placed = [op for op in ops if op.intensity and op.achieved_flops_per_s and op.bound != "overhead"]
+    return tuple(Point(str(op.index), op.intensity or 0.0, op.achieved_flops_per_s or 0.0) for op in placed[:POINTS])
 
 
 def _headline(analysis: Analysis) -> Text:
@@ -62,9 +122,17 @@ def fact_lines(analysis: Analysis) -> Iterator[tuple[str, str]]:
     if busy is not None:
         doing = "an operator runs" if analysis.source.device_kind == "cpu" else "the device is busy"
         yield "busy", f"{doing} during {format_fraction(busy)} of the recorded steps"
+    if analysis.ceilings is not None:
+        yield "ceilings", _ceilings(analysis.ceilings)
     yield "recorded", " · ".join(analysis.recorded) or "nothing"
     if analysis.not_recorded:
         yield "not there", " · ".join(analysis.not_recorded)
+
+
+def _ceilings(ceilings: Ceilings) -> str:
+    """Which roofs the operators stand under."""
+    when = f" on {ceilings.measured_at[:10]}" if ceilings.measured_at else ""
+    return f"{ceilings.origin}{when}, {printable(ceilings.device)}"
 
 
 def _step(analysis: Analysis) -> str:
@@ -82,20 +150,19 @@ def _step(analysis: Analysis) -> str:
 
 
 def _operators(analysis: Analysis, top: int) -> Table:
-    """The operators that take most of the step, one row each."""
+    """The operators with most time to recover, one row each."""
     on_device = uses_device(analysis)
-    table = _table("operator", "shapes", "calls")
-    table.add_column("host", justify="right", no_wrap=True)
-    if on_device:
-        table.add_column("device", justify="right", no_wrap=True)
+    table = _table("operator", "shapes", "calls", numbered=True)
+    table.add_column("device" if on_device else "time", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, width=BAR)
-    largest = max((op.share_fraction for op in analysis.ops), default=0.0)
+    table.add_column("bound", no_wrap=True)
+    table.add_column("roof", justify="right", no_wrap=True)
+    table.add_column("to gain", justify="right", no_wrap=True)
     for op in analysis.ops[:top]:
-        table.add_row(*_cells(op, on_device), bar(op.share_fraction, largest))
+        table.add_row(*_cells(op, on_device))
     rest = analysis.ops[top:]
     if rest:
-        table.add_row(*_rest(rest, on_device), "", style="dim")
+        table.add_row(*_rest(rest, on_device), style="dim")
     return table
 
 
@@ -104,8 +171,10 @@ def uses_device(analysis: Analysis) -> bool:
     return any(op.device_s > 0 for op in analysis.ops)
 
 
-def _table(first: str, second: str, third: str) -> Table:
+def _table(first: str, second: str, third: str, *, numbered: bool = False) -> Table:
     table = Table(box=None, width=WIDTH, padding=(0, 1), pad_edge=False, header_style="dim")
+    if numbered:
+        table.add_column("#", justify="right", no_wrap=True, style="dim")
     table.add_column(first, no_wrap=True, overflow="ellipsis", ratio=5)
     table.add_column(second, no_wrap=True, overflow="ellipsis", ratio=4, style="dim")
     table.add_column(third, justify="right", no_wrap=True)
@@ -113,15 +182,22 @@ def _table(first: str, second: str, third: str) -> Table:
 
 
 def _cells(op: Operator, on_device: bool) -> list[RenderableType]:
-    times = [format_time(op.self_s), *([format_time(op.device_s)] if on_device else [])]
     shapes = printable(op.shapes).replace(", ", ",").replace(" × ", "×") if op.shapes else UNKNOWN
+    _, style = parts.STYLES[op.bound]
     return [
+        str(op.index),
         Text(operator_name(op.name)),
         Text(shapes),
         calls_text(op.calls),
-        *times,
+        format_time(op.device_s if on_device else op.self_s),
         format_fraction(op.share_fraction),
+        Text(SHORT.get(op.bound, op.bound), style=style),
+        format_fraction(op.roof_fraction, 0),
+        format_time(op.recoverable_s),
     ]
+
+
+SHORT = {"communication": "comm."}
 
 
 def operator_name(name: str) -> str:
@@ -131,17 +207,20 @@ def operator_name(name: str) -> str:
 
 def calls_text(calls: float) -> str:
     """Calls per step; a fraction where steps differ."""
-    return f"{calls:.0f}" if calls == round(calls) else f"{calls:.1f}"
+    return f"{calls:.0f}" if abs(calls - round(calls)) < 0.05 else f"{calls:.1f}"
 
 
 def _rest(rest: Sequence[Operator], on_device: bool) -> list[RenderableType]:
-    times = [sum(op.self_s for op in rest), *([sum(op.device_s for op in rest)] if on_device else [])]
     return [
+        "",
         f"{len(rest)} more",
         "",
         calls_text(sum(op.calls for op in rest)),
-        *(format_time(t) for t in times),
+        format_time(sum(op.device_s if on_device else op.self_s for op in rest)),
         format_fraction(sum(op.share_fraction for op in rest)),
+        "",
+        "",
+        format_time(sum(op.recoverable_s or 0.0 for op in rest)),
     ]
 
 
@@ -189,6 +268,7 @@ def _kernels(analysis: Analysis) -> Table:
 
 def _notes(analysis: Analysis) -> Iterator[Text]:
     """What limits the figures."""
+    yield Text()
     for reason in analysis.quality.reasons:
         yield Text(f"left out: {reason}", style="dim")
     for warning in analysis.warnings:

@@ -1,0 +1,52 @@
+"""Which operators are compositions of others in every backend, so that those do the work?
+
+The names to which torch 2.13's dispatcher gives a CompositeImplicitAutograd kernel (what they mean:
+aten/src/ATen/native/README.md), less those that have a cost model here and are delegated by attribution instead.
+"""
+
+COMPOSITES: tuple[str, ...] = tuple(
+    (
+        "_add_batch_dim _autocast_to_full_precision _autocast_to_reduced_precision _backward "
+        "_batch_norm_impl_index_backward _convolution_double_backward _convolution_mode _dim_arange "
+        "_embedding_bag_sparse_backward _gather_sparse_backward _lu_with_info _nnpack_available "
+        "_pack_padded_sequence_backward _pad_circular _pad_enum _pad_packed_sequence _propagate_xla_data "
+        "_remove_batch_dim _reshape_from_tensor _rowwise_prune _shape_as_tensor "
+        "_thnn_differentiable_gru_cell_backward _thnn_differentiable_lstm_cell_backward "
+        "_thnn_fused_lstm_cell_backward _to_cpu _upsample_bicubic2d_aa _upsample_bilinear2d_aa "
+        "_upsample_lanczos2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d "
+        "_use_cudnn_rnn_flatten_weight _validate_sparse_bsc_tensor_args _validate_sparse_bsr_tensor_args "
+        "_validate_sparse_compressed_tensor_args _validate_sparse_coo_tensor_args "
+        "_validate_sparse_csc_tensor_args _validate_sparse_csr_tensor_args _weight_norm "
+        "_weight_norm_differentiable_backward _wrapped_linear_prepack _wrapped_quantized_linear_prepacked "
+        "adaptive_avg_pool1d adaptive_max_pool1d adjoint affine_grid_generator_backward alpha_dropout "
+        "alpha_dropout_ arccos arccos_ arccosh arccosh_ arcsin arcsin_ arcsinh arcsinh_ arctan arctan2 arctan2_ "
+        "arctan_ arctanh arctanh_ argwhere atleast_1d atleast_2d atleast_3d bilinear broadcast_tensors "
+        "broadcast_to can_cast cartesian_prod cdist chain_matmul chalf choose_qparams_optimized coalesce "
+        "column_stack combinations conj contiguous conv_tbc_backward corrcoef cosine_embedding_loss "
+        "cosine_similarity cov cross cross_entropy_loss ctc_loss cudnn_is_acceptable cummaxmin_backward "
+        "cumprod_backward cumulative_trapezoid data det diag diagflat diff dropout dropout_ dsplit dstack "
+        "embedding_sparse_backward expand_as feature_alpha_dropout feature_alpha_dropout_ feature_dropout "
+        "feature_dropout_ fill_diagonal_ fix fix_ flatten flatten_dense_tensors fliplr flipud frobenius_norm "
+        "fused_moving_avg_obs_fake_quant gather_backward get_device get_gradients gradient grid_sampler gru "
+        "gru_cell hinge_embedding_loss histogramdd hsplit index_select_backward "
+        "infinitely_differentiable_gelu_backward inverse is_conj is_contiguous is_distributed is_inference "
+        "is_leaf is_neg is_signed is_vulkan_available isreal istft kl_div kron linalg_cholesky linalg_cond "
+        "linalg_det linalg_diagonal linalg_eigh linalg_eigvals linalg_eigvalsh linalg_inv linalg_ldl_factor "
+        "linalg_lu_factor linalg_matmul linalg_matrix_norm linalg_matrix_power linalg_matrix_rank "
+        "linalg_multi_dot linalg_norm linalg_pinv linalg_slogdet linalg_solve linalg_solve_ex linalg_svd "
+        "linalg_svdvals linalg_tensorinv linalg_tensorsolve linalg_vander linalg_vecdot logdet lstm lstm_cell "
+        "lu_solve mH mT margin_ranking_loss masked_select_backward matrix_H matrix_exp matrix_exp_backward "
+        "matrix_power max_pool1d_with_indices meshgrid moveaxis msort multilabel_margin_loss nanquantile "
+        "native_channel_shuffle nested_to_padded_tensor nll_loss2d nll_loss_nd nonzero_numpy norm_except_dim "
+        "nuclear_norm numpy_T one_hot orgqr pad pad_sequence pairwise_distance pdist pinverse poisson_nll_loss "
+        "promote_types qr quantile rand randn ravel reshape reshape_as resolve_conj resolve_neg retains_grad "
+        "rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell row_stack rrelu rrelu_ slogdet smm special_digamma "
+        "special_erf special_erfc special_erfinv special_exp2 special_expit special_expm1 special_gammainc "
+        "special_gammaincc special_gammaln special_log1p special_log_softmax special_logit special_logsumexp "
+        "special_multigammaln special_ndtr special_polygamma special_psi special_round special_sinc "
+        "special_softmax special_xlogy sspaddmm stft sum_to_size svd swapaxes_ swapdims swapdims_ take_along_dim "
+        "tensor_split tensordot tile to to_dense to_dense_backward to_mkldnn_backward to_sparse to_sparse_bsc "
+        "to_sparse_bsr to_sparse_csc to_sparse_csr trace_backward trapezoid trapz triplet_margin_loss type_as "
+        "unflatten unflatten_dense_tensors value_selecting_reduction_backward vander view_as vsplit "
+    ).split()
+)

@@ -1,0 +1,204 @@
+"""What a step's time was spent on: every instant counted once, on the thing the step waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.analysis import PARTS, Bound
+from probe.analyzers.op_table import OpGroups
+from probe.intervals import Intervals, clip, difference, intersection, union
+from probe.trace import DeviceWork, Int64s, Mask, Steps, Trace
+
+LOADER = "enumerate(DataLoader)"  # the start of the name that torch gives to the wait for a batch
+SYNCHRONISATIONS = ("Synchronize", "cudaMemcpy", "hipMemcpy", "StreamWait", "EventQuery")
+ALLOCATIONS = ("Malloc", "Free", "HostAlloc")
+
+
+@dataclass(frozen=True, eq=False)
+class PartTable:
+    """Seconds per part and step, [parts, steps], in the order of PARTS."""
+
+    seconds: npt.NDArray[np.float64]
+
+    def of(self, part: str) -> npt.NDArray[np.float64]:
+        """One part's seconds in each step, [steps]."""
+        row: npt.NDArray[np.float64] = self.seconds[PARTS.index(part)]
+        return row
+
+
+def partition(trace: Trace, steps: Steps, groups: OpGroups, bounds: tuple[Bound, ...], dispatch_s: float) -> PartTable:
+    """Split each step. bounds: the class of each group; dispatch_s: cost of dispatching one operator."""
+    gap_ns = int(5 * dispatch_s * 1e9)
+    claims = list(
+        _device_claims(trace, groups, bounds, gap_ns)
+        if trace.on_device
+        else _host_claims(trace, groups, bounds, gap_ns)
+    )
+    seconds = np.zeros((len(PARTS), len(steps)))
+    for column, (start, end) in enumerate(zip(steps.start_ns.tolist(), steps.end_ns.tolist(), strict=True)):
+        free = union([start], [end])
+        for part, intervals in claims:
+            taken = intersection(clip(intervals, start, end), free)
+            seconds[PARTS.index(part), column] += taken.length_ns / 1e9
+            free = difference(free, taken)
+        seconds[PARTS.index("idle"), column] += free.length_ns / 1e9
+    return PartTable(seconds)
+
+
+def main_thread(trace: Trace) -> int:
+    """The thread that runs the steps: the one that marks them, else the one whose operators take longest."""
+    marks = trace.annotations
+    names = np.array([name.startswith("ProfilerStep#") for name in trace.names], bool)
+    if len(marks):
+        stepping = names[marks.name] & ~marks.on_device
+        if stepping.any():
+            return int(marks.thread[stepping][0])
+    if not len(trace.host_ops):
+        return 0
+    return int(np.argmax(np.bincount(trace.host_ops.thread, weights=trace.host_ops.self_ns.astype(float))))
+
+
+def _device_claims(
+    trace: Trace, groups: OpGroups, bounds: tuple[Bound, ...], gap_ns: int
+) -> Iterator[tuple[str, Intervals]]:
+    """Device work by its class, then exposed communication and copies, then the causes of an idle device."""
+    kernels, copies = trace.kernels, trace.copies
+    kinds = _work_bounds(trace, kernels, groups, bounds)
+    for part in ("compute", "memory", "latency", "overhead", "unknown", "communication"):
+        yield part, _intervals(kernels, kinds == part)
+    crosses = _crosses_the_bus(trace)
+    yield "memory", _intervals(copies, ~crosses)
+    yield "host", _intervals(copies, crosses)
+    yield from _idle_causes(trace, gap_ns)
+
+
+def _work_bounds(trace: Trace, work: DeviceWork, groups: OpGroups, bounds: tuple[Bound, ...]) -> npt.NDArray[np.str_]:
+    """The class of each kernel: its operator's; a kernel of a collective is communication whoever launched it.
+
+    A kernel whose launch was not recorded does the work of an earlier step: it takes the class that most kernels of
+    its name have here.
+    """
+    kinds = np.array([bounds[g] if g >= 0 else "" for g in groups.of_kernel.tolist()], dtype="<U16")
+    for name in np.unique(work.name[kinds == ""]):
+        same = kinds[(work.name == name) & (kinds != "")]
+        values, counts = np.unique(same, return_counts=True)
+        kinds[(work.name == name) & (kinds == "")] = values[np.argmax(counts)] if len(values) else "unknown"
+    named = np.array(["nccl" in n.lower() or "rccl" in n.lower() for n in trace.names], bool)
+    kinds[named[work.name]] = "communication"
+    return kinds
+
+
+def _crosses_the_bus(trace: Trace) -> Mask:
+    """Which copies move data between host and device."""
+    crossing = np.array(["HtoD" in n or "DtoH" in n for n in trace.names], bool)
+    return crossing[trace.copies.name] if len(trace.copies) else np.zeros(0, bool)
+
+
+def _intervals(work: DeviceWork, rows: Mask) -> Intervals:
+    return union(work.start_ns[rows], work.end_ns[rows])
+
+
+def _idle_causes(trace: Trace, gap_ns: int) -> Iterator[tuple[str, Intervals]]:
+    """Why the device has nothing to do: what the host was doing at the time."""
+    thread = main_thread(trace)
+    yield "host", loader_intervals(trace)
+    calls = trace.runtime_calls
+    waiting = np.array([any(w in n for w in SYNCHRONISATIONS + ALLOCATIONS) for n in trace.names], bool)
+    if len(calls):
+        rows = waiting[calls.name]
+        yield "overhead", union(calls.start_ns[rows], calls.end_ns[rows])
+    busy = _host_busy(trace)
+    yield "overhead", busy
+    yield from _gaps(busy, thread, trace, gap_ns)
+
+
+def _host_busy(trace: Trace) -> Intervals:
+    """When any host thread runs an operator or a runtime call."""
+    ops, calls = trace.host_ops, trace.runtime_calls
+    return union(np.concatenate([ops.start_ns, calls.start_ns]), np.concatenate([ops.end_ns, calls.end_ns]))
+
+
+def _gaps(busy: Intervals, thread: int, trace: Trace, gap_ns: int) -> Iterator[tuple[str, Intervals]]:
+    """Time between operators: short gaps are dispatching, long ones Python, I/O or waiting."""
+    if not len(busy):
+        return
+    start, end = trace.span_ns
+    gaps = difference(union([start], [end]), busy)
+    short = (gaps.ends - gaps.starts) <= gap_ns
+    yield "overhead", union(gaps.starts[short], gaps.ends[short])
+    yield "host", union(gaps.starts[~short], gaps.ends[~short])
+
+
+def loader_intervals(trace: Trace) -> Intervals:
+    """When the loop waits for its data loader, as far as torch marks it."""
+    named = np.array([n.startswith(LOADER) for n in trace.names], bool)
+    marks, ops = trace.annotations, trace.host_ops
+    marked = named[marks.name] & ~marks.on_device if len(marks) else np.zeros(0, bool)
+    called = named[ops.name] if len(ops) else np.zeros(0, bool)
+    return union(
+        np.concatenate([marks.start_ns[marked], ops.start_ns[called]]),
+        np.concatenate([marks.end_ns[marked], ops.end_ns[called]]),
+    )
+
+
+def _host_claims(
+    trace: Trace, groups: OpGroups, bounds: tuple[Bound, ...], gap_ns: int
+) -> Iterator[tuple[str, Intervals]]:
+    """The main thread's operators by their class, innermost first, then its gaps."""
+    thread = main_thread(trace)
+    ops = trace.host_ops
+    yield "host", loader_intervals(trace)
+    mine = ops.thread == thread
+    kinds = np.array([bounds[g] for g in groups.of_op], dtype="<U16")
+    starts, ends, rows = exclusive(ops.start_ns, ops.end_ns, ops.parent, mine)
+    for part in ("compute", "memory", "latency", "overhead", "communication", "host", "unknown"):
+        own = kinds[rows] == part
+        yield part, union(starts[own], ends[own])
+    busy = union(ops.start_ns[mine], ops.end_ns[mine])
+    yield from _gaps(busy, thread, trace, gap_ns)
+
+
+def exclusive(start: Int64s, end: Int64s, parent: npt.NDArray[np.int32], keep: Mask) -> tuple[Int64s, Int64s, Int64s]:
+    """The pieces of each kept interval outside its children: (starts, ends, row of each piece).
+
+    Rows are sorted by start with parents before children, as HostOps are. A piece begins at its interval's start or at
+    a child's end, and ends at the next child's start or at its interval's end.
+    """
+    rows = np.flatnonzero(keep)
+    nested = rows[parent[rows] >= 0]
+    owners = np.concatenate([rows, parent[nested].astype(np.int64)])
+    begins = np.concatenate([start[rows], end[nested]])
+    stops = np.concatenate([end[rows], start[nested]])
+    by_begin = np.lexsort((begins, owners))
+    by_stop = np.lexsort((stops, owners))
+    return begins[by_begin], stops[by_stop], owners[by_begin]
+
+
+def without_profiler(mean: dict[str, float], bare_s: float | None) -> tuple[dict[str, float], str | None]:
+    """The parts of a step that ran without the profiler, and how they were corrected.
+
+    The profiler costs about a microsecond per operator, which is dispatch time: what it added is taken from
+    `overhead` first. What overhead cannot carry is taken from all parts in proportion.
+    """
+    total = sum(mean.values())
+    if bare_s is None or total <= 0:
+        return mean, None
+    excess = total - bare_s
+    from_overhead = min(max(excess, 0.0), mean["overhead"])
+    reduced = {**mean, "overhead": mean["overhead"] - from_overhead}
+    rest = total - from_overhead
+    scale = bare_s / rest if rest > 0 else 1.0
+    corrected = {part: value * scale for part, value in reduced.items()}
+    return corrected, _correction(excess, from_overhead, scale)
+
+
+def _correction(excess: float, from_overhead: float, scale: float) -> str | None:
+    if abs(excess) < 1e-9:
+        return None
+    taken = f"{from_overhead * 1e3:.3g} ms of the profiler's own time were taken from overhead" if from_overhead else ""
+    scaled = f"all parts were scaled by {scale:.3f} to the bare step" if abs(scale - 1) > 1e-3 else ""
+    return "parts are for the bare step: " + ", ".join(t for t in (taken, scaled) if t)

@@ -1,0 +1,79 @@
+"""What the figures stand on: what the trace holds and lacks, what was left out, and what a reader must know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from probe.analysis import TraceQuality
+from probe.analyzers.cost_models.coverage import Coverage
+from probe.analyzers.steps import WHOLE_SPAN
+from probe.device import Ceilings
+from probe.trace import Trace
+
+WELL_KNOWN = 0.95  # share of the time with a known cost above which nothing is said of the rest
+
+
+def caveats(trace: Trace, covered: Coverage, ceilings: Ceilings) -> Iterator[str]:
+    """Warnings that follow from what was computed."""
+    if not len(trace.steps):
+        yield WHOLE_SPAN
+    if covered.known_fraction is not None and covered.known_fraction < WELL_KNOWN:
+        first = covered.unknown[0]
+        what = "device" if trace.on_device else "operator"
+        yield (
+            f"the cost of {1 - covered.known_fraction:.0%} of the {what} time is not known; "
+            f"most of it is {first.name}: {first.reason}"
+        )
+    if ceilings.origin != "measured":
+        yield f"ceilings are {ceilings.origin}, not measured: run `probe run microbench` on {ceilings.device}"
+    elif ceilings.quick:
+        yield "ceilings are of a --quick measurement; `probe run microbench` measures them fully"
+
+
+def quality(trace: Trace, excluded_work: int) -> TraceQuality:
+    """How many events stand behind the figures, and why others do not."""
+    read = trace.quality
+    reasons = (
+        (read.dropped, "could not be read"),
+        (excluded_work, "kernels and copies belong to no recorded step"),
+    )
+    excluded = sum(count for count, _ in reasons)
+    return TraceQuality(
+        included=read.events - excluded,
+        excluded=excluded,
+        reasons=tuple(f"{count} {reason}" for count, reason in reasons if count),
+    )
+
+
+def recorded_parts(trace: Trace) -> Iterator[str]:
+    """What the trace holds, counted."""
+    for count, what in (
+        (len(trace.steps), "step"),
+        (len(trace.host_ops), "operator call"),
+        (len(trace.kernels), "kernel"),
+        (len(trace.copies), "copy or memset"),
+        (len(trace.collectives), "collective"),
+    ):
+        if count:
+            yield f"{count} {plural(what, count)}"
+    for present, what in ((trace.with_shapes, "shapes"), (trace.with_memory, "memory"), (trace.with_stacks, "stacks")):
+        if present:
+            yield what
+
+
+def plural(noun: str, count: int) -> str:
+    """`noun` in the number that `count` asks for."""
+    words = noun.split(" or ")
+    return noun if count == 1 else " or ".join(w[:-1] + "ies" if w.endswith("y") else w + "s" for w in words)
+
+
+def missing_parts(trace: Trace) -> Iterator[str]:
+    """What is missing, each with the option that records it."""
+    for present, what in (
+        (len(trace.steps), "steps (call step() in the loop)"),
+        (trace.with_shapes, "shapes (record_shapes=True; probe.profile records them)"),
+        (trace.with_memory, "memory (memory=True)"),
+        (trace.with_stacks, "stacks (stacks=True)"),
+    ):
+        if not present:
+            yield what

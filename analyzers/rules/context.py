@@ -1,0 +1,99 @@
+"""What a rule may look at, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from probe.analysis import Bound
+from probe.analyzers.classify import Machine
+from probe.analyzers.cost_models import Cost
+from probe.analyzers.op_table import OpGroups
+from probe.analyzers.rules.units import Unit, unit_runs
+from probe.sites import Site
+from probe.trace import Int64s, Steps, Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """A trace with everything that was computed of it before the rules."""
+
+    trace: Trace
+    steps: Steps
+    groups: OpGroups
+    costs: tuple[Cost, ...]  # per group, of one call
+    bounds: tuple[Bound, ...]  # per group
+    machine: Machine
+    step_s: float  # mean recorded step
+    parts: dict[str, float]  # mean seconds per part of the recorded step
+    data_wait_s: float | None = None  # mean wait for data per step, where the session measured it
+
+    @cached_property
+    def runs(self) -> list[list[Unit]]:
+        """The units of each step and thread, in order of time."""
+        return unit_runs(self.trace, self.groups.step_of_op)
+
+    @cached_property
+    def spent_ns(self) -> Int64s:
+        """Time of each host operator with all it calls: on the device where there is one, else on the host, [ops]."""
+        ops = self.trace.host_ops
+        if not self.trace.on_device:
+            return ops.end_ns - ops.start_ns
+        spent = np.zeros(len(ops), np.int64)
+        for work in (self.trace.kernels, self.trace.copies):
+            owned = work.op >= 0
+            np.add.at(spent, work.op[owned], work.duration_ns[owned])
+        for row in range(len(ops) - 1, -1, -1):  # children stand after their parents
+            if ops.parent[row] >= 0:
+                spent[ops.parent[row]] += spent[row]
+        return spent
+
+    @cached_property
+    def backward_of(self) -> dict[int, list[int]]:
+        """Rows of the outermost backward operators by the sequence number of their forward operator."""
+        ops = self.trace.host_ops
+        found: dict[int, list[int]] = {}
+        is_backward = (ops.forward_thread > 0) & (ops.sequence >= 0)
+        for row in np.flatnonzero(is_backward).tolist():
+            parent = int(ops.parent[row])
+            if parent < 0 or not is_backward[parent] or ops.sequence[parent] != ops.sequence[row]:
+                found.setdefault(int(ops.sequence[row]), []).append(row)
+        return found
+
+    def backward_rows(self, rows: list[int]) -> list[int]:
+        """The backward operators of the given forward operators."""
+        sequences = {int(s) for s in self.trace.host_ops.sequence[rows] if s >= 0}
+        return [row for sequence in sorted(sequences) for row in self.backward_of.get(sequence, [])]
+
+    def seconds(self, rows: list[int]) -> float:
+        """Time of the given operators with all they call, per step."""
+        return float(self.spent_ns[rows].sum()) / 1e9 / len(self.steps) if rows else 0.0
+
+    def roof_s(self, size_bytes: float) -> float:
+        """Least time to move that many bytes from and to memory; 0 where the bandwidth is not known."""
+        rate = self.machine.ceilings.dram_bytes_per_s
+        return size_bytes / rate if rate else 0.0
+
+
+@dataclass(frozen=True)
+class Match:
+    """One place where a rule applies, over all steps. Times are seconds per step."""
+
+    rows: tuple[int, ...]  # operators it claims: no other rule may
+    ops: tuple[int, ...]  # their groups
+    summary: str
+    evidence: tuple[str, ...]
+    saving_s: float | None
+    where: str | None = None
+    replacement: str | None = None
+    how: str | None = None
+    saving_bytes: int | None = None
+    site: Site | None = None
+    key: str = ""  # what makes the site different from others of the same rule
+
+
+def times(calls: float) -> str:
+    """How often per step, in words."""
+    return "once per step" if round(calls) == 1 else f"{calls:.0f} times per step"

@@ -1,0 +1,85 @@
+"""F01: a chain of pointwise operators on tensors of one size, each passing through memory what one pass could do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from probe.analyzers.cost_models import Cost
+from probe.analyzers.rules.context import Context, Match, times
+from probe.analyzers.rules.units import POINTWISE, Unit
+from probe.units import format_time
+
+SHORTEST = 3
+LEAST_FRACTION = 0.01  # of the step, below which a chain is not worth a line
+
+
+def find(context: Context, claimed: frozenset[int] = frozenset()) -> Iterator[Match]:
+    """One match per spelling, of at least 1 % of the step; units in `claimed` belong to other findings."""
+    chains: dict[tuple[str, ...], list[list[Unit]]] = defaultdict(list)
+    for run in context.runs:
+        for chain in _chains([u for u in run if u.row not in claimed]):
+            chains[tuple(u.name for u in chain)].append(chain)
+    for same in chains.values():
+        match = _match(context, same)
+        if match is not None:
+            yield match
+
+
+def _chains(run: list[Unit]) -> Iterator[list[Unit]]:
+    """Maximal sequences of pointwise units over the same number of elements."""
+    chain: list[Unit] = []
+    for unit in [*run, None]:
+        if (
+            unit is not None
+            and unit.name in POINTWISE
+            and unit.numel > 1
+            and (not chain or unit.numel == chain[0].numel)
+        ):
+            chain.append(unit)
+            continue
+        if len(chain) >= SHORTEST:
+            yield chain
+        chain = [unit] if unit is not None and unit.name in POINTWISE and unit.numel > 1 else []
+
+
+def _match(context: Context, same: list[list[Unit]]) -> Match | None:
+    rows = [u.row for chain in same for u in chain]
+    spent_s = context.seconds(rows)
+    floor_s = _fused_s(context, same)
+    if floor_s is None or spent_s - floor_s < LEAST_FRACTION * context.step_s:
+        return None
+    names = [u.name for u in same[0]]
+    sizes = sorted({chain[0].numel for chain in same})
+    over = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    return Match(
+        rows=tuple(rows),
+        ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows})),
+        key=f"{names[0]}-{names[-1]}-{len(names)}",
+        summary=(
+            f"{len(names)} pointwise operators in a row over {over} elements, {times(len(same) / len(context.steps))}, "
+            f"take {format_time(spent_s)}; fused passes would take about {format_time(floor_s)}"
+        ),
+        evidence=(" → ".join(names[:8]) + (" → …" if len(names) > 8 else ""),),
+        saving_s=spent_s - floor_s,
+        where=f"{times(len(same) / len(context.steps))}, first operator {names[0]}, last {names[-1]}",
+        replacement="torch.compile of the function that holds the chain",
+        how="@torch.compile  # above the function that holds these operators",
+    )
+
+
+def _fused_s(context: Context, same: list[list[Unit]]) -> float | None:
+    """Time of fused passes: what goes in first is read, what comes out last is written; None where not known."""
+    total = 0.0
+    for chain in same:
+        first, last = _bytes(context, chain[0]), _bytes(context, chain[-1])
+        if first is None or last is None:
+            return None
+        total += context.roof_s((first + last) / 2) + (context.machine.ceilings.launch_s or 0.0)
+    return total / len(context.steps)
+
+
+def _bytes(context: Context, unit: Unit) -> float | None:
+    """Bytes that a unit reads and writes, by the cost model."""
+    cost: Cost = context.costs[context.groups.of_op[unit.row]]
+    return cost.bytes

@@ -1,0 +1,86 @@
+"""Which ceilings an analysis uses: measured ones for the device, else its datasheet's, else assumed ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from probe import datasheets, environment, store
+from probe.device import Ceilings, Device
+from probe.errors import CeilingsError, UsageError
+
+# Peak float32 operations per cycle and core with two fused multiply-add units of the widest vectors, and a clock and a
+# share of memory bandwidth that most servers and desktops reach. They place an operator roughly; reports say so.
+FLOPS_PER_CYCLE = (("avx512f", 64), ("avx2", 32), ("neon", 16), ("asimd", 16))
+CLOCK_HZ = 2.5e9
+BYTES_PER_S_PER_CORE = 10e9
+MOST_BYTES_PER_S = 100e9
+CORES = 8
+LAUNCH_S = 2e-6
+
+
+@dataclass(frozen=True)
+class Roofs:
+    """The ceilings, the device's published peaks where there are any, and what a reader must know of the choice."""
+
+    ceilings: Ceilings
+    datasheet: Ceilings | None
+    warnings: tuple[str, ...] = ()
+
+
+def choose_ceilings(device: Device, file: str | Path | None = None, name: str | None = None) -> Roofs:
+    """The ceilings for a trace of `device`. file: take those; name: the device's name, where the trace has none.
+
+    Raises CeilingsError for a named file that cannot be used, UsageError for a name that is not known.
+    """
+    sheet = datasheets.find(name or device.name)
+    published = sheet.ceilings() if sheet else None
+    if name is not None and sheet is None:
+        known = ", ".join(s.device for s in datasheets.DATASHEETS)
+        raise UsageError(f"--device {name!r} is not in the table of datasheets, which has: {known}")
+    if file is not None:
+        return _from_file(Path(file), device, published)
+    if name is None:
+        stored, warning = _stored(device)
+        if stored is not None:
+            return Roofs(stored, published, (warning,) if warning else ())
+        if warning:
+            return Roofs(published or assumed(device), published, (warning,))
+    return Roofs(published or assumed(device), published)
+
+
+def _from_file(file: Path, device: Device, published: Ceilings | None) -> Roofs:
+    ceilings = store.load(file)
+    unnamed = device.name in ("CPU", "unknown device")
+    if ceilings.device != device.name and not unnamed:
+        warning = f"the ceilings in {file} are of {ceilings.device!r}, the trace is of {device.name!r}"
+        return Roofs(ceilings, published, (warning,))
+    return Roofs(ceilings, published)
+
+
+def _stored(device: Device) -> tuple[Ceilings | None, str | None]:
+    """Ceilings measured on that device; a CPU trace that names no CPU is taken for this machine's, and that is said."""
+    try:
+        if device.kind == "cpu" and device.name == "CPU":
+            found = store.find(environment.cpu_device().key)
+            said = "the trace does not name its CPU: this machine's measured ceilings are used"
+            return found, said if found else None
+        return store.find(device.key), None
+    except CeilingsError as error:
+        return None, f"stored ceilings were left aside: {error}"
+
+
+def assumed(device: Device) -> Ceilings:
+    """Rough ceilings of a CPU from its instruction sets and cores; none for an unknown accelerator."""
+    if device.kind != "cpu":
+        return Ceilings(origin="assumed", device=device.name)
+    cores = device.physical_cores or device.cores or CORES
+    per_cycle = next((flops for isa, flops in FLOPS_PER_CYCLE if isa in device.isa), 16 if device.isa else 32)
+    rate = cores * CLOCK_HZ * per_cycle
+    return Ceilings(
+        origin="assumed",
+        device=device.name,
+        dram_bytes_per_s=min(cores * BYTES_PER_S_PER_CORE, MOST_BYTES_PER_S),
+        flops_per_s={"float32": rate, "float64": rate / 2},
+        launch_s=LAUNCH_S,
+    )

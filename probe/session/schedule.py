@@ -1,0 +1,343 @@
+"""Which steps are recorded? The options of `profile`, and the machine that walks through a cycle's phases.
+
+A cycle is: wait - calibrate (the last waiting step) - warmup - active; after the last cycle comes `after`, for good.
+The tracer acts only at the edges between phases and after each active step; in between, step() is two additions.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from probe.collectors.pause_budget import FASTEST_EVENT_S, PauseModel, Plan, plan
+from probe.collectors.torch_profiler import Recording, foreign_profiler, import_torch
+from probe.errors import UsageError
+from probe.run import Cycle, trace_name
+from probe.session.launch import Place, initialised_distributed
+from probe.session.steps import StepLog
+
+Phase = Literal["wait", "calibrate", "warmup", "active", "after"]
+NEVER = 1 << 62  # a step number that no loop reaches
+LONGER_STEP = 2.0  # recording alone can double a step's time; what is longer than that has more events
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. Raises UsageError, before training starts, for what makes no sense."""
+
+    wait: int = 5
+    warmup: int = 3
+    active: int = 3
+    repeat: int = 1
+    ranks: str | tuple[int, ...] = "first"
+    memory: bool = False
+    stacks: bool = False
+    telemetry: bool = True
+    max_pause_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("wait", 0), ("warmup", 0), ("active", 1), ("repeat", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"profile({name}={value!r}): give a whole number of steps, {least} or more")
+        seconds = self.max_pause_s
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+            raise UsageError(f"profile(max_pause_s={seconds!r}): give a number of seconds above 0")
+        self._check_ranks()
+
+    def _check_ranks(self) -> None:
+        if isinstance(self.ranks, str):
+            known = self.ranks in ("first", "all", "slowest")
+        else:
+            known = bool(self.ranks) and all(type(rank) is int and rank >= 0 for rank in self.ranks)
+        if not known:
+            raise UsageError(f'profile(ranks={self.ranks!r}): give "first", "all", "slowest" or a list of ranks')
+        if self.ranks == "slowest" and self.wait < 2:
+            raise UsageError(
+                f'profile(ranks="slowest", wait={self.wait}): it compares waiting steps; wait for 2 or more'
+            )
+
+    def may_record(self, rank: int) -> bool:
+        """Whether this rank records, or, for "slowest", may come to."""
+        if isinstance(self.ranks, str):
+            return rank == 0 or self.ranks != "first"
+        return rank in self.ranks
+
+    def phases(self, *, calibrated: bool) -> list[tuple[Phase, int]]:
+        """Phases of one cycle with their lengths in steps; a step is given to calibration where one can be."""
+        wait, warmup = self.wait, self.warmup
+        calibrate = 0 if calibrated else min(1, wait + warmup)
+        if wait:
+            wait -= calibrate
+        else:
+            warmup -= calibrate
+        return [("wait", wait), ("calibrate", calibrate), ("warmup", warmup), ("active", self.active)]
+
+
+class Tracer:
+    """Records the active steps of each cycle on this rank. Its methods may raise: the session guards every call.
+
+    `due` is the number of steps after which `edge` must be called; `reason` says why there is no (further) trace, and
+    `chosen` whether this rank was to record at all.
+    """
+
+    def __init__(
+        self, options: Options, place: Place, directory: Path, log: StepLog, warn: Callable[[str], None]
+    ) -> None:
+        self.options = options
+        self.due = NEVER
+        self.phase: Phase = "wait"
+        self.cycles: list[Cycle] = []
+        self.reason: str | None = None
+        self.chosen = options.may_record(place.rank)
+        self._place = place
+        self._directory = directory
+        self._log = log
+        self._warn = warn
+        self._model = PauseModel(stacks=options.stacks)
+        self._plan: Plan | None = None
+        self._recording: Recording | None = None
+        self._queue: list[tuple[Phase, int]] = []
+        self._index = 0  # of the cycle
+        self._first = 0  # active: its first step
+        self._durations: list[int] = []  # active: of its complete steps
+        self._calibrated: tuple[int, int] | None = None  # duration (ns) and events of the calibration step
+        self._events = 0.0  # active: estimated so far
+
+    def start(self) -> None:
+        """Enter the first cycle; on a rank that records this imports torch."""
+        if not self.chosen:
+            self._log.add_phase("wait", 0)
+            self.reason = f"this is rank {self._place.rank}, and ranks={self.options.ranks!r} records others"
+            return
+        import_torch()
+        self._enter_cycle(0)
+
+    def edge(self, steps: int, duration_ns: int) -> bool:
+        """The step number steps-1 has ended and a phase with it, perhaps. Whether a cycle was completed."""
+        if self._recording is not None:
+            self._recording.end_mark()
+        if self.phase == "active":
+            return self._after_active(steps, duration_ns)
+        if self.phase == "calibrate":
+            self._calibrate(duration_ns)
+        self._next_phase(steps)
+        return False
+
+    def finish(self, steps: int, *, raised: bool) -> None:
+        """The loop is over: keep what a recording in progress has, and say what is missing."""
+        recording = self._recording
+        if recording is not None:
+            recording.end_mark()
+        lost = recording is None or recording.lost
+        if self.phase == "active" and not lost and (self._durations or raised):
+            self._end_cycle(steps, note="the loop ended while it was being recorded", cut_short=steps)
+        else:
+            self.abandon()
+        if self.reason is None and not any(cycle.file for cycle in self.cycles):
+            needed = self.options.wait + self.options.warmup + 1
+            self.reason = (
+                f"the loop ended after {steps} steps, and the first trace needs {needed} "
+                f"(wait={self.options.wait}, warmup={self.options.warmup}, then active ones)"
+            )
+
+    def abandon(self) -> None:
+        """Stop recording without a trace, and record no more."""
+        recording, self._recording = self._recording, None
+        self.due = NEVER
+        if recording is not None:
+            recording.abandon()
+
+    def _enter_cycle(self, steps: int) -> None:
+        self._durations = []
+        self._events = 0.0
+        self._queue = self.options.phases(calibrated=self._plan is not None)
+        self._next_phase(steps)
+
+    def _next_phase(self, steps: int) -> None:
+        """Enter the next phase that has a step, and do what it begins with."""
+        length = 0
+        while not length:
+            self.phase, length = self._queue.pop(0) if self._queue else ("after", NEVER - steps)
+        if self.phase in ("calibrate", "warmup", "active") and not self._may_record():
+            self.phase, length = "after", NEVER - steps
+        self._log.add_phase(self.phase, steps)
+        self.due = steps + length
+        if self.phase == "calibrate":
+            self._recording = self._new_recording(shapes=False)
+            self._recording.start()
+        elif self.phase == "warmup":
+            self._recording = self._new_recording(shapes=self._plan is None or self._plan.shapes)
+            self._recording.prepare()
+        elif self.phase == "active":
+            self._begin_active(steps)
+
+    def _may_record(self) -> bool:
+        """Whether this cycle can and should be recorded; else the reason is kept."""
+        if (
+            self.reason is None
+            and self.phase in ("warmup", "active")
+            and self._plan is not None
+            and not self._plan.steps
+        ):
+            self.reason = self._plan.reason
+            self._warn(f"no trace: {self.reason}")
+        if self.phase == "calibrate" and self.options.ranks == "slowest":
+            self.chosen = self._is_slowest()
+        if not self.chosen:
+            self.reason = "another rank was slower in the waiting steps"
+        if self.reason is None:
+            foreign = foreign_profiler()
+            if foreign is not None:
+                self._give_up(f"{foreign}; it is left alone")
+        return self.reason is None
+
+    def _is_slowest(self) -> bool:
+        """Decided once, before the first cycle's last waiting step, by all ranks together."""
+        if self._place.world_size == 1:
+            return True
+        distributed = initialised_distributed()
+        if distributed is None:
+            self._warn('ranks="slowest" needs torch.distributed to be initialised; rank 0 is recorded instead')
+            return self._place.rank == 0
+        mine = statistics.median(self._log.durations_ns[1:] or self._log.durations_ns)
+        times: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(times, mine)
+        return bool(times.index(max(times)) == distributed.get_rank())
+
+    def _give_up(self, reason: str) -> None:
+        self.reason = reason
+        self._warn(f"no trace: {reason}")
+        self.abandon()
+
+    def _new_recording(self, *, shapes: bool) -> Recording:
+        return Recording(shapes=shapes, memory=self.options.memory, stacks=self.options.stacks)
+
+    def _calibrate(self, duration_ns: int) -> None:
+        """Learn from the calibration step how many events a step has and what stopping costs here."""
+        recording = self._recording
+        if recording is None or recording.lost:
+            self._give_up("the program's own profiler was started while probe calibrated; it is left alone")
+            return
+        recording.stop()
+        self._recording = None
+        events = recording.event_count()
+        self._model.calibrate(recording.pause_s["stop"], events)
+        self._calibrated = (max(duration_ns, 1), events)
+        self._make_plan()
+
+    def _make_plan(self) -> None:
+        if self._calibrated is None:
+            self._plan = None
+            return
+        self._plan = plan(self._model, self._calibrated[1], self.options.active, self.options.max_pause_s)
+        if self._plan.steps and self._plan.reason:
+            self._warn(f"recorded less than asked: {self._plan.reason}; pass a larger max_pause_s= for more")
+
+    def _begin_active(self, steps: int) -> None:
+        if self._recording is None:
+            self._recording = self._new_recording(shapes=self._plan is None or self._plan.shapes)
+        self._recording.add_metadata("probe", rank=self._place.rank, cycle=self._index, first_step=steps)
+        self._recording.start()
+        self._first = steps
+        self._mark(steps)
+
+    def _mark(self, steps: int) -> None:
+        assert self._recording is not None
+        self._recording.mark_step(steps)
+        self.due = steps + 1
+
+    def _after_active(self, steps: int, duration_ns: int) -> bool:
+        recording = self._recording
+        if recording is None or recording.lost:
+            self._give_up("the program's own profiler was started while probe recorded; it is left alone")
+            self._next_phase(steps)
+            return False
+        self._durations.append(duration_ns)
+        if len(self._durations) < self._wanted and self._has_room(duration_ns):
+            self._mark(steps)
+            return False
+        full = len(self._durations) >= self._wanted
+        self._end_cycle(steps, note=None if full else "a step was longer than the calibration step")
+        return True
+
+    @property
+    def _wanted(self) -> int:
+        return self.options.active if self._plan is None else self._plan.steps
+
+    def _has_room(self, duration_ns: int) -> bool:
+        """Whether one more step like those recorded still fits into the pause allowed.
+
+        A step much longer than the calibration step (an evaluation, a larger batch) is taken to have more events in
+        proportion. Without calibration the bound is that of a step of nothing but the smallest operators.
+        """
+        if self._calibrated is None:
+            step = duration_ns * 1e-9 / FASTEST_EVENT_S
+        else:
+            usual_ns, events = self._calibrated
+            step = events * max(1.0, duration_ns / (LONGER_STEP * usual_ns))
+        self._events += step
+        shapes = self._plan is None or self._plan.shapes
+        return self._model.pause_s(self._events + step, shapes=shapes) <= self.options.max_pause_s
+
+    def _end_cycle(self, steps: int, *, note: str | None = None, cut_short: int | None = None) -> None:
+        """Stop, export, note the cycle and enter the next one."""
+        recording = self._recording  # kept until all is done: an interruption on the way leads to `finish`
+        assert recording is not None
+        self.due = NEVER
+        recording.stop()
+        shapes = self._plan is None or self._plan.shapes
+        path = self._directory / trace_name(self._place.rank, self._index)
+        try:
+            size = recording.export(path, incomplete_step=cut_short)
+        except OSError as error:
+            self._note(recording, None, None, f"{type(error).__name__}: {error}", shapes=shapes)
+            self._give_up(f"the trace could not be written: {os.strerror(error.errno) if error.errno else error}")
+        else:
+            self._note(recording, path.name, size, note, shapes=shapes)
+        self._recording = None
+        self._index += 1
+        self._after_cycle(steps, over=cut_short is not None)
+
+    def _after_cycle(self, steps: int, *, over: bool) -> None:
+        if over:
+            return
+        if self.reason is None and self._index < self.options.repeat:
+            self._make_plan()
+            self._enter_cycle(steps)
+        else:
+            self._queue = []
+            self._next_phase(steps)
+
+    def _note(
+        self, recording: Recording, file: str | None, size: int | None, note: str | None, *, shapes: bool
+    ) -> None:
+        """Keep what the cycle was, compare its pause with the bound, and learn from it."""
+        events = recording.event_count()
+        cycle = Cycle(
+            index=self._index,
+            file=file,
+            first_step=self._first,
+            durations_ns=tuple(self._durations),
+            requested_steps=self.options.active,
+            events=events,
+            bytes=size,
+            shapes=shapes,
+            partial=len(self._durations) < self.options.active,
+            pause_s=recording.pause_s,
+            predicted_pause_s=self._plan.pause_s if self._plan is not None else None,
+            note=note or (self._plan.reason if self._plan is not None else None),
+        )
+        self.cycles.append(cycle)
+        if self._durations:
+            self._calibrated = (max(int(statistics.mean(self._durations)), 1), round(events / len(self._durations)))
+        self._model.correct(cycle.end_pause_s, events, shapes=shapes)
+        if cycle.end_pause_s > self.options.max_pause_s:
+            self._warn(
+                f"cycle {cycle.index} paused training for {cycle.end_pause_s:.2f} s, more than "
+                f"max_pause_s={self.options.max_pause_s:g}; fewer active steps pause less"
+            )

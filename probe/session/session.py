@@ -1,0 +1,387 @@
+"""What is `probe.profile`? One training loop under observation, and never in its way.
+
+Nothing that probe does raises into the loop: every entry point runs under a guard that turns an error into a warning
+and gives up recording; the user's own exceptions pass unchanged. What this module owns is the guard, the ownership of
+the process (one session at a time), and what is written when. The phases are in schedule.py, the format in run.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
+from pathlib import Path
+from threading import get_ident
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from probe.errors import ProbeError, UsageError
+from probe.run import RankPart, is_run, part_name, write_part
+from probe.session import ownership, snapshot
+from probe.session.annotation import annotate
+from probe.session.batches import Batches
+from probe.session.launch import Place, default_path, find_place, join_directory
+from probe.session.schedule import NEVER, Options, Tracer
+from probe.session.steps import StepLog
+
+__all__ = ["NoAnalysis", "Session", "annotate", "profile"]
+
+ANALYSE: Callable[[Path], Any] | None = None  # set by whoever imports the analyzer, which is above this module
+
+MAX_WARNINGS = 50  # a loop that does something odd in each of a million steps is told so once
+_NOBODY = -1  # no thread has this identity
+
+_Item = TypeVar("_Item")
+
+
+class NoAnalysis:
+    """Stands for an analysis that cannot be made; prints as the reason, in one line."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"probe: no analysis: {self.reason}"
+
+    __repr__ = __str__
+
+
+def profile(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    wait: int = 5,
+    warmup: int = 3,
+    active: int = 3,
+    repeat: int = 1,
+    enabled: bool = True,
+    ranks: str | Sequence[int] = "first",
+    memory: bool = False,
+    stacks: bool = False,
+    telemetry: bool = True,
+    tags: Mapping[str, Any] | None = None,
+    model: object = None,
+    max_pause_s: float = 1.0,
+) -> Session:
+    """Observe a training loop: `with profile("runs/exp1") as prof:` around it, `prof.step()` at each step's end.
+
+    Every step is timed on every rank. On the recording ranks, after `wait` and `warmup` steps, `active` ones are
+    traced, `repeat` times; fewer where ending the recording would pause training for more than `max_pause_s` seconds.
+    path: the run directory, by default a fresh one under ./runs; one that holds a run is kept, the new goes beside it.
+    ranks: "first", "all", a list, or "slowest" (the one whose waiting steps take longest).
+    memory, stacks: record allocations, Python stacks (dear). enabled=False costs nothing.
+    Raises UsageError for options that make no sense; nothing else, ever.
+    """
+    if not enabled:
+        return cast(Session, OFF)
+    if not isinstance(path, (str, os.PathLike, type(None))):
+        raise UsageError(f"profile({path!r}): give the path of a run directory, or nothing")
+    if tags is not None and not isinstance(tags, Mapping):
+        raise UsageError(f"profile(tags={tags!r}): give a dictionary such as {{'team': 'vision'}}")
+    chosen = ranks if isinstance(ranks, str) else _as_ranks(ranks)
+    options = Options(wait, warmup, active, repeat, chosen, bool(memory), bool(stacks), bool(telemetry), max_pause_s)
+    return Session(Path(path) if path is not None else None, options, dict(tags or {}), has_model=model is not None)
+
+
+def _as_ranks(ranks: Any) -> tuple[int, ...]:
+    try:
+        return tuple(ranks)
+    except TypeError:
+        raise UsageError(f'profile(ranks={ranks!r}): give "first", "all", "slowest" or a list of ranks') from None
+
+
+class Session:
+    """A loop under observation; made by `profile`. Use it as a context manager, once.
+
+    `path` is the run directory (None where there is none), `warnings` what went wrong or was left out; set `quiet` to
+    be spared the line at the end.
+    """
+
+    path: Path | None
+    warnings: list[str]
+
+    def __init__(self, path: Path | None, options: Options, tags: dict[str, Any], *, has_model: bool = False) -> None:
+        self.path = None
+        self.warnings = []
+        self.quiet = False  # True: no line at the end
+        self.options = options
+        self._asked = path
+        self._tags = tags
+        self._has_model = has_model
+        self._log = StepLog()
+        self._keep = self._log.durations_ns.append
+        self._mask = 0  # steps with a bit of it set are not kept
+        self._tracer: Tracer | None = None
+        self._place = Place()
+        self._part = RankPart()
+        self._thread = _NOBODY  # only this thread's steps count; _NOBODY before, after, and where inert
+        self._state = "new"  # "new" | "open" | "inert" | "closed"
+        self._depth = 0  # of a second `with` on the same session
+        self._steps = 0
+        self._due = NEVER
+        self._begin = 0  # ns: start of the current step
+        self._opened = 0  # ns: start of the block
+        self._waited = 0  # ns: wait for data in the current step
+
+    def __enter__(self) -> Session:
+        if self._state != "new":
+            self._depth += 1
+            self._warn("this profile was entered a second time; the second block is not observed")
+            return self
+        self._state = "inert"
+        self._guard("starting", self._open)
+        self._begin = self._opened = perf_counter_ns()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._depth:
+            self._depth -= 1
+            return
+        self._close("finished" if kind is None else f"raised: {kind.__name__}", raised=kind is not None)
+
+    def step(self, samples: float | None = None, tokens: float | None = None, micro_batches: int = 1) -> None:
+        """One step (with gradient accumulation: one optimizer step) has ended.
+
+        samples, tokens: processed in it, for throughput. micro_batches: into how many the step is divided.
+        """
+        now = perf_counter_ns()
+        if get_ident() != self._thread:
+            self._step_ignored()
+            return
+        step = self._steps
+        if not step & self._mask:
+            self._keep(now - self._begin)
+        if self._waited or samples is not None or tokens is not None or micro_batches != 1:
+            self._note_step(samples, tokens, micro_batches)
+        self._steps = step = step + 1
+        if step < self._due:
+            self._begin = now
+        else:
+            self._edge(step, now)
+
+    def batches(self, iterable: Iterable[_Item]) -> Iterable[_Item]:
+        """The same items; the time the loop waits for each is measured and kept with its step."""
+        return Batches(iterable, self._add_wait) if self._thread != _NOBODY else iterable
+
+    def metric(self, name: str, value: float, unit: str = "") -> None:
+        """Keep a number of the user's with the current step: a loss, a learning rate."""
+        if get_ident() != self._thread:
+            self._step_ignored("metric()")
+        elif not isinstance(value, Real):
+            self._warn(f"metric({name!r}): a {type(value).__name__} was ignored; give a number, such as tensor.item()")
+        else:
+            self._log.add_metric(str(name), self._steps, float(value), str(unit))
+
+    def analysis(self) -> Any:
+        """What `probe analyze` says of this run; prints as its report. Where there is none, as the reason."""
+        if self.path is None:
+            return NoAnalysis(self.warnings[0] if self.warnings else "the loop has not been observed")
+        if ANALYSE is None:
+            return NoAnalysis(f"the analyzer is not loaded; run: probe analyze {self.path}")
+        try:
+            return ANALYSE(self.path)
+        except ProbeError as error:
+            return NoAnalysis(str(error))
+        except Exception as error:  # a defect of the analyzer's must not end the training script
+            return NoAnalysis(f"{type(error).__name__}: {error}; run: probe analyze {self.path}")
+
+    # --- what follows runs under the guard, or is the guard -----------------------------------------------------
+
+    def _guard(self, doing: str, action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run `action`; an error becomes a warning and the end of recording. Interruptions pass."""
+        try:
+            return action(*args, **kwargs)
+        except Exception as error:
+            self._warn(f"{doing} failed: {type(error).__name__}: {error}")
+        self._give_up(doing)
+        return None
+
+    def _give_up(self, doing: str) -> None:
+        tracer = self._tracer
+        if tracer is None:
+            return
+        tracer.reason = tracer.reason or f"{doing} failed: {self.warnings[-1] if self.warnings else 'unknown'}"
+        try:
+            tracer.abandon()
+        except Exception as error:
+            self._warn(f"ending the recording failed: {type(error).__name__}: {error}")
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings and len(self.warnings) < MAX_WARNINGS:
+            self.warnings.append(text)
+
+    def _open(self) -> None:
+        """Take the process, a directory, and begin the first cycle."""
+        if not ownership.take(self):
+            self._warn("another probe.profile is open in this process; this one observes nothing")
+            return
+        self._state = "open"
+        self._thread = get_ident()
+        self._due = self._log.full_at
+        self._log.add_phase("wait", 0)
+        self._place = find_place()
+        self._guard("making the run directory", self._make_directory)
+        if self.path is None:
+            return
+        self._tracer = Tracer(self.options, self._place, self.path, self._log, self._warn)
+        self._guard("starting the profiler", self._tracer.start)
+        self._guard("describing the machine", self._describe)
+        self._guard("writing the run", self._save)
+        self._due = min(self._tracer.due, self._log.full_at)
+
+    def _describe(self) -> None:
+        self._part = snapshot.describe(self._place, self.options, self._tags)
+
+    def _make_directory(self) -> None:
+        asked = self._asked or default_path(self._place)
+        part = part_name(self._place.rank)
+        self.path, as_asked = join_directory(asked, self._place, part, is_run)
+        if not as_asked:
+            self._warn(f"{asked} holds a run and is kept; this one is in {self.path}")
+
+    def _edge(self, step: int, now: int) -> None:
+        """A phase may have ended, or the log be full. The time spent here belongs to no step."""
+        if step >= self._log.full_at:
+            self._log.thin()
+            self._mask = self._log.stride - 1
+        tracer = self._tracer
+        if tracer is not None and step >= tracer.due:
+            ended = self._guard("recording", tracer.edge, step, now - self._begin)
+            if ended or tracer.due == NEVER:
+                self._guard("writing the run", self._save)
+        self._due = min(tracer.due if tracer is not None else NEVER, self._log.full_at)
+        self._begin = perf_counter_ns()
+
+    def _add_wait(self, wait_ns: int) -> None:
+        if get_ident() == self._thread:  # else a prefetching thread of the user's: its waits are not the loop's
+            self._waited += wait_ns
+
+    def _note_step(self, samples: Any, tokens: Any, micro_batches: Any) -> None:
+        values: dict[str, float] = {"data_wait_ns": float(self._waited)}
+        self._waited = 0
+        for name, value in (("samples", samples), ("tokens", tokens), ("micro_batches", micro_batches)):
+            if type(value) is int or isinstance(value, (float, Real)):  # the common types first: Real is slow to ask
+                values[name] = float(value)
+            elif value is not None:  # float() of a tensor would wait for the device
+                self._warn(f"step({name}=…): a {type(value).__name__} was ignored; give a number")
+        self._log.note(self._steps, **values)
+
+    def _step_ignored(self, what: str = "step()") -> None:
+        if self._state == "open" and self._thread != _NOBODY:
+            self._warn(f"{what} was called in another thread than the one that entered; it was ignored")
+        elif self._state == "new":
+            self._warn(f"{what} was called outside of the `with` block; nothing was observed")
+
+    def _close(self, status: str, *, raised: bool) -> None:
+        if self._state != "open":
+            return
+        self._state = "closed"
+        forked = self._thread == _NOBODY
+        self._thread = _NOBODY
+        if not forked:
+            try:
+                self._guard("ending the run", self._finish, status, raised=raised)
+            finally:
+                ownership.release(self)
+
+    def _finish(self, status: str, *, raised: bool) -> None:
+        duration_s = (perf_counter_ns() - self._opened) * 1e-9
+        if not self._steps:
+            self._warn(f"no step() was called in {duration_s:.2f} s: call prof.step() at the end of each step")
+        if self._tracer is not None:
+            self._guard("ending the recording", self._tracer.finish, self._steps, raised=raised)
+            if self._tracer.reason and self._tracer.chosen and not self._traces:
+                self._warn(f"no trace: {self._tracer.reason}")
+        self._guard("writing the run", self._save, status)
+        if self._place.rank == 0 and not self.quiet:
+            _say(self._summary())
+
+    @property
+    def _traces(self) -> list[Any]:
+        return [c for c in self._tracer.cycles if c.file] if self._tracer is not None else []
+
+    def _summary(self) -> str:
+        """The one line that is printed."""
+        traces = self._traces
+        if traces:
+            steps, pause_s = sum(c.steps for c in traces), max(c.end_pause_s for c in traces)
+            what = f"{steps} step{'s' if steps != 1 else ''} recorded, pause {pause_s:.2f} s"
+        else:
+            what = f"no trace, {self._steps} step times"
+        where = f"run in {self.path} — probe analyze {self.path}" if self.path is not None else "no run was written"
+        told = f" ({len(self.warnings)} warnings: {self.warnings[0]})" if len(self.warnings) > 1 else ""
+        told = f" (warning: {self.warnings[0]})" if len(self.warnings) == 1 else told
+        return f"probe: {what}, {where}{told}"
+
+    def _save(self, status: str = "running") -> None:
+        """Write this rank's part as it is now."""
+        if self.path is None:
+            return
+        cycles = tuple(self._tracer.cycles) if self._tracer is not None else ()
+        reason = self._tracer.reason if self._tracer is not None else None
+        waits = "data_wait_ns" in self._log.columns
+        part = replace(
+            self._part,
+            status=status,
+            duration_s=(perf_counter_ns() - self._opened) * 1e-9,
+            steps=snapshot.step_times(self._log, self._steps),
+            metrics=snapshot.metrics(self._log),
+            cycles=cycles,
+            collected=snapshot.collected(
+                self.options, cycles, self._steps, reason, has_model=self._has_model, waits=waits
+            ),
+            warnings=tuple(self.warnings),
+        )
+        write_part(self.path, part)
+
+    def process_exits(self) -> None:
+        """The interpreter exits inside of the block."""
+        self._close("interpreter exited", raised=True)
+
+    def process_forked(self) -> None:
+        """This is a forked child: nothing here is the parent's loop."""
+        self._thread = _NOBODY
+        self._tracer = None
+
+
+class _Off:
+    """What `profile(enabled=False)` is: the whole interface, at no cost."""
+
+    __slots__ = ()
+    path = None
+    warnings: tuple[str, ...] = ()
+
+    def __enter__(self) -> _Off:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        return None
+
+    def step(self, samples: object = None, tokens: object = None, micro_batches: int = 1) -> None:
+        return None
+
+    def batches(self, iterable: Iterable[_Item]) -> Iterable[_Item]:
+        return iterable
+
+    def metric(self, name: str, value: object, unit: str = "") -> None:
+        return None
+
+    def analysis(self) -> NoAnalysis:
+        return NoAnalysis("profiling was disabled (enabled=False)")
+
+
+OFF = _Off()
+
+
+def _say(line: str) -> None:
+    """The only thing that a session prints: one line on standard error, where there is one."""
+    if sys.stderr is None:
+        return
+    try:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - the one place
+    except (OSError, ValueError):  # closed, or a pipe that nobody reads
+        return

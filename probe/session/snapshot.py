@@ -1,0 +1,92 @@
+"""What does a rank's part say at this moment? From the session's state to the part that run.py writes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probe import environment
+from probe.device import Device
+from probe.run import PHASES, Cycle, Metric, RankPart, StepTimes
+from probe.session.launch import Place
+from probe.session.schedule import Options
+from probe.session.steps import COLUMNS, StepLog
+
+NOT_YET = "not collected: probe has no collector for it yet"
+
+
+def describe(place: Place, options: Options, tags: Mapping[str, Any]) -> RankPart:
+    """The part as the run begins: where it runs, on what, and what was asked for."""
+    device = _device()
+    return RankPart(
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        rank=place.rank,
+        world_size=place.world_size,
+        local_rank=place.local_rank,
+        launch=place.launch,
+        host=socket.gethostname() if place.world_size > 1 else "",  # to tell nodes apart; else nobody's business
+        pid=os.getpid(),
+        command={"argv": list(sys.argv), "executable": sys.executable, "cwd": str(Path.cwd())},
+        environment=environment.describe(device),
+        device=asdict(device),
+        options=asdict(options),
+        tags={str(key): value if isinstance(value, (int, float, bool)) else str(value) for key, value in tags.items()},
+    )
+
+
+def _device() -> Device:
+    """The GPU this process uses, else the CPU. Imports no torch: one that nobody imported uses no GPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return environment.cuda_device(torch.cuda.current_device())
+    return environment.cpu_device()
+
+
+def step_times(log: StepLog, steps: int) -> StepTimes:
+    """The kept steps of `steps`, as arrays."""
+    rows = len(log.durations_ns)
+    runs = log.phase_runs(steps)
+    ends = np.cumsum([count for _, count in runs])
+    codes = np.array([PHASES.index(phase) for phase, _ in runs], np.uint8)
+    of_row = np.searchsorted(ends, np.arange(rows) * log.stride, side="right")
+    columns = {name: log.column(name) for name in COLUMNS}
+    return StepTimes(
+        np.array(log.durations_ns, np.int64),
+        codes[of_row] if rows else np.empty(0, np.uint8),
+        log.stride,
+        steps,
+        **{name: None if column is None else np.array(column) for name, column in columns.items()},
+    )
+
+
+def metrics(log: StepLog) -> dict[str, Metric]:
+    """The user's metrics."""
+    return {name: Metric(s.unit, tuple(s.steps), tuple(s.values)) for name, s in log.series.items()}
+
+
+def collected(
+    options: Options, cycles: Sequence[Cycle], steps: int, reason: str | None, *, has_model: bool, waits: bool
+) -> dict[str, bool | str]:
+    """For each thing that can be collected: true, or why it was not."""
+    traced = [cycle for cycle in cycles if cycle.file]
+    no_trace = reason or "no cycle has ended yet"
+    shaped = any(cycle.shapes for cycle in traced)
+    unasked = "not asked for"
+    return {
+        "step_times": steps > 0 or "no step() was called",
+        "data_wait": waits or "the loop did not go through session.batches()",
+        "trace": bool(traced) or no_trace,
+        "shapes": shaped or (traced[0].note or "left out to keep the pause short" if traced else no_trace),
+        "memory": (bool(traced) or no_trace) if options.memory else f"{unasked}: pass memory=True",
+        "stacks": (bool(traced) or no_trace) if options.stacks else f"{unasked}: pass stacks=True",
+        "telemetry": NOT_YET if options.telemetry else unasked,
+        "model": NOT_YET if has_model else f"{unasked}: pass model=",
+    }

@@ -1,0 +1,136 @@
+"""What replaces hand-written attention? scaled_dot_product_attention, against softmax(scale · Q Kᵀ + mask) V."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from probe.sites import AttentionSite
+from probe.verify.attention_inputs import AttentionInputs, drawn, hard_problems, need_bytes, objection
+from probe.verify.case import Candidate, Case, Problem, Side, Values
+from probe.verify.dtypes import floating
+
+if TYPE_CHECKING:
+    import torch
+
+Forward = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor"], "torch.Tensor"]  # of query, key, value
+
+
+def attention_case(site: AttentionSite) -> Case[AttentionInputs]:
+    """The site's formula and SDPA, on the recorded sizes and on hard inputs.
+
+    Dropout runs in the timing only: the two sides draw different numbers, so values are compared without it.
+    """
+    wrong = objection(site)
+    recorded = partial(drawn, site)
+    return Case(
+        name="attention",
+        original=partial(hand_written, site),
+        candidates=(Candidate("scaled_dot_product_attention", code_line(site), partial(fused, site)),),
+        timed=Problem("recorded sizes", lambda rng: replace(recorded(rng), dropout=site.dropout)),
+        checked=(Problem("recorded sizes", recorded), *hard_problems(site)),
+        need_bytes=0 if wrong else need_bytes(site),
+        objection=wrong,
+    )
+
+
+def hand_written(site: AttentionSite, inputs: AttentionInputs) -> Side:
+    """The original in the recorded dtypes; in float64 throughout where the inputs are."""
+    import torch
+
+    mask = inputs.mask
+    exact = inputs.query.dtype == torch.float64
+    softmax_dtype = None if exact or site.softmax_dtype is None else floating(site.softmax_dtype)
+
+    def forward(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        scores = query @ key.transpose(-2, -1)
+        if site.scale is not None:
+            scores = scores * site.scale
+        if mask is not None:
+            scores = scores + mask if mask.is_floating_point() else scores.masked_fill(mask, -math.inf)
+        weights = torch.softmax(scores, -1, dtype=softmax_dtype).to(query.dtype)
+        if inputs.dropout:
+            weights = torch.nn.functional.dropout(weights, inputs.dropout)
+        return weights @ value
+
+    return attention_side(forward, inputs)
+
+
+def fused(site: AttentionSite, inputs: AttentionInputs) -> Side:
+    """The candidate, as its code line says."""
+    import torch
+
+    mask, causal = inputs.mask, _is_causal(site)
+    scale = 1.0 if site.scale is None else site.scale
+    dropout = inputs.dropout
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        attn_mask = None if mask is None or causal else mask if mask.is_floating_point() else ~mask
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout, is_causal=causal, scale=scale
+        )
+
+    return attention_side(_in_four(attend, inputs.query.dim()), inputs)
+
+
+def _in_four(attend: Forward, dimensions: int) -> Forward:
+    """`attend` for operands of any number of dimensions: [batch, heads, T, D] is what fused kernels take."""
+    if dimensions == 4:
+        return attend
+    if dimensions > 4:
+        return lambda query, key, value: attend(*(t.flatten(0, -4) for t in (query, key, value))).view(
+            *query.shape[:-1], value.shape[-1]
+        )
+    missing = 4 - dimensions
+    return lambda query, key, value: attend(*(t[(None,) * missing] for t in (query, key, value)))[(0,) * missing]
+
+
+def attention_side(forward: Forward, inputs: AttentionInputs) -> Side:
+    """forward(query, key, value), and the gradients of all three where there is a cotangent."""
+    import torch
+
+    cotangent = inputs.cotangent
+    query, key, value = (
+        t.detach().requires_grad_(cotangent is not None) for t in (inputs.query, inputs.key, inputs.value)
+    )
+
+    def call() -> tuple[torch.Tensor, ...]:
+        output = forward(query, key, value)
+        if cotangent is None:
+            return (output,)
+        return (output, *torch.autograd.grad(output, (query, key, value), cotangent))
+
+    return Side(call, lambda returned: Values((returned[0].detach(),), returned[1:]))
+
+
+def code_line(site: AttentionSite) -> str:
+    """The line to paste; `mask` is the site's own, a boolean one with True where hidden. Fused kernels want 4-D."""
+    before, after = _reshaping(site.query)
+    options = {"none": [], "boolean": ["attn_mask=~mask"], "additive": ["attn_mask=mask"]}.get(
+        site.mask, ["is_causal=True"] if _is_causal(site) else ["attn_mask=mask"]
+    )
+    if site.dropout:
+        options = [*options, f"dropout_p={site.dropout!r}"]
+    scale = 1.0 if site.scale is None else site.scale
+    if not math.isclose(scale, max(site.query[-1:], default=1) ** -0.5, rel_tol=1e-6):
+        options = [*options, f"scale={scale!r}"]
+    arguments = ", ".join([f"query{before}", f"key{before}", f"value{before}", *options])
+    return f"F.scaled_dot_product_attention({arguments}){after}"
+
+
+def _reshaping(query: tuple[int, ...]) -> tuple[str, str]:
+    """What makes the operands 4-D, and the output what it was."""
+    missing = 4 - len(query)
+    if missing == 0:
+        return "", ""
+    if missing < 0:
+        return ".flatten(0, -4)", f".unflatten(0, {query[:-3]})"
+    return f"[{', '.join(['None'] * missing)}]", f"[{', '.join(['0'] * missing)}]"
+
+
+def _is_causal(site: AttentionSite) -> bool:
+    """Whether `is_causal` says the same: for T ≠ S it is ambiguous which corner the mask was aligned to."""
+    return site.mask == "causal" and site.query[-2:-1] == site.key[-2:-1]

@@ -1,0 +1,210 @@
+"""Is each replacement of a site faster, and right? Numbers first, then memory, then time; one verdict per candidate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from probe.errors import UsageError
+from probe.findings import Verdict, Verified
+from probe.microbench.harness import Clock, Window, paced, repeats_for
+from probe.sites import Site
+from probe.stats import Summary, summarise
+from probe.units import format_bytes
+from probe.verify.bench import Bench, bench, isolated
+from probe.verify.case import Candidate, Case, I, Side
+from probe.verify.cases import case_of
+from probe.verify.memory import available_bytes, peak_bytes
+from probe.verify.numeric import Baseline, Gate, baselines, gate
+from probe.verify.pairs import measure
+from probe.verify.ratios import Pairs
+from probe.verify.verdict import Memory, decide
+
+BUDGET_S = 60.0
+ROOM = 0.8  # of the available memory may be needed: the rest of the machine goes on living
+WARM_CALLS = 1  # before the repeats are chosen; the check of the numbers has warmed everything else
+ORDER: tuple[Verdict, ...] = ("accept", "trade", "inconclusive", "reject")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one candidate. `reason` says why the verdict is what it is; times are seconds per call."""
+
+    candidate: str
+    code_line: str
+    verified: Verified
+    reason: str
+    seconds_before: Summary | None = None
+    seconds_after: Summary | None = None
+    noise: float | None = None  # how far the same code differed from itself: ratios.Pairs.noise
+
+
+@dataclass(frozen=True)
+class _Ground(Generic[I]):
+    """What all candidates of a case are held against."""
+
+    case: Case[I]
+    bench: Bench
+    baselines: Sequence[Baseline[I]]
+    inputs: I  # what is timed
+    peak_bytes: int | None
+
+
+class _OriginalFailedError(Exception):
+    """The original raised while it was timed; the candidate is not to blame."""
+
+
+def verify(
+    site: Site,
+    *,
+    device: str = "cpu",
+    budget_s: float = BUDGET_S,
+    seed: int = 0,
+    clock: Clock = time.perf_counter,
+) -> tuple[Result, ...]:
+    """Run every candidate of `site` against the original on `device`; the best accepted one comes first.
+
+    Takes about `budget_s` seconds at most: the timing is bounded by it, the numbers are checked in any case.
+    Raises UsageError or UnavailableError for a device or budget that cannot be used; what is wrong with the record
+    or with a candidate is in the results.
+    """
+    return verify_case(case_of(site), bench(device, seed=seed, clock=clock), budget_s)
+
+
+def verify_case(case: Case[I], on: Bench, budget_s: float = BUDGET_S) -> tuple[Result, ...]:
+    """As `verify`, for a case at hand: with the user's own candidates, or the original as its own."""
+    if not budget_s > 0:
+        raise UsageError(f"a budget of {budget_s} s leaves no time to measure; use a positive number of seconds")
+    end = on.clock() + budget_s
+    obstacle = case.objection or _too_large(case, on.device)
+    if obstacle:
+        return tuple(_unresolved(candidate, on, obstacle) for candidate in case.candidates)
+    with isolated(on.device):
+        try:
+            ground = _ground(case, on)
+        except Exception as error:  # whatever torch raises on this record: there is nothing to compare with
+            reason = f"the original does not run here: {_said(error)}"
+            return tuple(_unresolved(candidate, on, reason) for candidate in case.candidates)
+        shares = paced(case.candidates, max(0.0, end - on.clock()), on.clock)
+        return tuple(sorted((_judge(ground, candidate, share_s) for candidate, share_s in shares), key=_rank))
+
+
+def _too_large(case: Case[I], device: str) -> str | None:
+    """Why the recorded sizes do not fit this machine; they are never made smaller in silence."""
+    available = available_bytes(device)
+    if available is None or case.need_bytes <= ROOM * available:
+        return None
+    need, free = format_bytes(case.need_bytes), format_bytes(available)
+    return f"too large for this machine: judging it takes about {need}, {free} are free; verify where it was recorded"
+
+
+def _ground(case: Case[I], on: Bench) -> _Ground[I]:
+    """Run the original: its values, its float64 reference, its memory."""
+    import torch
+
+    against = baselines(case, on.device, on.seed)
+    inputs = case.timed.make(torch.Generator(on.device).manual_seed(on.seed))
+    return _Ground(case, on, against, inputs, peak_bytes(case.original, inputs, on.device))
+
+
+def _judge(ground: _Ground[I], candidate: Candidate[I], budget_s: float) -> Result:
+    """One candidate; an exception of its own is a rejection."""
+    on = ground.bench
+    deadline = on.clock() + budget_s
+    try:
+        numbers = gate(ground.case, candidate.build, ground.baselines)
+        if numbers.failure:
+            return _result(candidate, on, "reject", numbers.failure, numbers)
+        memory = Memory(ground.peak_bytes, peak_bytes(candidate.build, ground.inputs, on.device))
+        pairs = _timed(ground, candidate, deadline - on.clock())
+    except _OriginalFailedError as error:
+        return _unresolved(candidate, on, f"the original does not run here: {_said(error)}")
+    except Exception as error:  # the candidate's: it may be any code
+        return _result(candidate, on, "reject", f"fails: {_said(error)}")
+    return _result(candidate, on, *decide(pairs, memory), numbers, memory, pairs)
+
+
+def _timed(ground: _Ground[I], candidate: Candidate[I], budget_s: float) -> Pairs:
+    """Interleaved pairs of the original and the candidate."""
+    on, inputs = ground.bench, ground.inputs
+    deadline = on.clock() + budget_s
+    repeats_old = _repeats(ground.case.original(inputs), on)
+    repeats_new = _repeats(candidate.build(inputs), on)
+
+    def build() -> tuple[Window, Window]:
+        old = _window(ground.case.original(inputs), repeats_old, on)
+        return _blamed(old), _window(candidate.build(inputs), repeats_new, on)
+
+    return measure(build, deadline - on.clock(), on.seed, on.clock)
+
+
+def _repeats(side: Side, on: Bench) -> int:
+    """Calls per window, so that it is long against the clock and short against a time slice."""
+    on.timer.window(side.call, WARM_CALLS)
+    return repeats_for(lambda calls: on.timer.window(side.call, calls))
+
+
+def _window(side: Side, repeats: int, on: Bench) -> Window:
+    """Seconds per call over one window."""
+    return lambda: on.timer.window(side.call, repeats) / repeats
+
+
+def _blamed(window: Window) -> Window:
+    """An exception in it is the original's."""
+
+    def blamed() -> float:
+        try:
+            return window()
+        except Exception as error:
+            raise _OriginalFailedError(_said(error)) from error
+
+    return blamed
+
+
+def _result(
+    candidate: Candidate[I],
+    on: Bench,
+    verdict: Verdict,
+    reason: str,
+    numbers: Gate | None = None,
+    memory: Memory | None = None,
+    pairs: Pairs | None = None,
+) -> Result:
+    """What is known, in the form of the contract; None for what was not reached."""
+    timed = pairs if pairs is not None and pairs.n else None
+    before, after = numbers.error(gradient=False) if numbers else (None, None)
+    gradient_before, gradient_after = numbers.error(gradient=True) if numbers else (None, None)
+    verified = Verified(
+        verdict=verdict,
+        speedup=timed.speedup if timed else None,
+        interval=timed.interval() if timed else None,
+        n=timed.n if timed else 0,
+        peak_bytes_before=memory.before_bytes if memory else None,
+        peak_bytes_after=memory.after_bytes if memory else None,
+        error_before=before,
+        error_after=after,
+        gradient_error_before=gradient_before,
+        gradient_error_after=gradient_after,
+        device=on.name,
+    )
+    seconds = (summarise(timed.old_s), summarise(timed.new_s), timed.noise) if timed else (None, None, None)
+    return Result(candidate.name, candidate.code_line, verified, reason, *seconds)
+
+
+def _unresolved(candidate: Candidate[I], on: Bench, reason: str) -> Result:
+    """Nothing could be compared."""
+    return _result(candidate, on, "inconclusive", reason)
+
+
+def _rank(result: Result) -> tuple[int, float]:
+    """Accepted ones first, then by speed."""
+    return ORDER.index(result.verified.verdict), -(result.verified.speedup or 0.0)
+
+
+def _said(error: BaseException) -> str:
+    """The exception in one line."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {text[:200]}" if text and not isinstance(error, _OriginalFailedError) else text or name

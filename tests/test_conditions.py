@@ -1,0 +1,36 @@
+"""--fail-on: conditions are read strictly, and hold where the analysis says so."""
+
+from pathlib import Path
+
+import pytest
+from builders import op, step, write
+
+import probe
+from probe.conditions import parse
+from probe.errors import GateFailed, UsageError
+
+
+@pytest.fixture
+def analysis(tmp_path: Path) -> probe.Analysis:
+    tiny = [op("aten::add", 10 * i, 2) for i in range(600)]
+    return probe.analyze(write(tmp_path, [step(1, 0, 6000), *tiny]))
+
+
+@pytest.mark.parametrize("text", ["step>5ms", "step > 0.005 s", "saving>1%", "code=H01", "code=F06, step>5ms"])
+def test_what_holds_fails_the_gate(analysis: probe.Analysis, text: str) -> None:
+    with pytest.raises(GateFailed):
+        for condition in parse(text):
+            condition.check(analysis)
+
+
+@pytest.mark.parametrize("text", ["step>7ms", "saving>100%", "code=F06", "peak_memory>1GiB"])
+def test_what_does_not_hold_passes(analysis: probe.Analysis, text: str) -> None:
+    assert all(condition.check(analysis) is None for condition in parse(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "step", "step>5", "step<5ms", "saving>5ms", "code=fast", "speed>1%", "step>5ms,,"]
+)
+def test_what_is_no_condition_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="write it like"):
+        parse(text)
