@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +12,9 @@ from probe.analyzers.classify import Class, Machine, classify
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
 from probe.analyzers.cost_models.coverage import Coverage, coverage
-from probe.analyzers.cost_models.terms import IDLE, nothing
+from probe.analyzers.cost_models.terms import IDLE, nothing, unknown
 from probe.analyzers.op_table import OpGroups, group_operators, operators
-from probe.analyzers.parts import PartTable, partition, without_profiler
+from probe.analyzers.parts import PartTable, partition, recording_shares, without_profiler
 from probe.analyzers.provenance import caveats, missing_parts, quality, recorded_parts
 from probe.analyzers.roofline import Placement, place
 from probe.analyzers.rules.catalogue import Found, findings
@@ -23,6 +23,7 @@ from probe.analyzers.steps import busy_fraction, recorded_steps, step_times
 from probe.device import Ceilings
 from probe.trace import LaunchShape, Steps, Trace
 
+COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGraph")  # torch.compile's own marks
 ASSUMED_DISPATCH_S = 2e-6  # where it was not measured: one eager operator on a desktop or server core
 
 
@@ -57,19 +58,20 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     groups = group_operators(trace, steps)
     machine = _machine(trace, ceilings, beside.threads)
     attributed = attribute(trace, groups.of_op, groups.name, groups.signature)
-    costs = own_costs(attributed)
+    costs = own_costs(attributed, groups.name)
     placements = tuple(place(cost, ceilings, tf32=_uses_tf32(groups, g)) for g, cost in enumerate(costs))
     classes = tuple(_classify(trace, groups, g, costs[g], placements[g], machine) for g in range(len(costs)))
     bounds = tuple(c.bound for c in classes)
     parts = partition(trace, steps, groups, bounds, machine.dispatch_s)
     recorded = {part: float(parts.of(part).mean()) for part in PARTS}
     rows = _ranked(_operators(trace, steps, groups, costs, placements, classes))
-    context = Context(
-        trace, steps, groups, costs, bounds, machine, sum(recorded.values()), recorded, beside.data_wait_s
-    )  # fmt: skip
-    found = findings(context, {row.group: index for index, row in enumerate(rows)})
     times = beside.timed or step_times(steps)
-    time_s, interval_s, correction = _time(parts, recorded, times.bare_mean_s)
+    shares = recording_shares(trace, groups, bounds, machine.dispatch_s)
+    bare, correction = without_profiler(recorded, times.bare_mean_s, shares)
+    step_s = sum(bare.values())
+    time_s: dict[str, float | None] = {"step": step_s, **bare}
+    context = Context(trace, steps, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s)
+    found = findings(context, {row.group: index for index, row in enumerate(rows)})
     said = caveats(trace, _coverage(trace, groups, attributed), ceilings)
     analysis = Analysis(
         source=source,
@@ -78,7 +80,7 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
         steps=times,
         bound=_bound(time_s),
         time_s=time_s,
-        time_interval_s=interval_s,
+        time_interval_s=_intervals(parts, recorded, bare),
         utilisation=_utilisation(trace, steps, rows, time_s, beside.datasheet),
         ops=tuple(replace(row.operator, index=index) for index, row in enumerate(rows)),
         findings=tuple(f.finding for f in found),
@@ -100,11 +102,22 @@ class _Row:
     cost: Cost
 
 
-def own_costs(attributed: GroupCosts) -> tuple[Cost, ...]:
+def own_costs(attributed: GroupCosts, names: Sequence[str]) -> tuple[Cost, ...]:
     """What an average call of each group does itself: a group that hands all its work on is a wrapper."""
     return tuple(
-        nothing("wrapper") if cost.kind not in IDLE and attributed.delegates(group) else _own(cost, attributed, group)
+        _own(cost, attributed, group) if not _is_wrapper(cost, attributed, group) else _wrapper(names[group])
         for group, cost in enumerate(attributed.cost)
+    )
+
+
+def _is_wrapper(cost: Cost, attributed: GroupCosts, group: int) -> bool:
+    return cost.kind == "wrapper" or (cost.kind not in IDLE and attributed.delegates(group))
+
+
+def _wrapper(name: str) -> Cost:
+    """An operator that only calls others; what a compiled region does itself, a CPU's trace does not show."""
+    return (
+        unknown("runs compiled code that the trace does not show") if name.startswith(COMPILED) else nothing("wrapper")
     )
 
 
@@ -207,20 +220,17 @@ def _ranked(rows: list[_Row]) -> list[_Row]:
     return sorted(rows, key=lambda r: (-(r.operator.recoverable_s or 0.0), -r.operator.share_fraction, r.operator.name))
 
 
-def _time(
-    parts: PartTable, recorded: dict[str, float], bare_s: float | None
-) -> tuple[dict[str, float | None], dict[str, tuple[float, float] | None], str | None]:
-    """Mean parts of the bare step, their range over steps, and how they were corrected for the profiler."""
-    corrected, correction = without_profiler(recorded, bare_s)
+def _intervals(
+    parts: PartTable, recorded: dict[str, float], corrected: dict[str, float]
+) -> dict[str, tuple[float, float] | None]:
+    """The range of each part over steps, corrected as its mean was."""
     intervals: dict[str, tuple[float, float] | None] = {}
     for part in PARTS:
-        scale = corrected[part] / recorded[part] if recorded[part] else 0.0
-        seconds = parts.of(part) * scale
+        seconds = parts.of(part) * (corrected[part] / recorded[part] if recorded[part] else 0.0)
         intervals[part] = (float(seconds.min()), float(seconds.max()))
     whole = parts.seconds.sum(axis=0)
-    scale = sum(corrected.values()) / float(whole.mean()) if whole.mean() else 0.0
-    step = (float(whole.min()) * scale, float(whole.max()) * scale)
-    return {"step": sum(corrected.values()), **corrected}, {"step": step, **intervals}, correction
+    whole = whole * (sum(corrected.values()) / float(whole.mean()) if whole.mean() else 0.0)
+    return {"step": (float(whole.min()), float(whole.max())), **intervals}
 
 
 def _bound(time_s: dict[str, float | None]) -> Bound:

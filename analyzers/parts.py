@@ -12,6 +12,7 @@ from probe.analysis import PARTS, Bound
 from probe.analyzers.op_table import OpGroups
 from probe.intervals import Intervals, clip, difference, intersection, union
 from probe.trace import DeviceWork, Int64s, Mask, Steps, Trace
+from probe.units import format_time
 
 LOADER = "enumerate(DataLoader)"  # the start of the name that torch gives to the wait for a batch
 SYNCHRONISATIONS = ("Synchronize", "cudaMemcpy", "hipMemcpy", "StreamWait", "EventQuery")
@@ -178,27 +179,50 @@ def exclusive(start: Int64s, end: Int64s, parent: npt.NDArray[np.int32], keep: M
     return begins[by_begin], stops[by_stop], owners[by_begin]
 
 
-def without_profiler(mean: dict[str, float], bare_s: float | None) -> tuple[dict[str, float], str | None]:
+def recording_shares(trace: Trace, groups: OpGroups, bounds: tuple[Bound, ...], dispatch_s: float) -> dict[str, float]:
+    """In which parts the profiler's own work lies: recording an operator lengthens what encloses its call.
+
+    That is the operator that made the call, or the gap before it. On a device it is the host's dispatching.
+    """
+    thread = main_thread(trace)
+    rows = np.flatnonzero((trace.host_ops.thread == thread) & (groups.step_of_op >= 0))
+    if trace.on_device or not len(rows):
+        return {"overhead": 1.0}
+    parent = trace.host_ops.parent[rows]
+    kinds = np.array([bounds[g] for g in groups.of_op], dtype="<U16")
+    top = rows[parent < 0]
+    pause = np.diff(trace.host_ops.start_ns[top], prepend=trace.host_ops.start_ns[top[:1]])
+    pause[1:] -= (trace.host_ops.end_ns - trace.host_ops.start_ns)[top[:-1]]
+    long_gaps = int((pause > 5 * dispatch_s * 1e9).sum())
+    names, counts = np.unique(kinds[parent[parent >= 0]], return_counts=True)
+    found = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    found["host"] = found.get("host", 0) + long_gaps
+    found["overhead"] = found.get("overhead", 0) + len(top) - long_gaps
+    return {part: count / len(rows) for part, count in found.items()}
+
+
+def without_profiler(
+    mean: dict[str, float], bare_s: float | None, shares: dict[str, float]
+) -> tuple[dict[str, float], str | None]:
     """The parts of a step that ran without the profiler, and how they were corrected.
 
-    The profiler costs about a microsecond per operator, which is dispatch time: what it added is taken from
-    `overhead` first. What overhead cannot carry is taken from all parts in proportion.
+    What the profiler added is taken from the parts in the given shares, as far as each can carry it; what is left
+    over, or a bare step that took longer than the recorded ones, is spread over all parts in proportion.
     """
     total = sum(mean.values())
     if bare_s is None or total <= 0:
         return mean, None
-    excess = total - bare_s
-    from_overhead = min(max(excess, 0.0), mean["overhead"])
-    reduced = {**mean, "overhead": mean["overhead"] - from_overhead}
-    rest = total - from_overhead
+    excess = max(total - bare_s, 0.0)
+    taken = {part: min(shares.get(part, 0.0) * excess, value) for part, value in mean.items()}
+    reduced = {part: value - taken[part] for part, value in mean.items()}
+    rest = sum(reduced.values())
     scale = bare_s / rest if rest > 0 else 1.0
     corrected = {part: value * scale for part, value in reduced.items()}
-    return corrected, _correction(excess, from_overhead, scale)
+    return corrected, _correction(sum(taken.values()), scale)
 
 
-def _correction(excess: float, from_overhead: float, scale: float) -> str | None:
-    if abs(excess) < 1e-9:
-        return None
-    taken = f"{from_overhead * 1e3:.3g} ms of the profiler's own time were taken from overhead" if from_overhead else ""
-    scaled = f"all parts were scaled by {scale:.3f} to the bare step" if abs(scale - 1) > 1e-3 else ""
-    return "parts are for the bare step: " + ", ".join(t for t in (taken, scaled) if t)
+def _correction(taken_s: float, scale: float) -> str | None:
+    removed = f"{format_time(taken_s)} of the profiler's own time were taken out" if taken_s else ""
+    scaled = f"all parts were scaled by {scale:.3f}" if abs(scale - 1) > 1e-3 else ""
+    said = ", ".join(t for t in (removed, scaled) if t)
+    return f"parts are for the bare step: {said}" if said else None

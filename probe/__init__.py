@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from probe.api import load as load
     from probe.api import register_cost as register_cost
     from probe.api import roofline as roofline
-    from probe.api import verify as verify
     from probe.session import annotate as annotate
     from probe.session import profile as profile
     from probe.trace import Trace as Trace
@@ -34,7 +33,6 @@ _HOMES = {
     "load": "probe.api",
     "register_cost": "probe.api",
     "roofline": "probe.api",
-    "verify": "probe.api",
     "analyze": "probe.api",
     "Analysis": "probe.api",
     "Trace": "probe.trace",

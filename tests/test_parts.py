@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from probe.analysis import PARTS, Bound
 from probe.analyzers.op_table import group_operators
-from probe.analyzers.parts import exclusive, partition, without_profiler
+from probe.analyzers.parts import exclusive, partition, recording_shares, without_profiler
 from probe.analyzers.steps import recorded_steps
 from probe.chrome_trace import read
 from probe.trace import Trace
@@ -100,18 +100,36 @@ def test_exclusive_pieces_are_self_time(tmp_path: Path) -> None:
     assert np.bincount(rows, weights=ends - starts).tolist() == ops.self_ns.tolist()
 
 
-def test_the_profilers_time_is_taken_from_overhead_first() -> None:
+def test_the_profilers_time_is_taken_from_where_it_lies() -> None:
     mean = dict.fromkeys(PARTS, 0.0) | {"compute": 6.0, "overhead": 3.0, "host": 1.0}
-    corrected, said = without_profiler(mean, 8.0)
+    corrected, said = without_profiler(mean, 8.0, {"overhead": 1.0})
     assert corrected == mean | {"overhead": 1.0}
     assert said is not None
-    scaled, _ = without_profiler(mean, 3.5)
+    split, _ = without_profiler(mean, 8.0, {"overhead": 0.5, "compute": 0.5})
+    assert (split["overhead"], split["compute"]) == (2.0, 5.0)
+    scaled, _ = without_profiler(mean, 3.5, {"overhead": 1.0})
     assert scaled["overhead"] == 0
     assert sum(scaled.values()) == pytest.approx(3.5)
     assert scaled["compute"] / scaled["host"] == pytest.approx(6.0)
-    slower, _ = without_profiler(mean, 11.0)
+    slower, _ = without_profiler(mean, 11.0, {"overhead": 1.0})
     assert sum(slower.values()) == pytest.approx(11.0)
-    assert without_profiler(mean, None) == (mean, None)
+    assert without_profiler(mean, None, {}) == (mean, None)
+
+
+def test_recording_lengthens_what_encloses_the_call(tmp_path: Path) -> None:
+    events = [
+        step(1, 0, 300),
+        op("outer", 10, 50),
+        op("a", 20, 5),
+        op("b", 30, 5),
+        op("near", 65, 5),
+        op("far", 200, 5),
+    ]
+    trace = read(write(tmp_path, events))
+    groups = group_operators(trace, recorded_steps(trace))
+    bounds: tuple[Bound, ...] = tuple("memory" if n == "outer" else "overhead" for n in groups.name)
+    shares = recording_shares(trace, groups, bounds, DISPATCH_S)
+    assert shares == {"memory": 2 / 5, "overhead": 2 / 5, "host": 1 / 5}
 
 
 def test_operators_with_shapes(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ class Context:
     costs: tuple[Cost, ...]  # per group, of one call
     bounds: tuple[Bound, ...]  # per group
     machine: Machine
-    step_s: float  # mean recorded step
-    parts: dict[str, float]  # mean seconds per part of the recorded step
+    step_s: float  # mean step, bare where that is known
+    parts: dict[str, float]  # its mean seconds per part
     data_wait_s: float | None = None  # mean wait for data per step, where the session measured it
 
     @cached_property

@@ -18,6 +18,8 @@ from probe.errors import ProbeError
 # typer carries its own copy of click in some versions; its public error class leads to that copy's base class.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
+STOPPED = 130  # what a shell reports of a program ended by Ctrl-C: 128 + SIGINT
+
 app = typer.Typer(
     name="probe",
     help="Where does the time go, what is the limit, what do I change?",
@@ -47,15 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
         sys.stdout.flush()
+        if result == STOPPED:  # typer turns Ctrl-C into this result
+            return _complain("stopped", STOPPED)
         return result if isinstance(result, int) else 0
     except ProbeError as error:
         return _complain(str(error), error.exit_code)
     except _ClickError as error:
         return _complain(_usage(error), 2)
-    except typer.Abort:
-        return _complain("stopped", 130)
-    except KeyboardInterrupt:
-        return _complain("stopped", 130)
+    except (typer.Abort, KeyboardInterrupt):
+        return _complain("stopped", STOPPED)
     except BrokenPipeError:
         # The reader of our output went away; point stdout elsewhere so that the interpreter's flush is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

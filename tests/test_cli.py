@@ -1,0 +1,200 @@
+"""Every command, called in-process: exit codes, one line for each error, one JSON object and nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import GPU, gpu_step, op, step, write
+
+from probe.cli import main
+
+SAMPLES = Path(__file__).parent.parent / "sample_traces"
+
+
+class Ran:
+    """What a command line printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def assert_one_line(self, code: int, *words: str) -> None:
+        assert self.code == code, self.err
+        assert self.err.count("\n") == 1, self.err
+        assert self.err.startswith("probe: ")
+        assert "Traceback" not in self.err
+        for word in words:
+            assert word in self.err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> Ran:
+        code = main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return write(tmp_path, gpu_step(), deviceProperties=GPU)
+
+
+def test_help_everywhere(run: Any) -> None:
+    for command in ((), ("run",), ("run", "microbench"), ("doctor",), ("analyze",), ("verify",)):
+        ran = run(*command, "--help")
+        assert ran.code == 0
+        assert "Usage" in ran.out
+
+
+def test_version(run: Any) -> None:
+    assert run("--version").out.startswith("probe ")
+
+
+def test_analyze_prints_a_report_without_colour_codes(run: Any, trace: Path) -> None:
+    ran = run("analyze", trace)
+    assert ran.code == 0
+    assert "addmm" in ran.out
+    assert "\x1b" not in ran.out
+    assert ran.err == ""
+
+
+def test_analyze_json_has_the_keys_of_the_contract(run: Any, trace: Path) -> None:
+    content = run("analyze", trace, "--json").json
+    assert next(iter(content)) == "schema"
+    assert {
+        "schema", "source", "quality", "ceilings", "steps", "bound", "time_s", "time_interval_s", "utilisation", "ops",
+        "findings", "ranks", "memory", "warnings",
+    } <= content.keys()  # fmt: skip
+    assert set(content["time_s"]) == {
+        "step", "compute", "memory", "latency", "overhead", "communication", "host", "idle", "unknown",
+    }  # fmt: skip
+    assert {
+        "index", "name", "shapes", "dtypes", "calls", "self_s", "device_s", "spread_s", "share_fraction", "flops",
+        "bytes", "intensity", "achieved_flops_per_s", "achieved_bytes_per_s", "roof_fraction", "bound", "limiter",
+        "evidence", "recoverable_s", "module", "kernels",
+    } <= content["ops"][0].keys()  # fmt: skip
+    assert [o["index"] for o in content["ops"]] == list(range(len(content["ops"])))
+
+
+def test_a_run_directory_and_the_newest_run(run: Any, tmp_path: Path) -> None:
+    named = run("analyze", SAMPLES / "starved_loader", "--json").json
+    assert named["source"]["kind"] == "run"
+    assert named["steps"]["n"] == 24
+    assert named["steps"]["bare_mean_s"] and named["steps"]["profiled_mean_s"]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(SAMPLES / "starved_loader")
+    assert run("analyze", "--json").json["source"]["path"] == "runs/mine"
+
+
+def test_reports_are_written(run: Any, trace: Path, tmp_path: Path) -> None:
+    assert run("analyze", trace, "--md", "r.md", "--html", "r.html").code == 0
+    assert "aten::addmm" in (tmp_path / "r.md").read_text()
+    page = (tmp_path / "r.html").read_text()
+    assert "addmm" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_hostile_names_stay_text_in_the_page(run: Any, tmp_path: Path) -> None:
+    bad = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\x1b[31m'
+    run("analyze", write(tmp_path, [step(1, 0, 100), op(bad, 1, 90)]), "--html", "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "\x1b" not in page
+
+
+def test_a_report_that_cannot_be_written(run: Any, trace: Path) -> None:
+    run("analyze", trace, "--md", "/proc/nowhere/r.md").assert_one_line(2, "/proc/nowhere/r.md")
+
+
+def test_fail_on(run: Any, trace: Path) -> None:
+    run("analyze", trace, "--fail-on", "step>1us").assert_one_line(3, "step is")
+    assert run("analyze", trace, "--fail-on", "step>1s").code == 0
+    run("analyze", trace, "--fail-on", "speed>1").assert_one_line(2, "write it like")
+
+
+def test_explain_needs_no_source(run: Any) -> None:
+    assert "attention" in run("analyze", "--explain", "F06").out
+    run("analyze", "--explain", "F99").assert_one_line(2, "F99", "F06")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("analyze", "missing.json"), 2, "no such file"),
+        (("analyze",), 2, "no run in it"),
+        (("analyze", "."), 2, "run.json"),
+        (("analyze", "--frobnicate"), 2, "frobnicate"),
+        (("analyse",), 2, "analyse"),
+        (("run", "train.py"), 2, "train.py"),
+        (("run", "microbench", "no_such_suite"), 2, "no_such_suite"),
+        (("run", "microbench", "--device", "cuda:7"), 4, "CUDA"),
+        (("run", "microbench", "--device", "tpu"), 2, "tpu"),
+        (("verify", "missing"), 2, "missing"),
+        (("analyze", "--top", "0"), 2, "top"),
+        (("analyze", "x.json", "--ceilings", "none.json"), 2, "x.json"),
+    ],
+)
+def test_errors_are_one_line(run: Any, arguments: tuple[str, ...], code: int, word: str) -> None:
+    run(*arguments).assert_one_line(code, word)
+
+
+def test_ceilings_that_cannot_be_read(run: Any, trace: Path, tmp_path: Path) -> None:
+    run("analyze", trace, "--ceilings", "none.json").assert_one_line(2, "none.json")
+    (tmp_path / "old.json").write_text('{"schema": "probe.ceilings/0"}')
+    run("analyze", trace, "--ceilings", "old.json").assert_one_line(2, "measure again")
+
+
+def test_microbench_list(run: Any) -> None:
+    listed = run("run", "microbench", "--list").out
+    for suite in ("cache_latency", "memory_bandwidth", "matmul", "saxpy", "launch", "storage"):
+        assert suite in listed
+
+
+def test_microbench_writes_json_and_refuses_to_overwrite(run: Any, tmp_path: Path) -> None:
+    ran = run("run", "microbench", "launch", "--quick", "--json", "-o", "m.json")
+    assert ran.code == 0, ran.err
+    assert ran.json == json.loads((tmp_path / "m.json").read_text())
+    assert {m["suite"] for m in ran.json["measurements"]} == {"launch"}
+    assert ran.json["ceilings"]["launch_s"] > 0
+    run("run", "microbench", "launch", "--quick", "-o", "m.json").assert_one_line(2, "m.json", "--force")
+
+
+def test_doctor(run: Any) -> None:
+    assert "Python" in run("doctor").out
+    content = run("doctor", "--json").json
+    assert content["schema"] == "probe.doctor/1"
+    assert {"name", "ok", "found", "means", "remedy"} <= content["checks"][0].keys()
+
+
+def test_verify_runs_the_suggestions_of_a_run(run: Any) -> None:
+    content = run("verify", SAMPLES / "transformer_step", "--code", "f06", "--budget", "4", "--json").json
+    verified = {f["code"]: f["verified"] for f in content["findings"]}
+    assert verified["F06"]["verdict"] in ("accept", "trade", "inconclusive", "reject")
+    assert verified["F24"] is None
+    assert content["candidates"] == []
+    run("verify", SAMPLES / "starved_loader", "--code", "F06").assert_one_line(2, "F06")
+
+
+def test_a_defect_of_our_own_is_1_and_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probe.doctor.examine", lambda: 1 / 0)
+    ran = run("doctor")
+    assert ran.code == 1
+    assert "defect of probe's own" in ran.err
+
+
+def test_ctrl_c_is_quiet(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("probe.doctor.examine", interrupted)
+    run("doctor").assert_one_line(130, "stopped")
