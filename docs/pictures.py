@@ -6,6 +6,7 @@ Usage: python docs/pictures.py
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -44,13 +45,13 @@ def picture(
 
 
 def main() -> None:
+    os.chdir(ROOT)
     results = sorted((ROOT / "microbench" / "results").glob("*.json"))
     for path in results[:1]:
         picture(
             "microbench", "probe run microbench", result=msgspec.json.decode(path.read_bytes(), type=MicrobenchResult)
         )
-    sample = ROOT / "sample_traces" / "transformer_step"
-    analysis = probe.analyze(sample, ceilings=ROOT / "sample_traces" / "ceilings.json")
+    analysis = probe.analyze("sample_traces/transformer_step", ceilings="sample_traces/ceilings.json")
     picture("report", "probe analyze sample_traces/transformer_step", report.render(analysis))
 
 

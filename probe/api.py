@@ -76,7 +76,7 @@ def verify(
         raise UsageError(f"no suggestion for {asked} in {diagnosis.analysis.source.path} can be run; see probe analyze")
     share_s = budget_s / max(len(chosen), 1)
     results = {id(f.finding): verify_site(f.site, budget_s=share_s) for f in chosen if f.site is not None}
-    findings = tuple(_with_verdict(f, results.get(id(f), ())) for f in diagnosis.analysis.findings)
+    findings = tuple(_with_verdict(f.finding, results.get(id(f.finding), ())) for f in diagnosis.found)
     return _presentable(replace(diagnosis.analysis, findings=findings))
 
 
@@ -85,9 +85,7 @@ def _with_verdict(finding: Finding, results: Sequence[Result]) -> Finding:
     if not results:
         return finding
     told = [replace(r.verified, candidate=r.candidate, reason=r.reason) for r in results]
-    accepted = results[0].verified.verdict == "accept"
-    how = results[0].code_line if accepted else finding.how
-    return replace(finding, verified=told[0], alternatives=tuple(told[1:]), how=how)
+    return replace(finding, verified=told[0], alternatives=tuple(told[1:]))
 
 
 def _asked(finding: Finding, codes: Sequence[str], op: int | None) -> bool:

@@ -24,11 +24,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from probe.collectors import kineto_log
 from probe.files import atomic_path
 
 STEP_MARK = "ProfilerStep#"  # the name that torch's own schedule uses and that readers look for
 INCOMPLETE_MARK = "probe: incomplete step "
-SILENT = "6"  # kineto's levels end at 5 (USDT); a larger one lets nothing pass
 _EVENT = b'"ph": "X"'
 _CHUNK = 1 << 20
 
@@ -80,7 +80,7 @@ class Recording:
     def prepare(self) -> None:
         """Let kineto set up what it needs (on a GPU: CUPTI); the steps that follow are not recorded."""
         self._profile = _kineto_profile(**self._options)
-        with self._timed("prepare"), _kineto_silenced():
+        with self._timed("prepare"), kineto_log.silenced():
             self._profile.prepare_trace()
         _autograd().profiler._is_profiler_enabled = _PREPARED
         self.state = "prepared"
@@ -192,19 +192,6 @@ def _kineto_profile(*, shapes: bool, memory: bool, stacks: bool) -> Any:
         with contextlib.suppress(TypeError):  # older than trace_only
             options["experimental_config"] = config(trace_only=True)
     return torch.profiler._KinetoProfile(activities=activities, **options)
-
-
-@contextlib.contextmanager
-def _kineto_silenced() -> Iterator[None]:
-    """Keep kineto's log lines off standard error, unless the user chose a level."""
-    if "KINETO_LOG_LEVEL" in os.environ:
-        yield
-        return
-    os.environ["KINETO_LOG_LEVEL"] = SILENT
-    try:
-        yield
-    finally:
-        os.environ.pop("KINETO_LOG_LEVEL", None)
 
 
 def _compress(plain: Path, part: Path, renamed: dict[bytes, bytes]) -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+from probe.collectors import kineto_log
 from probe.doctor.check import Check, broken, unknown, works
 from probe.doctor.machine import Machine
 
@@ -82,21 +81,9 @@ def profiler(machine: Machine) -> Iterator[Check]:
 def _record(machine: Machine) -> int:
     """Events of a tiny profile. The low-level profiler: torch.profiler imports torch._inductor, about a second."""
     assert machine.torch is not None
-    with _quiet_kineto(), machine.torch.autograd.profiler.profile(use_kineto=True) as profile:
+    with kineto_log.silenced(), machine.torch.autograd.profiler.profile(use_kineto=True) as profile:
         machine.torch.ones(2).add(1)
     return len(profile.kineto_results.events())
-
-
-@contextmanager
-def _quiet_kineto() -> Iterator[None]:
-    """Kineto 2.13 logs each start and stop to standard error at its default level; 6 is above all of its levels."""
-    before = os.environ.get("KINETO_LOG_LEVEL")
-    os.environ["KINETO_LOG_LEVEL"] = before or "6"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["KINETO_LOG_LEVEL"]
 
 
 def compiler(machine: Machine) -> Iterator[Check]:

@@ -34,15 +34,16 @@ def _paragraph(finding: Finding, best: Verified) -> RenderableType:
     blocks: list[RenderableType] = [title]
     for result in (best, *finding.alternatives):
         blocks += _candidate(result)
-    if finding.how:
+    if finding.how and best.verdict in ("accept", "trade"):
         blocks.append(Padding(Text.assemble(("→ ", "green"), (printable(finding.how), "cyan")), (0, 0, 0, 2)))
     return Group(*blocks, Text())
 
 
 def _candidate(result: Verified) -> list[RenderableType]:
     """One replacement: the verdict with its speed, then why, errors and memory."""
-    verdict = Text.assemble((f"{result.verdict:12}", STYLES[result.verdict]), f" {result.candidate}: {speed(result)}")
-    details = [result.reason or "", errors(result), memory(result), f"on {printable(result.device)}"]
+    why = printable(result.reason or speed(result))
+    verdict = Text.assemble((f"{result.verdict:12}", STYLES[result.verdict]), f" {result.candidate}: {why}")
+    details = [errors(result), memory(result), f"on {printable(result.device)}"]
     body = " · ".join(detail for detail in details if detail)
     return [Padding(verdict, (0, 0, 0, 2)), Padding(Text(body, style="dim"), (0, 0, 0, 15))]
 

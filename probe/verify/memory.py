@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from probe import cpu_info
+from probe.collectors import kineto_log
 from probe.verify.case import I, Side
 
 
@@ -39,7 +40,7 @@ def _cpu_peak(build: Callable[[I], Side], inputs: I) -> int | None:
     autograd: Any = torch.autograd
     if autograd._profiler_enabled():  # only one can record at a time
         return None
-    with profile(use_kineto=True, profile_memory=True) as recorded:
+    with kineto_log.silenced(), profile(use_kineto=True, profile_memory=True) as recorded:
         build(inputs).call()
     allocated = peak = 0
     for event in _memory_events(recorded):
