@@ -6,15 +6,15 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help microbench test lint gpu bench samples clean
+.PHONY: help microbench test lint gpu bench samples pictures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 microbench: $(VENV)/run.stamp  ## set everything up and measure this machine's roofs
-	$(BIN)/probe run microbench
+	@$(BIN)/probe run microbench
 
-test: $(VENV)/test.stamp lint  ## set everything up, lint, and run all tests
+test: lint  ## set everything up, lint, and run all tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/test.stamp  ## style, types and direction of imports
@@ -24,30 +24,18 @@ lint: $(VENV)/test.stamp  ## style, types and direction of imports
 	$(BIN)/lint-imports
 
 # The GPU machine may have no network: what is there is used, whether an environment was made or not.
-gpu:  ## on a machine with a GPU: its tests, its microbenchmarks, recorded traces (results in $$OUT, default build/gpu)
+gpu:  ## on a machine with a GPU: its tests, its microbenchmarks, recorded runs (results in $$OUT, default build/gpu)
 	PYTHON=$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.sh
 
-bench: $(VENV)/run.stamp  ## set everything up and measure this machine's roofs
-	$(BIN)/probe run microbench
-
-test: $(VENV)/test.stamp lint  ## set everything up, lint, and run all tests
-	$(BIN)/python -m pytest
-
-lint: $(VENV)/test.stamp  ## style, types and direction of imports
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-
-gpu: $(VENV)/run.stamp  ## on a machine with a GPU: its tests, its microbenchmarks, a recorded trace (results in $$OUT)
-	PYTHON=$(BIN)/python benchmarks/gpu.sh
-
-bench: $(VENV)/test.stamp  ## accuracy of the microbenchmarks and overhead of the profiler, as ratios
+bench: $(VENV)/test.stamp  ## accuracy of the microbenchmarks, overhead of the profiler, as ratios
 	$(BIN)/python benchmarks/microbench_accuracy.py
 	$(BIN)/python benchmarks/overhead.py
 
 samples: $(VENV)/run.stamp  ## record sample_traces/ again
 	$(BIN)/python sample_traces/record.py
+
+pictures: $(VENV)/run.stamp  ## draw the README's pictures again
+	$(BIN)/python docs/pictures.py
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -65,3 +65,10 @@ def test_imports_point_down() -> None:
         cwd=ROOT,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_make_has_no_doubled_target() -> None:
+    """A target that is written twice silently loses one of its recipes."""
+    listed = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert listed.stderr == ""
+    assert {"microbench", "test", "lint", "gpu"} <= {line.split()[0] for line in listed.stdout.splitlines()}
