@@ -13,6 +13,7 @@ from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
 from probe.analyzers.cost_models.coverage import Coverage, coverage
 from probe.analyzers.cost_models.terms import IDLE, nothing, unknown
+from probe.analyzers.launch_queue import empty_queue_fractions, queue_text
 from probe.analyzers.op_table import OpGroups, group_operators, operators
 from probe.analyzers.parts import PartTable, partition, recording_shares, without_profiler
 from probe.analyzers.provenance import caveats, missing_parts, quality, recorded_parts
@@ -72,10 +73,11 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     time_s: dict[str, float | None] = {"step": step_s, **bare}
     context = Context(trace, steps, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s)
     found = findings(context, {row.group: index for index, row in enumerate(rows)})
-    said = caveats(trace, _coverage(trace, groups, attributed), ceilings)
+    covered = _coverage(trace, groups, attributed)
+    said = caveats(trace, covered, ceilings)
     analysis = Analysis(
         source=source,
-        quality=quality(trace, groups.excluded_work),
+        quality=quality(trace, groups.excluded_work, covered),
         ceilings=ceilings,
         steps=times,
         bound=_bound(time_s),
@@ -180,10 +182,12 @@ def _operators(
     classes: tuple[Class, ...],
 ) -> list[_Row]:  # fmt: skip
     """The groups as rows of the report, with what they cost and what bounds them."""
+    queue = empty_queue_fractions(trace, groups.of_kernel, len(costs))
     rows = []
     for group, operator in operators(groups, steps, trace.on_device):
         time_s, _ = _per_call(groups, group, trace.on_device)
         described = _described(operator, costs[group], placements[group], classes[group], time_s)
+        described = replace(described, evidence=(*described.evidence, *queue_text(float(queue[group]))))
         rows.append(_Row(group, described, costs[group]))
     return rows
 

@@ -30,7 +30,7 @@ def caveats(trace: Trace, covered: Coverage, ceilings: Ceilings) -> Iterator[str
         yield "ceilings are of a --quick measurement; `probe run microbench` measures them fully"
 
 
-def quality(trace: Trace, excluded_work: int) -> TraceQuality:
+def quality(trace: Trace, excluded_work: int, covered: Coverage) -> TraceQuality:
     """How many events stand behind the figures, and why others do not."""
     read = trace.quality
     reasons = (
@@ -42,6 +42,7 @@ def quality(trace: Trace, excluded_work: int) -> TraceQuality:
         included=read.events - excluded,
         excluded=excluded,
         reasons=tuple(f"{count} {reason}" for count, reason in reasons if count),
+        known_cost_fraction=covered.known_fraction,
     )
 
 

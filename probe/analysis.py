@@ -35,6 +35,7 @@ class TraceQuality:
     included: int
     excluded: int
     reasons: tuple[str, ...]
+    known_cost_fraction: float | None = None  # of device time (CPU: self time), in operators whose cost is known
 
 
 @dataclass(frozen=True)

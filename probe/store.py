@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import platformdirs
 
 from probe.device import Ceilings, Device, Level
 from probe.errors import CeilingsError
+from probe.files import write_atomically
 from probe.measurement import SCHEMA as MICROBENCH_SCHEMA
 from probe.schema import to_jsonable
 
@@ -57,7 +57,8 @@ def save(ceilings: Ceilings, device: Device) -> Path:
     content = {"schema": SCHEMA, "device": device, "ceilings": combined}
     text = json.dumps(to_jsonable(content), indent=2, allow_nan=False) + "\n"
     try:
-        _write_atomically(path, text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
     except OSError as failed:
         reason = failed.strerror or str(failed)
         remedy = f"set {CACHE_DIRECTORY_VARIABLE} to a directory you can write"
@@ -97,21 +98,6 @@ def _filled(old: Level | None, new: Level) -> Level:
     return Level(
         new.capacity_bytes or old.capacity_bytes, new.latency_s or old.latency_s, new.bytes_per_s or old.bytes_per_s
     )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write through a file in the same directory, so that the rename is one step on every file system."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def find(device_key: str) -> Ceilings | None:

@@ -8,6 +8,7 @@ from builders import GPU, copy, event, gpu_step, kernel, launch, op, shapes, ste
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import probe
 from probe.analysis import PARTS, Bound
 from probe.analyzers.op_table import group_operators
 from probe.analyzers.parts import exclusive, partition, recording_shares, without_profiler
@@ -135,3 +136,13 @@ def test_recording_lengthens_what_encloses_the_call(tmp_path: Path) -> None:
 def test_operators_with_shapes(tmp_path: Path) -> None:
     trace = read(write(tmp_path, [step(1, 0, 10), op("aten::mm", 0, 10, **shapes([2, 2], [2, 2]))]))
     assert parts(trace, {"aten::mm": "compute"}) == {"compute": 10}
+
+
+def test_parts_add_up_on_every_real_trace(foreign_traces: Path) -> None:
+    for path in sorted(foreign_traces.rglob("*.json.gz")):
+        analysis = probe.analyze(path)
+        total = sum(v or 0.0 for k, v in analysis.time_s.items() if k != "step")
+        assert total == pytest.approx(analysis.time_s["step"], rel=0.01), path
+        for part in PARTS:
+            low, high = analysis.time_interval_s[part] or (0.0, 0.0)
+            assert low - 1e-12 <= (analysis.time_s[part] or 0.0) <= high + 1e-12, (path, part)

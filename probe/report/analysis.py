@@ -122,6 +122,10 @@ def fact_lines(analysis: Analysis) -> Iterator[tuple[str, str]]:
     if busy is not None:
         doing = "an operator runs" if analysis.source.device_kind == "cpu" else "the device is busy"
         yield "busy", f"{doing} during {format_fraction(busy)} of the recorded steps"
+    known = analysis.quality.known_cost_fraction
+    if known is not None:
+        what = "device" if uses_device(analysis) else "operator"
+        yield "costs", f"known for {format_fraction(known)} of the {what} time"
     if analysis.ceilings is not None:
         yield "ceilings", _ceilings(analysis.ceilings)
     yield "recorded", " · ".join(analysis.recorded) or "nothing"
