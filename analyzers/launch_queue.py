@@ -27,7 +27,9 @@ def empty_queue_fractions(trace: Trace, of_kernel: Int32s, groups: int) -> npt.N
     counted = known & (of_kernel >= 0)
     total = np.bincount(of_kernel[counted], minlength=groups)
     empty = np.bincount(of_kernel[counted & prompt], minlength=groups)
-    return np.divide(empty, total, out=np.full(groups, np.nan), where=total > 0)
+    fractions = np.full(groups, np.nan)
+    np.divide(empty, total, out=fractions, where=total > 0)
+    return fractions
 
 
 def queue_text(fraction: float) -> tuple[str, ...]:
