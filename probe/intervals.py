@@ -51,8 +51,12 @@ def union(starts: npt.ArrayLike, ends: npt.ArrayLike) -> Intervals:
 
 
 def clip(a: Intervals, start_ns: int, end_ns: int) -> Intervals:
-    """The part of `a` inside [start_ns, end_ns)."""
-    return union(np.maximum(a.starts, start_ns), np.minimum(a.ends, end_ns))
+    """The part of `a` inside [start_ns, end_ns); takes time for what lies inside only."""
+    first = int(np.searchsorted(a.ends, start_ns, side="right"))
+    last = int(np.searchsorted(a.starts, end_ns, side="left"))
+    if first >= last or end_ns <= start_ns:
+        return EMPTY
+    return Intervals(np.maximum(a.starts[first:last], start_ns), np.minimum(a.ends[first:last], end_ns))
 
 
 def intersection(a: Intervals, b: Intervals) -> Intervals:
