@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from probe.analysis import Bound
 from probe.analyzers.cost_models import Cost
-from probe.analyzers.roofline import Placement, evidence
+from probe.analyzers.roofline import NEAR_FRACTION, Placement, evidence
 from probe.device import Ceilings
-from probe.trace import LaunchShape, Signature
+from probe.trace import Dims, LaunchShape, Signature
 from probe.units import format_time
 
 # An operator is "far longer than dispatch" from here on: a handful of dispatches fits into its time.
 DISPATCHES = 5.0
-# Below this share of the nearest roof neither roof explains a kernel's time; real kernels reach a third with ease.
-NEAR_FRACTION = 0.3
+# A wrapper that spends this many dispatches outside what it calls runs Python, not torch's dispatcher.
+PYTHON_DISPATCHES = 20.0
 # On a CPU an operator below this share of its roof gets a word about what a trace cannot show.
 FAR_FRACTION = 0.05
 # Fewer kernels than this many launch costs long are launch-bound whatever they do.
@@ -45,12 +46,13 @@ class Class:
 
 
 def classify(
-    cost: Cost, placement: Placement, time_s: float, machine: Machine, *, kernels: float = 1.0,
-    launches: tuple[LaunchShape, ...] = (), signature: Signature | None = None,
+    cost: Cost, placement: Placement, time_s: float, machine: Machine, *, mean_s: float | None = None,
+    kernels: float = 1.0, shape: LaunchShape | None = None, signature: Signature | None = None,
 ) -> Class:  # fmt: skip
     """The class of an operator whose one call takes `time_s` on the device where there is one, else on the host.
 
-    kernels: how many kernels one call launches; launches: their shapes, where recorded.
+    mean_s: time of a mean call, for the figures, where `time_s` is that of a typical one.
+    kernels: how many kernels one call launches; shape: that of the one that takes longest, where recorded.
     """
     by_kind = _by_kind(cost, time_s, machine)
     if by_kind is not None:
@@ -58,8 +60,8 @@ def classify(
     if time_s <= 0:
         return Class("overhead", "dispatch", ("took less than the trace resolves",))
     if machine.on_device:
-        return _on_device(cost, placement, time_s, machine, kernels, launches)
-    return _on_cpu(cost, placement, time_s, machine, signature)
+        return _on_device(cost, placement, time_s, machine, kernels, shape)
+    return _on_cpu(cost, placement, time_s, mean_s or time_s, machine, signature)
 
 
 def _by_kind(cost: Cost, time_s: float, machine: Machine) -> Class | None:
@@ -76,29 +78,31 @@ def _by_kind(cost: Cost, time_s: float, machine: Machine) -> Class | None:
         case "view":
             return Class("overhead", "dispatch", ("moves no data",))
         case "wrapper":
-            if time_s > 4 * DISPATCHES * machine.dispatch_s:
+            if time_s > PYTHON_DISPATCHES * machine.dispatch_s:
                 return Class("host", "python", (f"{format_time(time_s)} a call outside the operators it calls",))
             return Class("overhead", "dispatch", ("only calls other operators",))
     return None
 
 
-def _on_cpu(cost: Cost, placement: Placement, time_s: float, machine: Machine, signature: Signature | None) -> Class:
+def _on_cpu(
+    cost: Cost, placement: Placement, time_s: float, mean_s: float, machine: Machine, signature: Signature | None
+) -> Class:
     """Compute or memory by intensity for an operator far longer than dispatch, else overhead."""
     roof_s = placement.roof_s
     short = time_s <= DISPATCHES * machine.dispatch_s
     if short and (roof_s is None or roof_s < time_s / 2):
         against = f"{format_time(time_s)} a call, dispatching one takes {format_time(machine.dispatch_s)}"
         return Class("overhead", "dispatch", (against,))
-    if not placement.decided:
+    if not placement.decided(time_s):
         return _undecided(cost, placement)
-    figures = tuple(evidence(placement, time_s))
+    figures = tuple(evidence(placement, mean_s))
     if roof_s is not None and roof_s < FAR_FRACTION * time_s:
         figures += ("far below its roof: too few threads, threads that wait for each other, or a busy machine",)
     idle = _idle_cores(machine, roof_s or 0.0, time_s)
     if idle is not None:
         return Class(_as_bound(placement), "single-thread", (*figures, idle))
     if placement.side == "compute":
-        return Class("compute", _arithmetic(cost, placement), figures)
+        return Class("compute", _arithmetic(placement), figures)
     if signature is not None and is_strided(signature):
         return Class("memory", "strided-access", (*figures, "an argument is not contiguous"))
     return Class("memory", (placement.level or "dram").lower(), figures)
@@ -117,7 +121,7 @@ def _as_bound(placement: Placement) -> Bound:
 
 
 def _on_device(
-    cost: Cost, placement: Placement, time_s: float, machine: Machine, kernels: float, launches: tuple[LaunchShape, ...]
+    cost: Cost, placement: Placement, time_s: float, machine: Machine, kernels: float, shape: LaunchShape | None
 ) -> Class:
     """Compute or memory near a roof; overhead for tiny kernels; latency only with kernel evidence for it."""
     launch_s = machine.ceilings.launch_s or 0.0
@@ -126,30 +130,29 @@ def _on_device(
     if each_s <= LAUNCHES * launch_s and (roof_s is None or roof_s < time_s / 2):
         against = f"{format_time(each_s)} a kernel, launching one takes {format_time(launch_s)}"
         return Class("overhead", "small-kernel", (against,))
-    if not placement.decided or roof_s is None:
+    if not placement.decided(time_s) or roof_s is None:
         return _undecided(cost, placement)
     figures = tuple(evidence(placement, time_s))
     if roof_s / time_s >= NEAR_FRACTION:
         if placement.side == "compute":
-            return Class("compute", _arithmetic(cost, placement), figures)
+            return Class("compute", _arithmetic(placement), figures)
         return Class("memory", (placement.level or "dram").lower(), figures)
-    limiter, reason = _latency(launches, machine.sm_count)
+    limiter, reason = _latency(shape, machine.sm_count)
     if limiter is not None:
         return Class("latency", limiter, (*figures, reason))
     return Class("unknown", None, (*figures, "far below every roof, and the launch does not show why"))
 
 
-def _latency(launches: tuple[LaunchShape, ...], sm_count: int | None) -> tuple[str | None, str]:
+def _latency(shape: LaunchShape | None, sm_count: int | None) -> tuple[str | None, str]:
     """Kernel evidence for latency: too few blocks to fill the device, or too few warps to hide an access."""
-    for shape in launches:
-        blocks = 1
-        for extent in shape.grid:
-            blocks *= max(extent, 1)
-        if shape.grid and sm_count and blocks < sm_count:
-            return "low-occupancy", f"{blocks} blocks for {sm_count} SMs"
-        occupancy = shape.theoretical_occupancy_fraction
-        if occupancy is not None and occupancy < LOW_OCCUPANCY:
-            return "low-occupancy", f"theoretical occupancy {occupancy:.0%}"
+    if shape is None:
+        return None, ""
+    blocks = prod(max(extent, 1) for extent in shape.grid)
+    if shape.grid and sm_count and blocks < sm_count:
+        return "low-occupancy", f"{blocks} blocks for {sm_count} SMs"
+    occupancy = shape.theoretical_occupancy_fraction
+    if occupancy is not None and occupancy < LOW_OCCUPANCY:
+        return "low-occupancy", f"theoretical occupancy {occupancy:.0%}"
     return None, ""
 
 
@@ -161,7 +164,7 @@ def _undecided(cost: Cost, placement: Placement) -> Class:
     return Class("unknown", None, ("no ceiling for its memory traffic",))
 
 
-def _arithmetic(cost: Cost, placement: Placement) -> str:
+def _arithmetic(placement: Placement) -> str:
     """The unit that an arithmetic-bound operator is limited by."""
     if placement.dtype in ("tf32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8"):
         return "tensor-core"
@@ -169,18 +172,25 @@ def _arithmetic(cost: Cost, placement: Placement) -> str:
 
 
 def is_strided(signature: Signature) -> bool:
-    """Whether an argument of two or more elements is laid out with gaps or in another order than its sizes."""
-    return any(_not_contiguous(dims, strides) for dims, strides in zip(signature.dims, signature.strides, strict=False))
+    """Whether an argument has gaps between its elements, or two of the same sizes lie in different orders."""
+    laid_out = [
+        (dims, strides)
+        for dims, strides in zip(signature.dims, signature.strides, strict=False)
+        if len(dims) == len(strides) and all(isinstance(n, int) for n in (*dims, *strides))
+    ]
+    orders: dict[Dims, set[tuple[int, ...]]] = {}
+    for dims, strides in laid_out:
+        if 0 not in strides:
+            moving = [axis for axis, size in enumerate(dims) if size > 1]
+            orders.setdefault(dims, set()).add(tuple(sorted(moving, key=lambda axis, s=strides: s[axis])))  # type: ignore[misc]
+    return any(_has_gaps(*one) for one in laid_out) or any(len(found) > 1 for found in orders.values())
 
 
-def _not_contiguous(dims: object, strides: object) -> bool:
-    if not isinstance(dims, tuple) or not isinstance(strides, tuple) or len(dims) != len(strides):
-        return False
+def _has_gaps(dims: Dims, strides: Dims) -> bool:
+    """Whether the elements leave memory between them unused; broadcast dimensions (stride 0) take none."""
     expected = 1
-    for size, stride in zip(reversed(dims), reversed(strides), strict=True):
-        if not isinstance(size, int) or not isinstance(stride, int):
-            return False
-        if size > 1 and stride not in (expected, 0):
+    for stride, size in sorted(pair for pair in zip(strides, dims, strict=True) if pair[1] > 1 and pair[0] != 0):
+        if stride != expected:
             return True
-        expected *= size
+        expected = stride * size
     return False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,20 +62,21 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     attributed = attribute(trace, groups.of_op, groups.name, groups.signature)
     costs = own_costs(attributed, groups.name)
     placements = tuple(place(cost, ceilings, tf32=_uses_tf32(groups, g)) for g, cost in enumerate(costs))
-    classes = tuple(_classify(trace, groups, g, costs[g], placements[g], machine) for g in range(len(costs)))
+    shapes = _main_launch_shapes(trace, groups)
+    classes = tuple(_classify(groups, g, cost, placements[g], machine, shapes.get(g)) for g, cost in enumerate(costs))
     bounds = tuple(c.bound for c in classes)
     parts = partition(trace, steps, groups, bounds, machine.dispatch_s)
     recorded = {part: float(parts.of(part).mean()) for part in PARTS}
     rows = _ranked(_operators(trace, steps, groups, costs, placements, classes))
     times = beside.timed or step_times(steps)
     shares = recording_shares(trace, groups, bounds, machine.dispatch_s)
-    bare, correction = without_profiler(recorded, times.bare_mean_s, shares)
+    bare, correction = without_profiler(recorded, times.bare_mean_s, shares, _calls_per_step(groups))
     step_s = sum(bare.values())
     time_s: dict[str, float | None] = {"step": step_s, **bare}
     context = Context(trace, steps, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s)
     found = findings(context, {row.group: index for index, row in enumerate(rows)})
     covered = _coverage(trace, groups, attributed)
-    said = caveats(trace, covered, ceilings)
+    said = caveats(trace, covered, ceilings, times)
     analysis = Analysis(
         source=source,
         quality=quality(trace, groups.excluded_work, covered),
@@ -83,7 +85,7 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
         bound=_bound(time_s),
         time_s=time_s,
         time_interval_s=_intervals(parts, recorded, bare),
-        utilisation=_utilisation(trace, steps, rows, time_s, beside.datasheet),
+        utilisation=_utilisation(trace, steps, rows, step_s, beside.datasheet),
         ops=tuple(replace(row.operator, index=index) for index, row in enumerate(rows)),
         findings=tuple(f.finding for f in found),
         ranks=(),
@@ -101,7 +103,7 @@ class _Row:
 
     group: int
     operator: Operator
-    cost: Cost
+    dtype: str | None  # whose arithmetic peak its products meet
 
 
 def own_costs(attributed: GroupCosts, names: Sequence[str]) -> tuple[Cost, ...]:
@@ -155,26 +157,35 @@ def _per_call(groups: OpGroups, group: int, on_device: bool) -> tuple[float, flo
     return (float(spent) / calls if calls else float(spent)), max(calls, 1.0)
 
 
-def _classify(trace: Trace, groups: OpGroups, group: int, cost: Cost, placement: Placement, machine: Machine) -> Class:
+def _classify(
+    groups: OpGroups, group: int, cost: Cost, placement: Placement, machine: Machine, shape: LaunchShape | None
+) -> Class:
     """By the device time of a mean call, or the host time of a typical one: hosts deschedule, devices do not."""
-    time_s, calls = _per_call(groups, group, machine.on_device)
-    if not machine.on_device:
-        time_s = float(groups.typical_s[group])
+    mean_s, calls = _per_call(groups, group, machine.on_device)
     launched = sum(use.calls for use in groups.kernels[group]) * groups.calls.shape[1]
     if machine.on_device and not launched:  # a host operator without device work: what it costs is dispatch
         machine = replace(machine, on_device=False)
-        time_s = float(groups.typical_s[group])
+        mean_s, calls = _per_call(groups, group, on_device=False)
+    time_s = mean_s if machine.on_device else float(groups.typical_s[group])
     return classify(
-        cost, placement, time_s, machine, kernels=launched / calls,
-        launches=tuple(_launch_shapes(trace, groups, group)), signature=groups.signature[group],
+        cost, placement, time_s, machine, mean_s=mean_s, kernels=launched / calls, shape=shape,
+        signature=groups.signature[group],
     )  # fmt: skip
 
 
-def _launch_shapes(trace: Trace, groups: OpGroups, group: int) -> Iterator[LaunchShape]:
-    """The distinct launch shapes of a group's kernels."""
-    for shape in np.unique(trace.kernels.launch_shape[groups.of_kernel == group]):
-        if shape >= 0:
-            yield trace.launch_shapes[shape]
+def _main_launch_shapes(trace: Trace, groups: OpGroups) -> dict[int, LaunchShape]:
+    """Per group the launch shape on which its kernels spend most time."""
+    kernels = trace.kernels
+    spent: dict[tuple[int, int], int] = defaultdict(int)
+    for group, shape, duration in zip(
+        groups.of_kernel.tolist(), kernels.launch_shape.tolist(), kernels.duration_ns.tolist(), strict=True
+    ):
+        if group >= 0 and shape >= 0:
+            spent[group, shape] += duration
+    most: dict[int, tuple[int, int]] = {}
+    for (group, shape), duration in spent.items():
+        most[group] = max(most.get(group, (-1, -1)), (duration, shape))
+    return {group: trace.launch_shapes[shape] for group, (_, shape) in most.items()}
 
 
 def _operators(
@@ -188,7 +199,7 @@ def _operators(
         time_s, _ = _per_call(groups, group, trace.on_device)
         described = _described(operator, costs[group], placements[group], classes[group], time_s)
         described = replace(described, evidence=(*described.evidence, *queue_text(float(queue[group]))))
-        rows.append(_Row(group, described, costs[group]))
+        rows.append(_Row(group, described, placements[group].dtype))
     return rows
 
 
@@ -224,6 +235,10 @@ def _ranked(rows: list[_Row]) -> list[_Row]:
     return sorted(rows, key=lambda r: (-(r.operator.recoverable_s or 0.0), -r.operator.share_fraction, r.operator.name))
 
 
+def _calls_per_step(groups: OpGroups) -> float:
+    return float(groups.calls.sum(axis=0).mean())
+
+
 def _intervals(
     parts: PartTable, recorded: dict[str, float], corrected: dict[str, float]
 ) -> dict[str, tuple[float, float] | None]:
@@ -246,27 +261,31 @@ def _bound(time_s: dict[str, float | None]) -> Bound:
 
 
 def _utilisation(
-    trace: Trace, steps: Steps, rows: list[_Row], time_s: dict[str, float | None], datasheet: Ceilings | None
+    trace: Trace, steps: Steps, rows: list[_Row], step_s: float, datasheet: Ceilings | None
 ) -> Utilisation:
     """Busy share, and model FLOPs and bytes against the published dense peaks where there are any."""
     busy = busy_fraction(trace, steps)
-    step_s = time_s["step"] or 0.0
-    if datasheet is None or not step_s:
+    if datasheet is None or not step_s or not trace.on_device:
         return Utilisation(busy)
     at_peak = sum(
-        r.operator.flops / datasheet.flops_per_s[r.cost.dtype]
+        r.operator.flops / datasheet.flops_per_s[r.dtype]
         for r in rows
-        if r.operator.flops and r.cost.dtype in datasheet.flops_per_s
+        if r.operator.flops and r.dtype in datasheet.flops_per_s
     )
     moved = sum(r.operator.bytes or 0.0 for r in rows)
-    bandwidth = datasheet.dram_bytes_per_s
+    used = _possible(at_peak / step_s)
     recomputes = any("Checkpoint" in name for name in trace.names)
     return Utilisation(
         device_busy_fraction=busy,
-        mfu_fraction=None if recomputes else at_peak / step_s,
-        hfu_fraction=at_peak / step_s,
-        mbu_fraction=moved / bandwidth / step_s if bandwidth else None,
+        mfu_fraction=None if recomputes else used,
+        hfu_fraction=used,
+        mbu_fraction=_possible(moved / datasheet.dram_bytes_per_s / step_s) if datasheet.dram_bytes_per_s else None,
     )
+
+
+def _possible(fraction: float) -> float | None:
+    """The fraction, None where it exceeds 1: caches served what was counted as traffic, or the device is another."""
+    return fraction if fraction <= 1 else None
 
 
 def _coverage(trace: Trace, groups: OpGroups, attributed: GroupCosts) -> Coverage:

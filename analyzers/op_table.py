@@ -46,7 +46,7 @@ def group_operators(trace: Trace, steps: Steps) -> OpGroups:
     return OpGroups(
         name=tuple(names),
         signature=tuple(signatures),
-        calls=_add(shape, of_op[inside], step[inside], np.ones(int(inside.sum()))).astype(np.int64),
+        calls=_calls(shape, of_op[inside], step[inside], work, len(pairs[0])),
         self_s=_add(shape, of_op[inside], step[inside], ops.self_ns[inside] / 1e9),
         typical_s=_medians(len(names), of_op[inside], ops.self_ns[inside] / 1e9),
         device_s=sum((_add(shape, w.group, w.step, w.seconds) for w in work), np.zeros(shape)),
@@ -106,6 +106,15 @@ def _add(shape: tuple[int, int], row: Int32s, column: Int32s, value: Seconds) ->
     return np.asarray(flat, np.float64).reshape(shape)
 
 
+def _calls(shape: tuple[int, int], group: Int32s, step: Int32s, work: list[_Attributed], operators: int) -> Int64s:
+    """Calls per group and step; a group made of kernels that no operator launched has one call a kernel."""
+    calls = _add(shape, group, step, np.ones(len(group)))
+    for attributed in work:
+        own = attributed.group >= operators
+        calls += _add(shape, attributed.group[own], attributed.step[own], np.ones(int(own.sum())))
+    return calls.astype(np.int64)
+
+
 def _medians(groups: int, group: Int32s, value: Seconds) -> Seconds:
     """The median of the values of each group; 0 for groups without values."""
     order = np.lexsort((value, group))
@@ -154,7 +163,7 @@ def _operator(groups: OpGroups, group: int, counted: Seconds, step_s: float) -> 
         self_s=float(groups.self_s[group].mean()),
         device_s=float(groups.device_s[group].mean()),
         spread_s=float(per_step.max() - per_step.min()) if len(per_step) > 1 else None,
-        share_fraction=float(per_step.mean()) / step_s if step_s else 0.0,
+        share_fraction=min(float(per_step.mean()) / step_s, 1.0) if step_s else 0.0,  # several streams can exceed it
         flops=None,
         bytes=None,
         intensity=None,

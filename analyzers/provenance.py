@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from probe.analysis import TraceQuality
+from probe.analysis import StepTimes, TraceQuality
 from probe.analyzers.cost_models.coverage import Coverage
 from probe.analyzers.steps import WHOLE_SPAN
 from probe.device import Ceilings
 from probe.trace import Trace
+from probe.units import format_time
 
+UNSTEADY_FACTOR = 1.5  # between kinds of steps; recording itself may slow tiny operators by up to three times
 WELL_KNOWN = 0.95  # share of the time with a known cost above which nothing is said of the rest
 
 
-def caveats(trace: Trace, covered: Coverage, ceilings: Ceilings) -> Iterator[str]:
+def caveats(trace: Trace, covered: Coverage, ceilings: Ceilings, times: StepTimes) -> Iterator[str]:
     """Warnings that follow from what was computed."""
     if not len(trace.steps):
         yield WHOLE_SPAN
+    yield from _unsteady(times)
     if covered.known_fraction is not None and covered.known_fraction < WELL_KNOWN:
         first = covered.unknown[0]
         what = "device" if trace.on_device else "operator"
@@ -28,6 +31,21 @@ def caveats(trace: Trace, covered: Coverage, ceilings: Ceilings) -> Iterator[str
         yield f"ceilings are {ceilings.origin}, not measured: run `probe run microbench` on {ceilings.device}"
     elif ceilings.quick:
         yield "ceilings are of a --quick measurement; `probe run microbench` measures them fully"
+
+
+def _unsteady(times: StepTimes) -> Iterator[str]:
+    """What to say of steps that differ so much that their mean describes none of them."""
+    bare, profiled = times.bare_mean_s, times.profiled_mean_s
+    if bare and profiled and not 1 / UNSTEADY_FACTOR <= profiled / bare <= 2 * UNSTEADY_FACTOR:
+        yield (
+            f"recorded steps took {format_time(profiled)}, bare ones {format_time(bare)}: "
+            "the machine was busy, or the steps differ; record it again before believing the parts"
+        )
+    elif times.n >= 10 and times.p50_s and times.p95_s and times.p95_s > UNSTEADY_FACTOR * times.p50_s:
+        yield (
+            f"steps vary: p95 {format_time(times.p95_s)} against p50 {format_time(times.p50_s)}; "
+            "the machine was busy, or the program was still warming up"
+        )
 
 
 def quality(trace: Trace, excluded_work: int, covered: Coverage) -> TraceQuality:

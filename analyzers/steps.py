@@ -13,7 +13,8 @@ from probe.run import StepTimes as Durations
 from probe.stats import percentile
 from probe.trace import Int32s, Int64s, Mask, Steps, Trace
 
-WHOLE_SPAN = "no step marks in the trace: the span from the first to the last event counts as one step; call step()"
+WHOLE_SPAN = "no step marks in the trace: the span from the first to the last event counts as one step"
+WARM_FACTOR = 1.5  # a step this much longer than the typical one, before any that is not, was warming up
 
 
 def recorded_steps(trace: Trace) -> Steps:
@@ -40,13 +41,26 @@ def step_times(steps: Steps) -> StepTimes:
 def run_times(part: RankPart) -> StepTimes:
     """Times of all steps of a run, with the bare and the profiled ones apart, and the throughput of the bare ones."""
     steps = part.steps
-    counted = steps.is_bare if steps.is_bare.any() else np.ones(len(steps), bool)
+    bare = warm(steps)
+    counted = bare if bare.any() else np.ones(len(steps), bool)
     return summary(
         steps.durations_ns / 1e9,
-        bare=steps.bare_ns / 1e9,
+        bare=steps.durations_ns[bare] / 1e9,
         profiled=steps.profiled_ns / 1e9,
         throughput=Throughput(_rate(steps, steps.samples, counted), _rate(steps, steps.tokens, counted)),
     )
+
+
+def warm(steps: Durations) -> Mask:
+    """The bare steps without those at the beginning that were still warming up: well above the typical bare step."""
+    bare = steps.is_bare.copy()
+    if bare.any():
+        typical = float(np.median(steps.durations_ns[bare]))
+        for row in np.flatnonzero(bare):
+            if steps.durations_ns[row] <= WARM_FACTOR * typical:
+                break
+            bare[row] = False
+    return bare
 
 
 def mean_data_wait_s(part: RankPart) -> float | None:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from probe import environment
@@ -57,8 +57,9 @@ def measure(options: Options, progress: Progress | None = None, clock: Clock = t
     ]
     gone = {entry.suite for entry in unsupported}
     runnable = [(s, c) for s, c in zip(suites, contexts, strict=True) if s.name not in gone]
-    found, refused, warnings = _run_all(runnable, progress or _silent)
-    return _result(device, index, options, found, unsupported + refused, warnings)
+    done = _run_all(runnable, progress or _silent)
+    result = _result(device, index, options, done.found, unsupported + done.refused, done.warnings)
+    return dataclasses.replace(result, interrupted=done.interrupted)
 
 
 def chosen(names: Sequence[str]) -> list[Suite]:
@@ -91,27 +92,36 @@ def _context(suite: Suite, device: Device, index: int | None, options: Options, 
     return Context(device, budget_s, quick=options.quick, index=index, clock=clock)
 
 
-def _run_all(
-    runnable: list[tuple[Suite, Context]], progress: Progress
-) -> tuple[list[Measurement], list[Unsupported], list[str]]:
-    """Measurements, refused suites and warnings; ends early, with what is done, on an interrupt."""
-    found: list[Measurement] = []
-    refused: list[Unsupported] = []
+@dataclass
+class _Done:
+    """What the suites left: measurements, refused suites, warnings."""
+
+    found: list[Measurement] = field(default_factory=list)
+    refused: list[Unsupported] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def _run_all(runnable: list[tuple[Suite, Context]], progress: Progress) -> _Done:
+    """Run the suites; ends early, with what is done, on an interrupt."""
+    done = _Done()
     total_s = sum(context.budget_s for _, context in runnable)
     done_s = 0.0
     for suite, context in runnable:
         context.report = _reporter(progress, suite.name, done_s / total_s, context.budget_s / total_s)
         try:
-            _run_one(suite, context, found)
+            _run_one(suite, context, done.found)
         except UnavailableError as reason:
-            refused.append(Unsupported(suite.name, str(reason)))
+            done.refused.append(Unsupported(suite.name, str(reason)))
         except KeyboardInterrupt:
+            done.interrupted = True
             context.warnings.append(
                 f"interrupted in {suite.name}: what was done until then is kept, the rest is missing"
             )
             break
         done_s += context.budget_s
-    return found, refused, [warning for _, context in runnable for warning in context.warnings]
+    done.warnings = [warning for _, context in runnable for warning in context.warnings]
+    return done
 
 
 def _reporter(progress: Progress, name: str, before: float, own: float) -> Callable[[float], None]:

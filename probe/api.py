@@ -18,7 +18,7 @@ from probe.analyzers.diagnosis import Beside, Diagnosis, diagnose
 from probe.analyzers.steps import mean_data_wait_s, run_times
 from probe.chrome_trace import read
 from probe.device import Device
-from probe.errors import RunError, UsageError
+from probe.errors import InputError, RunError, UsageError
 from probe.findings import Finding
 from probe.report.analysis import as_text
 from probe.roofs import choose_ceilings
@@ -44,7 +44,7 @@ class Analysis(objects.Analysis):
 
 def load(source: str | Path) -> Trace:
     """The trace of a run directory (the last one of its lowest rank) or of a Kineto/Chrome trace file."""
-    path = Path(source)
+    path = _source_path(source)
     return read(_trace_file(runs.load(path)) if path.is_dir() else path)
 
 
@@ -130,7 +130,7 @@ def _presentable(plain: objects.Analysis) -> Analysis:
 
 
 def _diagnose(source: str | Path | None, ceilings: str | Path | None, device: str | None) -> Diagnosis:
-    path = Path(source) if source is not None else newest_run(RUNS)
+    path = _source_path(source)
     return _diagnose_run(path, ceilings, device) if path.is_dir() else _diagnose_trace(path, ceilings, device)
 
 
@@ -139,21 +139,40 @@ def newest_run(directory: Path) -> Path:
     found = [p for p in directory.iterdir() if runs.is_run(p)] if directory.is_dir() else []
     if not found:
         raise RunError(f"{directory}: no run in it; name a run or a trace, or record one with probe.profile()")
-    return max(found, key=lambda p: p.stat().st_mtime_ns)
+    return max(found, key=runs.created)
+
+
+def _source_path(source: str | Path | None) -> Path:
+    """The run directory or trace file that `source` names; InputError for what is not read yet."""
+    if source is None:
+        return newest_run(RUNS)
+    if "://" in str(source):
+        raise InputError(f"{source}: only local files are read so far; copy it here first")
+    path = Path(source)
+    if path.suffix == ".sqlite":
+        raise InputError(f"{path}: exports of Nsight Systems are not read yet; give a trace of torch.profiler")
+    if path.is_file() and path.name == "run.json":
+        return path.parent
+    if path.is_dir() and not runs.is_run(path) and any(path.glob("*.json*")):
+        raise InputError(f"{path}: a directory of traces is not read as a whole yet; name one of its files")
+    return path
 
 
 def _diagnose_trace(path: Path, ceilings: str | Path | None, name: str | None) -> Diagnosis:
     trace = read(path)
     source = Source(str(path), "kineto", name or trace.device.name, trace.device.kind, 1, None, {})
-    roofs = choose_ceilings(trace.device, ceilings, name)
+    roofs = choose_ceilings(trace.device, ceilings, name, on_device=trace.on_device)
     return diagnose(trace, source, roofs.ceilings, Beside(datasheet=roofs.datasheet, warnings=roofs.warnings))
 
 
 def _diagnose_run(path: Path, ceilings: str | Path | None, name: str | None) -> Diagnosis:
     run = runs.load(path)
     part = run.main
-    device = Device(**part.device) if part.device else Device(kind="unknown", name="unknown device")
-    trace = replace(read(_trace_file(run)), device=device)
+    trace = read(_trace_file(run))
+    device = part.device or Device(kind="unknown", name="unknown device")
+    if device.kind != "cpu" and not trace.on_device:
+        device = Device(kind="cpu", name="CPU")  # a GPU was there and the program did not use it
+    trace = replace(trace, device=device)
     source = Source(
         path=str(path),
         kind="run",
@@ -163,7 +182,7 @@ def _diagnose_run(path: Path, ceilings: str | Path | None, name: str | None) -> 
         torch=part.environment.get("torch"),
         tags={key: str(value) for key, value in part.tags.items()},
     )
-    roofs = choose_ceilings(device, ceilings, name)
+    roofs = choose_ceilings(device, ceilings, name, on_device=trace.on_device)
     return diagnose(
         trace,
         source,

@@ -50,6 +50,7 @@ class WorkEvent(NamedTuple):
     external_id: int
     bytes: int
     launch_shape: int
+    crosses_bus: bool
 
 
 def column(rows: Sequence[Sequence[Any]], index: int, dtype: type = np.int64) -> Any:
@@ -160,7 +161,7 @@ def device_work(events: Sequence[WorkEvent], ops: HostOps, calls: RuntimeCalls) 
 
     Where the launch is not in the trace the external id, which some profilers put on both sides, names the operator.
     """
-    name, start, end, device, stream, correlation, external, size, shape = (
+    name, start, end, device, stream, correlation, external, size, shape, crosses_bus = (
         column(events, i) for i in range(len(WorkEvent._fields))
     )
     order = np.lexsort((end, start))
@@ -181,6 +182,7 @@ def device_work(events: Sequence[WorkEvent], ops: HostOps, calls: RuntimeCalls) 
         op=op,
         bytes=size[order],
         launch_shape=shape[order].astype(np.int32),
+        crosses_bus=crosses_bus[order].astype(np.bool_),
     )
 
 

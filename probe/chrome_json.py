@@ -71,6 +71,8 @@ class Args(msgspec.Struct, gc=False):
 
 
 NO_ARGS = Args()
+_ARGS = {f.encode_name: (f.name, f.type is msgspec.Raw) for f in msgspec.structs.fields(Args)}  # slow to ask for
+_TO_TEXT = json.JSONEncoder(default=str).encode
 
 
 class Event(msgspec.Struct, gc=False):
@@ -193,7 +195,7 @@ def _decode(path: Path, text: bytes) -> TraceFile:
     """The fast way where the text allows it, else the careful one."""
     try:
         file: Any = msgspec.json.decode(text, type=_ExactFile if _is_absolute(text) else _File)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _decode_carefully(path, text)
     if file.events is None:
         raise TraceError(f"{path}: JSON, but no trace: it has no traceEvents")
@@ -300,13 +302,19 @@ def _identifier(value: Any) -> int | str | None:
 def _args(raw: dict[str, Any]) -> Args:
     """The known arguments of an event; containers as JSON text, as the fast decoder leaves them."""
     known: dict[str, Any] = {}
-    for field in msgspec.structs.fields(Args):
-        if field.encode_name in raw:
-            value = raw[field.encode_name]
-            known[field.name] = (
-                msgspec.Raw(json.dumps(value, default=str).encode()) if field.type is msgspec.Raw else value
-            )
+    for key, value in raw.items():
+        name, is_text = _ARGS.get(key, (None, False))
+        if name is not None:
+            known[name] = _undecoded(value) if is_text else value
     return Args(**known)
+
+
+def _undecoded(value: Any) -> msgspec.Raw:
+    """A decoded value as JSON text; null where it is nested too deeply to be one."""
+    try:
+        return msgspec.Raw(_TO_TEXT(value).encode())
+    except RecursionError:
+        return msgspec.Raw(b"null")
 
 
 def _number(value: Any) -> Decimal | None:

@@ -30,6 +30,11 @@ from probe.trace import (
 )
 
 _STEP = re.compile(rf"{STEP_PREFIX}(\d+)")
+_CROSSES_BUS = re.compile(r"HtoD|DtoH|HostToDevice|DeviceToHost", re.IGNORECASE)  # as CUDA, as ROCm names copies
+_OVERLAP_NS = 1000  # steps may overlap by this much: the ends of a mark are rounded apart
+_LIMIT_NS = 2**62  # of a time's magnitude: the difference of any two fits 64 bits, and the time of day does until 2116
+_LONGEST_NS = 2**60  # of an event: 36 years
+_DEEPEST = 8  # of nested argument lists: real ones have 3
 _RANK_IN_NAME = re.compile(r"rank[-_]?0*(\d+)", re.IGNORECASE)
 
 
@@ -46,6 +51,7 @@ class _Reading:
         self.path = path
         self.file = file
         self.dropped = file.dropped
+        self.unreadable = 0  # operators whose arguments are not what a profiler writes
         self.names: dict[str, int] = {}
         self.threads: dict[tuple[str, str], int] = {}
         self.signatures: dict[tuple[bytes, ...], int] = {}
@@ -69,6 +75,7 @@ class _Reading:
             elif event.name == "[memory]":
                 self.seen.add(event.name)
         origin = self._rebase()
+        steps, step_thread, overlapping = self._steps()
         ops, clamped = assemble.host_ops(self.ops)
         calls = assemble.runtime_calls(self.runtime, ops)
         kernels = assemble.device_work(self.kernels, ops, calls)
@@ -88,7 +95,8 @@ class _Reading:
             copies=copies,
             annotations=self._annotations(),
             collectives=self._collectives(ops, kernels),
-            steps=self._steps(),
+            steps=steps,
+            step_thread=step_thread,
             start_unix_ns=origin + (self.file.head.base_ns or 0),
             rank=rank,
             world_size=world_size,
@@ -97,7 +105,7 @@ class _Reading:
             with_stacks="python_function" in self.seen,
             quality=quality,
         )
-        return replace(trace, warnings=tuple(_warnings(trace)))
+        return replace(trace, warnings=tuple(_warnings(trace, self.unreadable, overlapping)))
 
     def _add(self, event: Any) -> None:
         """Put one complete event into the table of its kind."""
@@ -106,11 +114,11 @@ class _Reading:
         kind = KINDS.get(category)
         if kind is None:
             return
-        start, end = _nanoseconds(event.ts), _nanoseconds(event.dur)
-        if start is None or end is None or end < 0:
+        start, duration = _nanoseconds(event.ts), _nanoseconds(event.dur)
+        if start is None or duration is None or not 0 <= duration < _LONGEST_NS or start + duration >= _LIMIT_NS:
             self.dropped += 1
             return
-        end += start
+        end = start + duration
         args = event.args or NO_ARGS
         name = self._name(event.name)
         is_step = kind == "op" and event.name.startswith(STEP_PREFIX)  # before 2023 steps were operators
@@ -123,7 +131,8 @@ class _Reading:
             self.hip = self.hip or event.name.startswith("hip")
             self.runtime.append(RuntimeEvent(name, self._thread(event), start, end, _integer(args.correlation)))
         else:
-            self._add_work(kind, name, start, end, args)
+            crosses_bus = kind == "copy" and _CROSSES_BUS.search(event.name) is not None
+            self._add_work(kind, name, start, end, args, crosses_bus)
 
     def _add_op(self, name: int, thread: int, start: int, end: int, args: Args) -> None:
         external = _integer(args.external_id)
@@ -136,7 +145,7 @@ class _Reading:
         if args.collective is not None:
             self.op_collectives.append((external, args))
 
-    def _add_work(self, kind: str, name: int, start: int, end: int, args: Args) -> None:
+    def _add_work(self, kind: str, name: int, start: int, end: int, args: Args, crosses_bus: bool) -> None:
         correlation = _integer(args.correlation)
         shape = NONE
         if kind == "kernel":
@@ -146,7 +155,7 @@ class _Reading:
         (self.kernels if kind == "kernel" else self.copies).append(
             WorkEvent(
                 name, start, end, _integer(args.device), _integer(args.stream), correlation,
-                _integer(args.external_id), _integer(args.bytes), shape,
+                _integer(args.external_id), _integer(args.bytes), shape, crosses_bus,
             )
         )  # fmt: skip
 
@@ -157,7 +166,7 @@ class _Reading:
         return self.threads.setdefault((str(event.pid), str(event.tid)), len(self.threads))
 
     def _signature(self, args: Args) -> int:
-        """Number of the operator's arguments; parsed once per distinct text."""
+        """Number of the operator's arguments, -1 where they cannot be read; parsed once per distinct text."""
         key = (
             bytes(args.dims) or bytes(args.old_dims),
             bytes(args.types),
@@ -168,8 +177,11 @@ class _Reading:
             return NONE
         known = self.signatures.get(key)
         if known is None:
-            known = self.signatures[key] = len(self.parsed)
-            self.parsed.append(Signature(*(_tuples(text) for text in key)))
+            parsed = _parse_signature(*key)
+            known = self.signatures[key] = NONE if parsed is None else len(self.parsed)
+            if parsed is not None:
+                self.parsed.append(parsed)
+        self.unreadable += known == NONE
         return known
 
     def _rebase(self) -> int:
@@ -192,20 +204,31 @@ class _Reading:
             on_device=assemble.column(rows, 4, np.bool_),
         )
 
-    def _steps(self) -> Steps:
-        """The ProfilerStep marks on the host, once each."""
-        names = list(self.names)
-        found: dict[int, tuple[int, int]] = {}
-        for name, _, start, end, on_device in self.annotations:
-            match = _STEP.fullmatch(names[name])
-            if match and not on_device:
-                found.setdefault(_integer(match[1]), (start, end))
-        rows = sorted((start, end, number) for number, (start, end) in found.items())
-        return Steps(
+    def _steps(self) -> tuple[Steps, int, int]:
+        """The steps, once each and one after another; the thread that marks them; how many overlapped an earlier."""
+        rows: list[tuple[int, int, int, int]] = []
+        kept: set[int] = set()
+        overlapping = 0
+        for start, minus_end, number, thread in self._step_marks():
+            if number in kept:
+                continue
+            if rows and start < rows[-1][1] - _OVERLAP_NS:
+                overlapping += 1
+                continue
+            kept.add(number)
+            rows.append((start, -minus_end, number, thread))
+        steps = Steps(
             number=assemble.column(rows, 2),
             start_ns=assemble.column(rows, 0),
             end_ns=assemble.column(rows, 1),
         )
+        return steps, rows[0][3] if rows else NONE, overlapping
+
+    def _step_marks(self) -> list[tuple[int, int, int, int]]:
+        """Start, negative end, number and thread of the ProfilerStep marks on the host; outer before inner."""
+        names = list(self.names)
+        matches = ((_STEP.fullmatch(names[a[0]]), a) for a in self.annotations if not a[4])
+        return sorted((start, -end, _integer(m[1]), thread) for m, (_, thread, start, end, _) in matches if m)
 
     def _collectives(self, ops: HostOps, kernels: DeviceWork) -> tuple[Collective, ...]:
         """Collectives described on kernels and, where no described kernel belongs to them, on operators."""
@@ -238,13 +261,14 @@ class _Reading:
         if not devices:
             kind: DeviceKind = ("rocm" if self.hip else "cuda") if self.runtime else ("unknown" if active else "cpu")
             return Device(kind=kind, name="CPU" if kind == "cpu" else "unknown device")
-        used = {w.device for w in (*self.kernels, *self.copies)}
-        chosen = next((d for d in devices if d.id in used), devices[0])
+        used = {w.device for w in (*self.kernels, *self.copies)} - {NONE}
+        chosen = next((d for d in devices if _integer(d.id) in used), devices[0])
         name = str(chosen.name or "unknown device")
+        version = (chosen.major, chosen.minor)
         return Device(
             kind="rocm" if self.hip or "AMD" in name else "cuda",
             name=name,
-            compute_capability=f"{chosen.major}.{chosen.minor}" if isinstance(chosen.major, int) else None,
+            compute_capability="{}.{}".format(*version) if all(type(n) is int for n in version) else None,
             sm_count=_positive(chosen.sm_count),
             memory_bytes=_positive(chosen.memory_bytes),
         )
@@ -261,13 +285,13 @@ class _Reading:
 
 
 def _nanoseconds(microseconds: Any) -> int | None:
-    """Integer nanoseconds of a time in microseconds; None where there is no finite one."""
-    if microseconds is None:
+    """Integer nanoseconds of a time in microseconds; None where there is none of a magnitude below _LIMIT_NS."""
+    if microseconds is None or (isinstance(microseconds, Decimal) and not microseconds.is_finite()):
         return None
-    if isinstance(microseconds, Decimal):
-        value = microseconds * 1000
-        return int(value.to_integral_value()) if abs(value) < 2**62 else None
-    return round(microseconds * 1000) if abs(microseconds) < 2**52 else None
+    if not -_LIMIT_NS < microseconds < _LIMIT_NS:  # first, because Decimal's arithmetic raises when it overflows
+        return None
+    nanoseconds = round(microseconds * 1000)
+    return nanoseconds if abs(nanoseconds) < _LIMIT_NS else None
 
 
 def _integer(value: Any) -> int:
@@ -284,16 +308,44 @@ def _positive(value: Any) -> int | None:
     return number if number > 0 else None
 
 
-def _tuples(text: bytes) -> Any:
-    """JSON text as nested tuples."""
+def _parse_signature(dims: bytes, dtypes: bytes, strides: bytes, scalars: bytes) -> Signature | None:
+    """The arguments in these JSON texts, None where they are not what a profiler writes."""
+    try:
+        return Signature(
+            dims=tuple(_extents(v) for v in _list(dims)),
+            dtypes=tuple(_text(v) for v in _list(dtypes)),
+            strides=tuple(_extents(v) for v in _list(strides)),
+            scalars=tuple(v if isinstance(v, str) else "" for v in _list(scalars)),
+        )
+    except (ValueError, RecursionError):
+        return None
 
-    def frozen(value: Any) -> Any:
-        return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
-    if not text:
-        return ()
-    value = frozen(json.loads(text))
-    return value if isinstance(value, tuple) else (value,)
+def _list(text: bytes) -> list[Any]:
+    """The list in a JSON text, an empty one where there is no text; ValueError for anything else."""
+    value = json.loads(text) if text else []
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return value
+
+
+def _extents(value: Any, depth: int = 1) -> tuple[Any, ...]:
+    """Nested lists of integers as tuples; ValueError for anything else."""
+    if not isinstance(value, list) or depth > _DEEPEST:
+        raise ValueError("not lists of integers")
+    return tuple(_extent(v) if type(v) is int else _extents(v, depth + 1) for v in value)
+
+
+def _extent(value: int) -> int:
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("more than 64 bits")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not text")
+    return value
 
 
 def _launch_shape(args: Args) -> LaunchShape:
@@ -324,16 +376,20 @@ def _collective(args: Args, op: int, kernel: int) -> Collective:
     )
 
 
-def _warnings(trace: Trace) -> Iterator[str]:
+def _warnings(trace: Trace, unreadable: int, overlapping: int) -> Iterator[str]:
     """What a reader of the figures must know about the file."""
     quality = trace.quality
     if quality.truncated:
         yield f"the file is cut; {quality.events - quality.dropped} events before the cut were kept"
     if quality.dropped:
         yield f"{quality.dropped} of {quality.events} events could not be read and were left out"
+    if unreadable:
+        yield f"{unreadable} operators have arguments that cannot be read; they count as not recorded"
+    if overlapping:
+        yield f"{overlapping} steps begin inside an earlier step and were left out"
     if not len(trace.host_ops) and not trace.on_device:
         yield "no operators and no device activity among the events"
     if trace.device.kind != "cpu" and not trace.on_device:
         yield "no device activity recorded; record with ProfilerActivity.CUDA"
-    if quality.unlaunched:
+    if quality.unlaunched and len(trace.runtime_calls):
         yield f"{quality.unlaunched} device activities were launched before the recording began"

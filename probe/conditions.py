@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from probe.analysis import Analysis
-from probe.errors import GateFailed, UsageError
+from probe.analyzers.rules.catalogue import RULES
+from probe.errors import GateFailed, InputError, UsageError
 from probe.units import format_bytes, format_fraction, format_time, parse_size
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
@@ -28,7 +29,7 @@ class Condition:
             raise GateFailed(f"--fail-on {self.text}: {found}")
 
     def _found(self, analysis: Analysis) -> str | None:
-        """What was found where the condition holds; what is not known does not hold."""
+        """What was found where the condition holds."""
         if self.what == "code":
             hits = [f for f in analysis.findings if f.code == self.text.split("=")[1].strip()]
             return hits[0].summary if hits else None
@@ -42,8 +43,9 @@ class Condition:
         if self.what == "saving":
             fraction = min(sum(f.saving_fraction or 0.0 for f in analysis.findings), 1.0)
             return fraction, format_fraction(fraction)
-        peak = analysis.memory.peak_bytes if analysis.memory else None
-        return (float(peak) if peak is not None else None), format_bytes(peak)
+        if analysis.memory is None or analysis.memory.peak_bytes is None:
+            raise InputError(f"--fail-on {self.text}: peak memory is not known of {analysis.source.path}")
+        return float(analysis.memory.peak_bytes), format_bytes(analysis.memory.peak_bytes)
 
 
 def parse(text: str) -> tuple[Condition, ...]:
@@ -52,12 +54,19 @@ def parse(text: str) -> tuple[Condition, ...]:
 
 
 def _parse_one(text: str) -> Condition:
-    match = re.fullmatch(r"(saving|step|peak_memory)\s*>\s*(.+)|code\s*=\s*([A-Z]\d{2})", text)
+    match = re.fullmatch(r"(saving|step|peak_memory)\s*>\s*(.+)|code\s*=\s*([A-Za-z]\d{2})", text)
     if match is None:
         raise UsageError(f"--fail-on {text!r} is no condition; {_FORM}")
     if match[3]:
-        return Condition("code", 0.0, f"code={match[3]}")
+        return Condition("code", 0.0, f"code={_known_code(match[3].upper())}")
     return Condition(match[1], _limit(match[1], match[2], text), text)
+
+
+def _known_code(code: str) -> str:
+    known = sorted(rule.code for rule in RULES)
+    if code not in known:
+        raise UsageError(f"--fail-on code={code}: no such rule; there are {', '.join(known)}")
+    return code
 
 
 def _limit(what: str, amount: str, text: str) -> float:

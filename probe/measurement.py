@@ -60,4 +60,5 @@ class MicrobenchResult:
     ceilings: Ceilings
     unsupported: tuple[Unsupported, ...] = ()
     warnings: tuple[str, ...] = ()
+    interrupted: bool = False  # Ctrl-C came before all suites were done; what was done is here
     schema: str = SCHEMA

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from probe import datasheets, environment, store
+from probe.analyzers.diagnosis import ASSUMED_DISPATCH_S
 from probe.device import Ceilings, Device
 from probe.errors import CeilingsError, UsageError
 
@@ -16,7 +17,6 @@ CLOCK_HZ = 2.5e9
 BYTES_PER_S_PER_CORE = 10e9
 MOST_BYTES_PER_S = 100e9
 CORES = 8
-LAUNCH_S = 2e-6
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,16 @@ class Roofs:
     warnings: tuple[str, ...] = ()
 
 
-def choose_ceilings(device: Device, file: str | Path | None = None, name: str | None = None) -> Roofs:
+def choose_ceilings(
+    device: Device, file: str | Path | None = None, name: str | None = None, *, on_device: bool = True
+) -> Roofs:
     """The ceilings for a trace of `device`. file: take those; name: the device's name, where the trace has none.
 
+    on_device: whether the trace holds work of the device; the host's operators are not judged by a GPU's roofs.
     Raises CeilingsError for a named file that cannot be used, UsageError for a name that is not known.
     """
+    if name is not None and device.kind == "cpu":
+        raise UsageError(f"--device {name!r}: the trace holds no device work, so a GPU's roofs do not apply to it")
     sheet = datasheets.find(name or device.name)
     published = sheet.ceilings() if sheet else None
     if name is not None and sheet is None:
@@ -40,13 +45,27 @@ def choose_ceilings(device: Device, file: str | Path | None = None, name: str | 
         raise UsageError(f"--device {name!r} is not in the table of datasheets, which has: {known}")
     if file is not None:
         return _from_file(Path(file), device, published)
-    if name is None:
-        stored, warning = _stored(device)
-        if stored is not None:
-            return Roofs(stored, published, (warning,) if warning else ())
-        if warning:
-            return Roofs(published or assumed(device), published, (warning,))
-    return Roofs(published or assumed(device), published)
+    if device.kind != "cpu" and not on_device:
+        return Roofs(Ceilings(origin="assumed", device=device.name), None)
+    stored, warning = _stored(device) if name is None else (None, None)
+    if stored is None:
+        return Roofs(published or assumed(device), published, (warning,) if warning else ())
+    return _completed(stored, published or assumed(device), published, (warning,) if warning else ())
+
+
+def _completed(stored: Ceilings, other: Ceilings, published: Ceilings | None, warnings: tuple[str, ...]) -> Roofs:
+    """`stored`, with what it lacks (a run of some suites) taken from `other`; that is said, and is its origin then."""
+    if stored.dram_bytes_per_s and stored.flops_per_s:
+        return Roofs(stored, published, warnings)
+    filled = replace(
+        other,
+        dram_bytes_per_s=stored.dram_bytes_per_s or other.dram_bytes_per_s,
+        flops_per_s=other.flops_per_s | stored.flops_per_s,
+        launch_s=stored.launch_s or other.launch_s,
+        levels=stored.levels,
+    )
+    said = f"memory bandwidth and matmul rates were not both measured here: what lacks is {other.origin}"
+    return Roofs(filled, published, (*warnings, said))
 
 
 def _from_file(file: Path, device: Device, published: Ceilings | None) -> Roofs:
@@ -82,5 +101,5 @@ def assumed(device: Device) -> Ceilings:
         device=device.name,
         dram_bytes_per_s=min(cores * BYTES_PER_S_PER_CORE, MOST_BYTES_PER_S),
         flops_per_s={"float32": rate, "float64": rate / 2},
-        launch_s=LAUNCH_S,
+        launch_s=ASSUMED_DISPATCH_S,
     )

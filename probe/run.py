@@ -6,6 +6,7 @@ Every file appears whole or not at all, so that a run killed at any moment can b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from probe.device import Device
 from probe.errors import RunError
 from probe.files import write_atomically
 from probe.schema import to_jsonable
@@ -29,6 +31,7 @@ Numbers = npt.NDArray[np.float64]
 
 _SCHEMA = re.compile(r"probe\.run/(\d+)")
 _PART = re.compile(r"run(\.rank\d+)?\.json")
+_TRACE = re.compile(r"trace\.rank[0-9]{5,}\.cycle[0-9]+\.json\.gz")  # what trace_name gives
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,12 @@ def no_steps() -> StepTimes:
     return StepTimes(np.empty(0, np.int64), np.empty(0, np.uint8))
 
 
+class _Begun(msgspec.Struct):
+    """As much of a part as tells runs apart by age."""
+
+    created: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Head:
     """Everything of a part but the steps, as it stands in the file."""
@@ -131,7 +140,7 @@ class _Head:
     pid: int = 0
     command: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
-    device: dict[str, Any] | None = None
+    device: Device | None = None
     options: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -187,6 +196,15 @@ def is_run(path: Path) -> bool:
     return path.is_dir() and any(_PART.fullmatch(entry.name) for entry in path.iterdir())
 
 
+def created(path: Path) -> str:
+    """When the run in `path` was begun, ISO 8601 in UTC; "" where that cannot be read."""
+    for entry in sorted(path.iterdir()):
+        if _PART.fullmatch(entry.name):
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                return msgspec.json.decode(entry.read_bytes(), type=_Begun).created
+    return ""
+
+
 def write_part(directory: Path, part: RankPart) -> None:
     """Write, or replace, a rank's part. Raises OSError."""
     write_atomically(directory / part_name(part.rank), encode(part))
@@ -240,11 +258,12 @@ def decode(data: bytes, where: str) -> RankPart:
         raise RunError(f"{where}: empty; the run was interrupted while it began, record it again")
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(f"{where}: not whole JSON ({error}); copy the run again, or record it again") from error
     _check_schema(raw, where)
     try:
         head = msgspec.convert({key: raw[key] for key in raw if key != "steps"}, _Head)
+        _check_files(head.cycles)
         steps = msgspec.convert(raw.get("steps"), _Steps)
         return RankPart(**vars(head), steps=_decode_steps(steps))
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
@@ -258,6 +277,13 @@ def _check_schema(raw: Any, where: str) -> None:
         raise RunError(f"{where}: its schema is {schema!r}, not {SCHEMA!r}; it is not a run that probe wrote")
     if int(match[1]) != 1:
         raise RunError(f"{where}: written in {schema}, this probe reads {SCHEMA}; update torch-probe to read it")
+
+
+def _check_files(cycles: tuple[Cycle, ...]) -> None:
+    """ValueError for a trace whose name could lead out of the run directory."""
+    for cycle in cycles:
+        if cycle.file is not None and not _TRACE.fullmatch(cycle.file):
+            raise ValueError(f"cycle {cycle.index} names {cycle.file!r}, which is no trace of a run")
 
 
 def _decode_steps(steps: _Steps) -> StepTimes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -19,6 +20,7 @@ class AttentionSite:
     dropout: float
     training: bool  # whether the backward pass was recorded too
     softmax_dtype: str | None = None  # where the softmax ran in another type than `dtype`
+    mask_keeps: bool = False  # boolean masks: True where a score is kept, as in torch.where(mask, scores, -inf)
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,36 @@ class OptimizerSite:
 
 
 Site: TypeAlias = AttentionSite | OptimizerSite
+
+
+def attention_line(site: AttentionSite) -> str:
+    """The line to paste where `q`, `k`, `v` are [batch, heads, length, D] and `mask` is the user's own.
+
+    A recorded product has batch and heads merged; the user's tensors do not.
+    """
+    masked = site.mask != "none" and not is_causal(site)
+    options = ["is_causal=True"] if is_causal(site) else []
+    if masked:
+        hides = site.mask == "boolean" and not site.mask_keeps  # SDPA takes True where a score is kept
+        options.append("attn_mask=~mask" if hides else "attn_mask=mask")
+    if site.dropout:
+        options.append(f"dropout_p={site.dropout!r}")
+    scale = 1.0 if site.scale is None else site.scale
+    if not math.isclose(scale, max(site.query[-1:], default=1) ** -0.5, rel_tol=1e-6):
+        options.append(f"scale={scale!r}")
+    line = f"F.scaled_dot_product_attention({', '.join(['q', 'k', 'v', *options])})"
+    remarks = "; ".join(_remarks(site, masked))
+    return f"{line}  # {remarks}" if remarks else line
+
+
+def _remarks(site: AttentionSite, masked: bool) -> list[str]:
+    """What the user has to know beside the line."""
+    remarks = ["keep your own scaling of q, if any"] if site.scale is None else []
+    if masked and site.query[-2:-1] == site.key[-2:-1]:
+        remarks.append("is_causal=True instead of a triangular mask")
+    return remarks
+
+
+def is_causal(site: AttentionSite) -> bool:
+    """Whether `is_causal` says the same: for T ≠ S it is ambiguous which corner the mask was aligned to."""
+    return site.mask == "causal" and site.query[-2:-1] == site.key[-2:-1]

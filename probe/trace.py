@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from html import escape
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from probe.device import Device
+from probe.schema import to_jsonable
 
 Int64s: TypeAlias = npt.NDArray[np.int64]
 Int32s: TypeAlias = npt.NDArray[np.int32]
@@ -98,6 +100,7 @@ class DeviceWork(Table):
     op: Int32s  # row of the host operator that launched it
     bytes: Int64s  # copies: bytes moved; -1 where not recorded
     launch_shape: Int32s  # kernels: into Trace.launch_shapes
+    crosses_bus: Mask  # copies between host and device; False for kernels
 
     @property
     def duration_ns(self) -> Int64s:
@@ -184,6 +187,7 @@ class Trace:
     annotations: Annotations
     collectives: tuple[Collective, ...]
     steps: Steps
+    step_thread: int = -1  # into threads: the one that marks the steps
     start_unix_ns: int = 0  # wall-clock time of nanosecond 0
     rank: int | None = None
     world_size: int | None = None
@@ -205,6 +209,32 @@ class Trace:
     def on_device(self) -> bool:
         """Whether any device activity was recorded."""
         return len(self.kernels) + len(self.copies) > 0
+
+    def to_pandas(self) -> Any:
+        """The host operators as a pandas DataFrame, one row a call; times in integer nanoseconds."""
+        import pandas as pd
+
+        ops = self.host_ops
+        columns = {name: column for name, column in ops.columns() if name not in ("name", "signature")}
+        return pd.DataFrame({"name": [self.names[i] for i in ops.name], **columns})
+
+    def to_json(self) -> dict[str, Any]:
+        """What the trace holds, counted; for the events themselves use `to_pandas`."""
+        tables = ("host_ops", "runtime_calls", "kernels", "copies", "annotations", "collectives", "steps")
+        return {
+            "schema": "probe.trace/1",
+            "path": self.path,
+            "device": to_jsonable(self.device),
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "events": {name: len(getattr(self, name)) for name in tables},
+            "quality": to_jsonable(self.quality),
+            "warnings": list(self.warnings),
+        }
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{name}</td><td>{count}</td></tr>" for name, count in self.to_json()["events"].items())
+        return f"<p>{escape(self.path)}</p><table>{rows}</table>"
 
     def check(self) -> None:
         """Raise AssertionError where an invariant is broken; called by the tests after each transform."""

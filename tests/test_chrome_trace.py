@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from builders import GPU, copy, document, event, gpu_step, kernel, launch, op, shapes, step, write
@@ -283,3 +284,133 @@ def test_shapes_are_stored_once(tmp_path: Path) -> None:
     trace = read(write(tmp_path, [op("a", i * 10, 5, **shapes([2, 3])) for i in range(50)] + [copy("c", 1, 1, 1, 4)]))
     assert len(trace.signatures) == 1
     assert trace.with_shapes
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"Input type": [1]},
+        {"Input type": True},
+        {"Input type": [["x"]]},
+        {"Input type": [{"a": 1}]},
+        {"Input Dims": 1.5},
+        {"Input Dims": [None]},
+        {"Input Dims": [[2.0, 3]]},
+        {"Input Dims": [[True]]},
+        {"Input Dims": [[10**19]]},
+        {"Input Dims": [{"a": 1}]},
+        {"Input Dims": [[{"a": 1}]]},
+        {"Input Strides": [["1"]]},
+        {"Input Dims": [json.loads("[" * 200 + "]" * 200)]},
+    ],
+)
+def test_arguments_that_no_profiler_writes_count_as_not_recorded(tmp_path: Path, args: dict[str, Any]) -> None:
+    events = [op("odd", 0, 5, **{**shapes([2, 3]), **args}), op("odd", 10, 5, **{**shapes([2, 3]), **args})]
+    trace = read(write(tmp_path, [*events, op("good", 20, 5, **shapes([2, 10**12]))]))
+    assert trace.host_ops.signature.tolist() == [-1, -1, 0]
+    assert trace.signatures[0].dims == ((2, 10**12),)
+    assert "2 operators have arguments that cannot be read; they count as not recorded" in trace.warnings
+
+
+def test_lists_of_tensors_are_read_and_scalars_are_text(tmp_path: Path) -> None:
+    args = {**shapes([[2, 3], [4]], []), "Input Strides": [[[3, 1], [1]], []], "Concrete Inputs": ["", 1, None, "2"]}  # type: ignore[list-item]
+    trace = read(write(tmp_path, [op("aten::cat", 0, 5, **args)]))
+    assert trace.signatures[0].dims == (((2, 3), (4,)), ())
+    assert trace.signatures[0].strides == (((3, 1), (1,)), ())
+    assert trace.signatures[0].scalars == ("", "", "", "2")
+    assert trace.warnings == ()
+
+
+@pytest.mark.parametrize("odd", [[0], {"a": 1}, None])
+def test_a_device_with_an_odd_number_is_passed_over(tmp_path: Path, odd: Any) -> None:
+    devices = [{**GPU[0], "id": odd, "name": "odd", "computeMinor": []}, GPU[0]]
+    assert read(write(tmp_path, gpu_step(), deviceProperties=devices)).device.name == "NVIDIA Test GPU"
+    alone = read(write(tmp_path, gpu_step(), deviceProperties=devices[:1])).device
+    assert (alone.name, alone.compute_capability) == ("odd", None)
+
+
+@pytest.mark.parametrize(
+    ("start", "duration"),
+    [(4e15, 4e15), (0, 4e15), (1e16, 1), (-1e16, 1), (4.6e15, 1e14), (0, "1e999999999"), (0, "NaN")],
+)
+def test_times_beyond_64_bits_cost_one_event(tmp_path: Path, start: Any, duration: Any) -> None:
+    trace = read(write(tmp_path, [op("good", 0, 5), op("bad", start, duration)]))
+    trace.check()
+    assert names(trace, trace.host_ops.name) == ["good"]
+    assert trace.quality.dropped == 1
+
+
+def test_the_widest_spread_of_times_fits(tmp_path: Path) -> None:
+    trace = read(write(tmp_path, [op("first", -4e15, 1), op("last", 4e15, 1e14)]))
+    trace.check()
+    assert trace.host_ops.end_ns.tolist() == [1000, 8_100_000_000_000_000_000]
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+@pytest.mark.parametrize("key", ["Input Dims", "Collective name", "other"])
+def test_deep_nesting_costs_one_event(tmp_path: Path, depth: int, key: str) -> None:
+    text = json.dumps(document([op("good", 0, 5), op("deep", 10, 5, **{key: "HERE"}), op("more", 20, 5)]))
+    path = tmp_path / "deep.json"
+    path.write_text(text.replace('"HERE"', "[" * depth + "]" * depth))
+    trace = read(path)
+    assert {"good", "more"} <= set(names(trace, trace.host_ops.name))
+
+
+def test_the_careful_way_keeps_arguments_as_the_fast_one(tmp_path: Path) -> None:
+    events = [{**e, "args": {**e.get("args", {}), "Sequence number": 5}} for e in gpu_step()]
+    fast = read(write(tmp_path, events, "fast.json", deviceProperties=GPU))
+    careful = read(write(tmp_path, [*events, op("bad", 1, float("nan"))], "careful.json", deviceProperties=GPU))
+    assert careful.quality.dropped == 1
+    assert fast.signatures == careful.signatures
+    assert fast.launch_shapes == careful.launch_shapes
+    for name, column in fast.host_ops.columns():
+        np.testing.assert_array_equal(column, getattr(careful.host_ops, name))
+
+
+def test_the_fields_of_arguments_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an event, it took 250 µs: most of the time of reading a damaged file."""
+    asked: list[Any] = []
+    real = msgspec.structs.fields
+    monkeypatch.setattr(msgspec.structs, "fields", lambda what: (asked.append(what), real(what))[1])
+    read(write(tmp_path, [op(f"op{i}", i, 1) for i in range(20)] + [op("bad", 1, float("nan"))]))
+    assert len(asked) < 5
+
+
+def test_work_is_called_unlaunched_only_where_launches_were_recorded(tmp_path: Path) -> None:
+    said = "launched before the recording began"
+    alone = [op("x", 0, 5), kernel("k", 10, 5, 1)]
+    assert not any(said in w for w in read(write(tmp_path, alone, deviceProperties=GPU)).warnings)
+    with_calls = read(write(tmp_path, [*alone, launch(2, 1)], deviceProperties=GPU))
+    assert any(said in w for w in with_calls.warnings)
+
+
+def test_copies_over_the_bus_are_known_by_their_names(tmp_path: Path) -> None:
+    crossing = ["Memcpy HtoD (Pinned -> Device)", "Memcpy DtoH", "CopyHostToDevice", "COPYDEVICETOHOST"]
+    inside = ["Memcpy DtoD (Device -> Device)", "CopyDeviceToDevice", "Memset (Device)"]
+    events = [copy(name, i * 10, 5, i, 4) for i, name in enumerate([*crossing, *inside])]
+    trace = read(write(tmp_path, [*events, kernel("memcpy_HtoD", 5, 1, 99)], deviceProperties=GPU))
+    assert trace.copies.crosses_bus.tolist() == [True] * 4 + [False] * 3
+    assert trace.kernels.crosses_bus.tolist() == [False]
+
+
+def test_a_step_inside_an_earlier_one_is_left_out_and_counted(tmp_path: Path) -> None:
+    outer, touching = step(1, 0, 100), step(2, 99.5, 50)
+    nested, overlapping = step(7, 20, 10), step(8, 140, 100)
+    again = step(1, 300, 10)
+    trace = read(write(tmp_path, [again, nested, overlapping, touching, outer, op("x", 1, 1)]))
+    assert trace.steps.number.tolist() == [1, 2]
+    assert any("2 steps begin inside an earlier step" in w for w in trace.warnings)
+
+
+def test_the_thread_that_marks_the_steps_is_named(tmp_path: Path) -> None:
+    marks = [{**step(1, 0, 10), "tid": "loop"}, {**step(2, 10, 10), "tid": "loop"}]
+    trace = read(write(tmp_path, [op("x", 0, 1, tid="other"), *marks]))
+    assert trace.threads[trace.step_thread].id == "loop"
+    assert read(write(tmp_path, [op("x", 0, 1)])).step_thread == -1
+
+
+def test_a_trace_is_a_result(tmp_path: Path) -> None:
+    trace = read(write(tmp_path, gpu_step(), "<b>.json", deviceProperties=GPU))
+    assert json.loads(json.dumps(trace.to_json()))["events"]["kernels"] == 2
+    assert list(trace.to_pandas()["name"]) == names(trace, trace.host_ops.name)
+    assert "<b>" not in trace._repr_html_()

@@ -22,9 +22,9 @@ def on_cpu(cost: Cost, time_s: float, signature: Signature | None = None) -> Cla
     return classify(cost, place(cost, CPU), time_s, Machine(CPU, 2e-6, False), signature=signature)
 
 
-def on_gpu(cost: Cost, time_s: float, *launches: LaunchShape, tf32: bool = False) -> Class:
+def on_gpu(cost: Cost, time_s: float, shape: LaunchShape | None = None, tf32: bool = False) -> Class:
     machine = Machine(GPU, 2e-6, True, sm_count=132)
-    return classify(cost, place(cost, GPU, tf32=tf32), time_s, machine, launches=launches)
+    return classify(cost, place(cost, GPU, tf32=tf32), time_s, machine, shape=shape)
 
 
 MATMUL = Cost(2e9, 12e6, "matmul", "float32")
@@ -91,7 +91,7 @@ def test_tf32_kernels_meet_the_tf32_roof() -> None:
 
 
 def test_gaps_between_elements_are_strided_access() -> None:
-    transposed = Signature(((4096, 4096),), ("float",), ((1, 4096),))
+    transposed = Signature(((4096, 4096), (4096, 4096)), ("float", "float"), ((4096, 1), (1, 4096)))
     assert on_cpu(ADD, 10e-3, transposed).limiter == "strided-access"
 
 
@@ -99,7 +99,9 @@ def test_gaps_between_elements_are_strided_access() -> None:
     ("dims", "strides", "strided"),
     [
         ((2, 3), (3, 1), False),
-        ((2, 3), (1, 2), True),
+        ((2, 3), (1, 2), False),
+        ((64, 64, 8, 8), (4096, 1, 512, 64), False),
+        ((2, 3), (1, 4), True),
         ((2, 3), (0, 1), False),
         ((1, 3), (99, 1), False),
         ((4,), (2,), True),

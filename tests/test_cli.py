@@ -116,6 +116,61 @@ def test_a_report_that_cannot_be_written(run: Any, trace: Path) -> None:
     run("analyze", trace, "--md", "/proc/nowhere/r.md").assert_one_line(2, "/proc/nowhere/r.md")
 
 
+def test_reports_go_through_links_and_into_pipes_and_replace_neither(run: Any, trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.md").write_text("old")
+    (tmp_path / "link.md").symlink_to("real.md")
+    assert run("analyze", trace, "--md", "link.md").code == 0
+    assert (tmp_path / "link.md").is_symlink()
+    assert "addmm" in (tmp_path / "real.md").read_text()
+    assert run("analyze", trace, "--md", "/dev/null").code == 0
+    assert not Path("/dev/null").is_file()
+    run("analyze", trace, "--md", ".").assert_one_line(2, "directory")
+    run("analyze", trace, "--md", "x", "--html", "x").assert_one_line(2, "same file")
+
+
+def test_what_is_not_read_yet_is_said(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.sqlite").write_bytes(b"SQLite format 3")
+    run("analyze", "x.sqlite").assert_one_line(2, "Nsight")
+    run("analyze", "s3://bucket/trace.json").assert_one_line(2, "s3://bucket/trace.json", "local")
+    (tmp_path / "ranks").mkdir()
+    write(tmp_path / "ranks", gpu_step())
+    run("analyze", "ranks").assert_one_line(2, "name one of its files")
+
+
+def test_run_json_names_its_run(run: Any) -> None:
+    assert run("analyze", SAMPLES / "starved_loader" / "run.json", "--json").json["source"]["kind"] == "run"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [op("x", 0, 0)],
+        [step(1, 0, 0), op("x", 0, 0)],
+        [op("x", float("nan"), 1), op("y", 0, 1)],
+        [op("x", 0, 1, **{"Input Dims": [[10**12, 10**12]], "Input type": ["float"], "Input Strides": [[-1, 5]]})],
+        [op("aten::mm", 0, 20, **{"Input Dims": [[0, 4], [4, 0]], "Input type": ["float", "what"]})],
+    ],
+)
+def test_odd_traces_have_an_analysis(run: Any, tmp_path: Path, events: list[Any]) -> None:
+    ran = run("analyze", write(tmp_path, events), "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["schema"] == "probe.analysis/1"
+
+
+def test_host_only_trace_of_a_gpu_machine_has_no_bound_by_its_roofs(run: Any, tmp_path: Path) -> None:
+    product = {"Input Dims": [[1024, 1024], [1024, 1024]], "Input type": ["float", "float"]}
+    path = write(tmp_path, [step(1, 0, 900), op("aten::mm", 10, 800, **product)], deviceProperties=GPU)
+    content = run("analyze", path, "--json").json
+    assert content["ops"][0]["bound"] == "unknown"
+    assert content["utilisation"]["mfu_fraction"] is None
+
+
+def test_no_arguments_print_the_help_alone(run: Any) -> None:
+    ran = run()
+    assert "Usage" in ran.out
+    assert ran.err == ""
+
+
 def test_fail_on(run: Any, trace: Path) -> None:
     run("analyze", trace, "--fail-on", "step>1us").assert_one_line(3, "step is")
     assert run("analyze", trace, "--fail-on", "step>1s").code == 0

@@ -7,7 +7,7 @@ from builders import op, step, write
 
 import probe
 from probe.conditions import parse
-from probe.errors import GateFailed, UsageError
+from probe.errors import GateFailed, InputError, UsageError
 
 
 @pytest.fixture
@@ -23,9 +23,19 @@ def test_what_holds_fails_the_gate(analysis: probe.Analysis, text: str) -> None:
             condition.check(analysis)
 
 
-@pytest.mark.parametrize("text", ["step>7ms", "saving>100%", "code=F06", "peak_memory>1GiB"])
+@pytest.mark.parametrize("text", ["step>7ms", "saving>100%", "code=F06", "code=f06"])
 def test_what_does_not_hold_passes(analysis: probe.Analysis, text: str) -> None:
     assert all(condition.check(analysis) is None for condition in parse(text))
+
+
+def test_what_is_not_known_cannot_pass_a_gate(analysis: probe.Analysis) -> None:
+    with pytest.raises(InputError, match="not known"):
+        parse("peak_memory>1GiB")[0].check(analysis)
+
+
+def test_a_rule_that_does_not_exist() -> None:
+    with pytest.raises(UsageError, match="F06"):
+        parse("code=F99")
 
 
 @pytest.mark.parametrize(

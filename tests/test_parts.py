@@ -74,6 +74,16 @@ def test_waiting_in_a_synchronisation_is_overhead(tmp_path: Path) -> None:
     assert found == {"overhead": 95, "host": 5}
 
 
+def test_other_threads_and_long_host_work_are_not_dispatching(tmp_path: Path) -> None:
+    """A loader's copy on its own thread, or a sort on the CPU, does not make an idle device launch-bound."""
+    events = [step(1, 0, 100_000), op("aten::add", 10, 20), launch(1, 15), kernel("add", 20, 2000, 1)]
+    side = [op("aten::copy_", 3000, 90_000, tid=9)]
+    sort = [op("aten::sort", 3000, 90_000)]
+    for extra in ([], side, sort):
+        found = parts(read(write(tmp_path, events + extra, deviceProperties=GPU)), {"aten::add": "memory"})
+        assert found["host"] > 97_000
+
+
 def test_work_of_an_earlier_step_takes_the_class_of_its_name(tmp_path: Path) -> None:
     events = [
         step(1, 0, 100),
@@ -103,18 +113,20 @@ def test_exclusive_pieces_are_self_time(tmp_path: Path) -> None:
 
 def test_the_profilers_time_is_taken_from_where_it_lies() -> None:
     mean = dict.fromkeys(PARTS, 0.0) | {"compute": 6.0, "overhead": 3.0, "host": 1.0}
-    corrected, said = without_profiler(mean, 8.0, {"overhead": 1.0})
+    corrected, said = without_profiler(mean, 8.0, {"overhead": 1.0}, 1e9)
     assert corrected == mean | {"overhead": 1.0}
     assert said is not None
-    split, _ = without_profiler(mean, 8.0, {"overhead": 0.5, "compute": 0.5})
+    split, _ = without_profiler(mean, 8.0, {"overhead": 0.5, "compute": 0.5}, 1e9)
     assert (split["overhead"], split["compute"]) == (2.0, 5.0)
-    scaled, _ = without_profiler(mean, 3.5, {"overhead": 1.0})
+    scaled, _ = without_profiler(mean, 3.5, {"overhead": 1.0}, 1e9)
     assert scaled["overhead"] == 0
     assert sum(scaled.values()) == pytest.approx(3.5)
     assert scaled["compute"] / scaled["host"] == pytest.approx(6.0)
-    slower, _ = without_profiler(mean, 11.0, {"overhead": 1.0})
+    noise, _ = without_profiler(mean, 5.0, {"overhead": 1.0}, calls=1000)
+    assert noise["overhead"] / noise["compute"] == pytest.approx((3.0 - 3e-3) / 6.0)
+    slower, _ = without_profiler(mean, 11.0, {"overhead": 1.0}, 1e9)
     assert sum(slower.values()) == pytest.approx(11.0)
-    assert without_profiler(mean, None, {}) == (mean, None)
+    assert without_profiler(mean, None, {}, 0.0) == (mean, None)
 
 
 def test_recording_lengthens_what_encloses_the_call(tmp_path: Path) -> None:

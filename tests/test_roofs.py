@@ -112,3 +112,20 @@ def test_a_device_by_name() -> None:
     assert choose_ceilings(Device(kind="cuda", name="unknown device"), name="H200").ceilings.device == "H200"
     with pytest.raises(UsageError, match="H100 SXM"):
         choose_ceilings(H100, name="H9000")
+
+
+def test_what_a_run_of_some_suites_lacks_comes_from_elsewhere_and_is_said() -> None:
+    store.save(Ceilings("measured", H100.name, launch_s=3e-6), H100)
+    found = choose_ceilings(H100)
+    assert found.ceilings.launch_s == 3e-6
+    assert found.ceilings.origin == "datasheet"
+    assert found.ceilings.flops_per_s["bfloat16"] > 9e14
+    assert "not both measured" in found.warnings[0]
+
+
+def test_host_operators_are_not_judged_by_a_gpus_roofs() -> None:
+    found = choose_ceilings(H100, on_device=False)
+    assert not found.ceilings.flops_per_s
+    assert found.datasheet is None
+    with pytest.raises(UsageError, match="no device work"):
+        choose_ceilings(Device(kind="cpu", name="CPU"), name="H200")

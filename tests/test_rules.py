@@ -2,15 +2,21 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import GPU, kernel, launch, op, step, write
 
 import probe
+from probe.analyzers import diagnosis as diagnosis_module
+from probe.analyzers.rules import catalogue, optimizer
 from probe.analyzers.rules.catalogue import RULES
+from probe.device import Ceilings
 from probe.sites import AttentionSite, OptimizerSite
+from probe.verify.cases import case_of
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional
@@ -129,6 +135,102 @@ def test_training_is_recognised_by_its_backward_pass(tmp_path: Path) -> None:
     assert not found(tmp_path / "b", attention_4d()).found[0].site.training
 
 
+ASSUMED = "the factor was not recorded; 1/sqrt(D) is assumed for the proof"
+
+
+def recorded(folder: Path, step_function: Step) -> tuple[AttentionSite, Any]:
+    """The site and the finding of the attention in a program."""
+    first = found(folder, step_function).found[0]
+    assert first.finding.code == "F06"
+    assert first.finding.how == case_of(first.site).candidates[0].code_line
+    return first.site, first.finding
+
+
+def test_the_scale_is_what_was_recorded_and_else_said_to_be_assumed(tmp_path: Path) -> None:
+    site, finding = recorded(tmp_path / "a", attention_baddbmm())
+    assert (site.scale, site.mask) == (0.2, "additive")
+    assert "scale=0.2" in finding.how
+    assert ASSUMED not in finding.evidence
+    site, finding = recorded(tmp_path / "b", attention_4d())
+    assert site.scale == 32**-0.5
+    assert ASSUMED in finding.evidence
+    for name, program in (("c", attention_scaled_query), ("d", attention_einsum)):
+        site, finding = recorded(tmp_path / name, program())
+        assert site.scale is None
+        assert ASSUMED not in finding.evidence
+        assert finding.how.startswith("F.scaled_dot_product_attention(q, k, v, scale=1.0)  # keep your own scaling")
+
+
+def test_a_softmax_spelled_out_is_no_scaling(tmp_path: Path) -> None:
+    q, k, v = qkv(2, 4, 128, 32)
+
+    def run() -> object:
+        weights = torch.exp(q @ k.mT)
+        return (weights / weights.sum(-1, keepdim=True)) @ v
+
+    assert recorded(tmp_path, run)[0].scale is None
+
+
+def test_the_line_runs_and_says_the_same(tmp_path: Path) -> None:
+    q, k, v = qkv(2, 4, 128, 32)
+    mask = torch.ones(128, 128).triu(1).bool()
+
+    def filled() -> object:
+        return (q @ k.mT / math.sqrt(32)).masked_fill(mask, -math.inf).softmax(-1) @ v
+
+    def chosen() -> object:
+        return (
+            torch.where(mask.T.logical_or(torch.eye(128).bool()), q @ k.mT / math.sqrt(32), -math.inf).softmax(-1) @ v
+        )
+
+    how = recorded(tmp_path / "a", filled)[1].how
+    torch.testing.assert_close(eval(how, {"F": functional, "q": q, "k": k, "v": v, "mask": mask}), filled())
+    how = recorded(tmp_path / "b", chosen)[1].how
+    keep = torch.ones(128, 128).tril().bool()
+    torch.testing.assert_close(eval(how, {"F": functional, "q": q, "k": k, "v": v, "mask": keep}), chosen())
+
+
+@pytest.mark.parametrize("dim", [-2, 1, 3])
+def test_the_softmax_must_be_over_the_last_dimension(tmp_path: Path, dim: int) -> None:
+    q, k, v = qkv(2, 4, 128, 32)
+    diagnosis = found(tmp_path, lambda: torch.softmax(q @ k.mT, dim) @ v)
+    assert ("F06" in codes(diagnosis)) == (dim == 3)
+
+
+def test_a_softmax_without_its_dimension_is_taken_and_said_so(tmp_path: Path) -> None:
+    """Old traces have sizes and no scalars."""
+    scores, value = [8, 128, 128], [8, 128, 32]
+    calls = (("bmm", [value, [8, 32, 128]]), ("_softmax", [scores, []]), ("bmm", [scores, value]))
+    events = [step(1, 0, 1000)]
+    for at, (name, sizes) in enumerate(calls):
+        events.append(op(f"aten::{name}", 300 * at, 200, **{"Input Dims": sizes, "Input type": ["float", "float"]}))
+    finding = next(f for f in probe.analyze(write(tmp_path, events)).findings if f.code == "F06")
+    assert "the dimension of the softmax was not recorded; the last is assumed" in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("dtype", "softmax", "softmax_dtype", "size"),
+    [
+        (torch.float64, None, None, "1 MiB"),
+        (torch.bfloat16, torch.float32, "float32", "256 KiB"),
+        (torch.bfloat16, None, None, "256 KiB"),
+    ],
+)
+def test_types_of_the_product_and_of_the_softmax(
+    tmp_path: Path, dtype: Any, softmax: Any, softmax_dtype: str | None, size: str
+) -> None:
+    q, k, v = (t.detach().to(dtype) for t in qkv(2, 4, 128, 32))
+    site, finding = recorded(tmp_path, lambda: functional.softmax(q @ k.mT, -1, dtype=softmax).to(dtype) @ v)
+    assert (site.dtype, site.softmax_dtype) == (str(dtype).removeprefix("torch."), softmax_dtype)
+    assert f"softmax pass {size}" in finding.summary
+
+
+def test_dropout_in_evaluation_is_none(tmp_path: Path) -> None:
+    q, k, v = qkv(2, 4, 128, 32)
+    site, _ = recorded(tmp_path, lambda: functional.dropout((q @ k.mT).softmax(-1), 0.1, training=False) @ v)
+    assert site.dropout == 0.0
+
+
 def rmsnorm() -> Step:
     x, weight = torch.randn(256, 512), torch.randn(512)
     return lambda: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
@@ -183,7 +285,7 @@ def adamw_by_hand() -> Step:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "kind"),
+    ("made", "kind"),
     [
         (lambda: torch.optim.AdamW(parameters(8), foreach=False, fused=False).step, "adamw"),
         (lambda: torch.optim.Adam(parameters(8), foreach=False, fused=False).step, "adam"),
@@ -192,11 +294,90 @@ def adamw_by_hand() -> Step:
     ],
     ids=["AdamW", "Adam", "SGD", "by hand"],
 )
-def test_an_optimizer_loop(tmp_path: Path, optimizer: Callable[[], Step], kind: str) -> None:
-    diagnosis = found(tmp_path, optimizer())
+def test_an_optimizer_loop(tmp_path: Path, made: Callable[[], Step], kind: str) -> None:
+    diagnosis = found(tmp_path, made())
     site = diagnosis.found[0].site
     assert diagnosis.found[0].finding.code == "F24", diagnosis.analysis.findings
     assert site == OptimizerSite(kind, ((64, 64),) * 8, "float32")
+
+
+def context_of(folder: Path, step_function: Step, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the rules see of a program."""
+    seen: list[Any] = []
+
+    def listening(context: Any, index_of_group: Any) -> Any:
+        seen.append(context)
+        return catalogue.findings(context, index_of_group)
+
+    monkeypatch.setattr(diagnosis_module, "findings", listening)
+    found(folder, step_function)
+    return seen[0]
+
+
+SGD_OPTIONS: tuple[dict[str, Any], ...] = (
+    {}, {"weight_decay": 0.1}, {"maximize": True}, {"weight_decay": 0.1, "maximize": True},
+    {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.5}, {"momentum": 0.9, "nesterov": True},
+    {"momentum": 0.9, "weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
+    {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "maximize": True},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("options", SGD_OPTIONS, ids=lambda o: "-".join(o) or "plain")
+def test_parameters_of_sgd_are_counted_with_all_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    made = torch.optim.SGD(parameters(8), lr=0.1, foreach=False, fused=False, **options)
+    (match,) = optimizer.find(context_of(tmp_path, made.step, monkeypatch))
+    assert match.site == OptimizerSite("sgd", ((64, 64),) * 8, "float32")
+    assert "SGD updates 8 parameters" in match.summary
+
+
+def test_the_first_step_of_sgd_allocates_its_momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = torch.optim.SGD(parameters(8), lr=0.1, foreach=False, momentum=0.9, weight_decay=0.1, nesterov=True)
+
+    def run() -> None:
+        made.state.clear()
+        made.step()
+
+    (match,) = optimizer.find(context_of(tmp_path, run, monkeypatch))
+    assert match.site == OptimizerSite("sgd", ((64, 64),) * 8, "float32")
+
+
+def test_an_sgd_that_cannot_be_read_has_no_count(tmp_path: Path) -> None:
+    """Something of the user's own runs within the step."""
+    made = torch.optim.SGD(parameters(8), lr=0.1, foreach=False, fused=False, momentum=0.9)
+    made.register_step_post_hook(lambda *_: made.param_groups[0]["params"][0].grad.mul(2))
+    first = next(f for f in found(tmp_path, made.step).found if f.finding.code == "F24")
+    assert (first.site, first.finding.saving_s) == (None, None)
+    assert "SGD updates its parameters one after the other" in first.finding.summary
+
+
+def test_the_type_of_the_parameters_is_recorded(tmp_path: Path) -> None:
+    made = [torch.randn(64, 64, dtype=torch.float64, requires_grad=True) for _ in range(8)]
+    for parameter in made:
+        parameter.grad = torch.ones_like(parameter)
+    first = next(
+        f for f in found(tmp_path, torch.optim.AdamW(made, foreach=False).step).found if f.finding.code == "F24"
+    )
+    assert first.site == OptimizerSite("adamw", ((64, 64),) * 8, "float64")
+
+
+@pytest.mark.parametrize("code", ["F01", "F04", "F24"])
+def test_no_saving_is_claimed_where_the_bandwidth_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    x = torch.randn(1 << 18)
+    programs = {"F01": lambda: torch.sigmoid(torch.tanh(x * 2 + 1)).mul(x), "F04": rmsnorm(), "F24": adamw_by_hand()}
+    context = context_of(tmp_path, programs[code], monkeypatch)
+    assert code in {f.finding.code for f in catalogue.findings(context, {})}
+    unknown = replace(context, machine=replace(context.machine, ceilings=Ceilings("assumed", "?")))
+    assert unknown.roof_s(1e9) is None
+    assert code not in {f.finding.code for f in catalogue.findings(unknown, {})}
+
+
+def test_steps_of_no_length_have_no_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = context_of(tmp_path, attention_4d(), monkeypatch)
+    assert catalogue.findings(replace(context, step_s=0.0), {}) == ()
 
 
 def sdpa() -> Step:
@@ -265,11 +446,11 @@ def test_many_tiny_kernels_on_a_gpu(tmp_path: Path) -> None:
 def test_an_event_belongs_to_one_finding(tmp_path: Path) -> None:
     """What the findings save together is never more than the step."""
     q, k, v = qkv(2, 4, 128, 32)
-    optimizer = torch.optim.AdamW([q, k, v, *parameters(8)], foreach=False)
+    made = torch.optim.AdamW([q, k, v, *parameters(8)], foreach=False)
 
     def run() -> None:
         (torch.softmax(q @ k.mT / 5.6, -1) @ v).square().sum().backward()
-        optimizer.step()
+        made.step()
 
     analysis = found(tmp_path, run).analysis
     assert {"F06", "F24"} <= {f.code for f in analysis.findings}
@@ -288,3 +469,11 @@ def test_real_traces_have_the_findings_a_reader_would_sign(foreign_traces: Path)
         findings = probe.analyze(foreign_traces / f"{device}_qwen_0.5b_chat.json.gz").findings
         assert [f.code for f in findings][:2] == ["F04", "F01"]
         assert "49 RMSNorms" in findings[0].summary
+
+
+def test_marks_may_overlap_and_touch() -> None:
+    marked = optimizer._Marked(np.array([0, 10, 20, 50]), np.array([5, 40, 40, 60]))
+    asked = [-1, 0, 4, 5, 9, 10, 25, 39, 40, 50, 59, 60]
+    spans = [(0, 5), (10, 40), (20, 25), (50, 60)]
+    assert marked.holds(np.array(asked)).tolist() == [any(s <= at < e for s, e in spans) for at in asked]
+    assert optimizer._Marked(np.array([]), np.array([])).holds(np.array([1])).tolist() == [False]

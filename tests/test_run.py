@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from probe.device import Cache, Device
 from probe.errors import RunError
 from probe.run import (
     PHASES,
@@ -46,6 +47,8 @@ def some_part(rank: int = 0, world_size: int = 1) -> RankPart:
         status="finished",
         rank=rank,
         world_size=world_size,
+        environment={"torch": "2.9.0"},
+        device=Device("cpu", "Some CPU", cores=8, isa=("avx2",), caches=(Cache(1, 32768, 64, 2),), clock_hz=3e9),
         tags={"team": "vision", "n": 3},
         metrics={"loss": Metric("nat", (0, 1), (1.0, None))},
         cycles=(cycle,),
@@ -115,6 +118,14 @@ def test_bare_and_profiled_steps() -> None:
         (b'{"schema": "probe.run/2"}', "update torch-probe"),
         (b'{"schema": "probe.run/1"}', "damaged"),
         (encode(some_part()).replace(b'"rank":0', b'"rank":"zero"'), "damaged"),
+        (b'{"a":' * 100_000, "not whole JSON"),
+        (encode(some_part()).replace(b'"name":"Some CPU"', b'"label":"Some CPU"'), r"damaged.*`name`.*device"),
+        (encode(some_part()).replace(b'"kind":"cpu"', b'"kind":"abacus"'), "damaged.*kind"),
+        (encode(some_part()).replace(b'"level":1', b'"level":"one"'), "damaged.*caches"),
+        (encode(some_part()).replace(b'"environment":{"torch":"2.9.0"}', b'"environment":["torch"]'), "damaged"),
+        (encode(some_part()).replace(b'"trace.rank', b'"../trace.rank'), "damaged.*no trace of a run"),
+        (encode(some_part()).replace(b'"trace.rank', b'"/tmp/trace.rank'), "damaged.*no trace of a run"),
+        (encode(some_part()).replace(b'cycle0.json.gz"', b'cycle0.json.gz\\n"'), "damaged.*no trace of a run"),
         (encode(some_part()).replace(b'["wait",2]', b'["wait",9]'), "damaged"),
         (encode(some_part()).replace(b'["wait",2]', b'["party",2]'), "damaged"),
         (encode(some_part()).replace(b'["wait",2]', b'["wait",-2]'), "damaged"),
@@ -142,6 +153,14 @@ def test_directories_that_are_no_runs(tmp_path: Path) -> None:
 def test_keys_of_a_later_writer_are_ignored() -> None:
     data = encode(some_part()).replace(b'"rank":0', b'"rank":0,"colour":"blue"')
     assert decode(data, "here").rank == 0
+
+
+def test_the_device_is_an_object_again_and_its_later_fields_are_ignored() -> None:
+    part = some_part()
+    data = encode(part).replace(b'"cores":8', b'"cores":8,"colour":"blue"').replace(b'"level":1', b'"level":1,"ways":8')
+    assert data.count(b"colour") == data.count(b"ways") == 1
+    assert decode(data, "here").device == part.device
+    assert decode(encode(RankPart()), "here").device is None
 
 
 def test_ranks_are_merged_and_missing_or_damaged_ones_are_named(tmp_path: Path) -> None:

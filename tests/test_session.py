@@ -17,11 +17,13 @@ import pytest
 import torch
 
 from probe.collectors.pause_budget import Plan
+from probe.device import Device
 from probe.errors import RunError, UsageError
 from probe.run import PHASES, Run, load
 from probe.session import annotate, profile
 from probe.session import session as sessions
 from probe.session.schedule import Options
+from probe.session.snapshot import MASK, masked
 
 ones = torch.ones(16)
 
@@ -403,3 +405,33 @@ def test_steps_of_another_thread_are_not_the_loops(tmp_path: Path) -> None:
         loop(prof, 1)
     assert load(tmp_path / "r").main.steps.total == 3
     assert sum("another thread" in warning for warning in prof.warnings) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (["--hf-token", "X", "--lr", "1"], ["--hf-token", MASK, "--lr", "1"]),
+        (["--hf-token=X=="], [f"--hf-token={MASK}"]),
+        (["--API_KEY", "-X", "-secret", "X"], ["--API_KEY", MASK, "-secret", MASK]),
+        (["--password=X", "--passwd=X", "--aws-credentials=X", "--credential=X"], None),
+        (["wandb.api_key=X", "lr=1"], [f"wandb.api_key={MASK}", "lr=1"]),
+        (["--use-key", "--lr", "1"], ["--use-key", "--lr", "1"]),
+        (["--use-key", "--hf-token=X"], ["--use-key", f"--hf-token={MASK}"]),
+        (["--token", "key", "X.py"], ["--token", MASK, "X.py"]),
+        (["train.py", "--max-tokens", "8", "--keys=2"], ["train.py", "--max-tokens", "8", "--keys=2"]),
+        (["--token"], ["--token"]),
+    ],
+)
+def test_secrets_on_the_command_line_are_masked(argv: list[str], shown: list[str] | None) -> None:
+    found = masked(argv)
+    assert found == shown if shown else not any("X" in word for word in found)
+
+
+def test_the_part_says_the_device_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--hf-token", "hf_abc"])
+    with profile(path=tmp_path / "run"):
+        pass
+    assert b"hf_abc" not in (tmp_path / "run" / "run.json").read_bytes()
+    part = load(tmp_path / "run").main
+    assert part.command["argv"] == ["train.py", "--hf-token", MASK]
+    assert isinstance(part.device, Device)

@@ -240,16 +240,22 @@ def test_nothing_global_is_disturbed() -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({}, "F.scaled_dot_product_attention(query, key, value, scale=1.0)"),
-        ({"scale": 8**-0.5}, "F.scaled_dot_product_attention(query, key, value)"),
-        ({"scale": 8**-0.5, "mask": "causal"}, "F.scaled_dot_product_attention(query, key, value, is_causal=True)"),
+        ({}, "F.scaled_dot_product_attention(q, k, v, scale=1.0)  # keep your own scaling of q, if any"),
+        ({"scale": 8**-0.5}, "F.scaled_dot_product_attention(q, k, v)"),
+        ({"scale": 0.2}, "F.scaled_dot_product_attention(q, k, v, scale=0.2)"),
+        ({"scale": 8**-0.5, "mask": "causal"}, "F.scaled_dot_product_attention(q, k, v, is_causal=True)"),
         (
             {"query": (2, 5, 8), "key": (2, 9, 8), "value": (2, 9, 8), "scale": 8**-0.5, "mask": "causal"},
-            "F.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=mask)[0]",
+            "F.scaled_dot_product_attention(q, k, v, attn_mask=mask)",
         ),
         (
             {"scale": 8**-0.5, "mask": "boolean", "dropout": 0.1},
-            "F.scaled_dot_product_attention(query, key, value, attn_mask=~mask, dropout_p=0.1)",
+            "F.scaled_dot_product_attention(q, k, v, attn_mask=~mask, dropout_p=0.1)"
+            "  # is_causal=True instead of a triangular mask",
+        ),
+        (
+            {"scale": 8**-0.5, "mask": "boolean", "mask_keeps": True},
+            "F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # is_causal=True instead of a triangular mask",
         ),
     ],
 )

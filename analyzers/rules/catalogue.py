@@ -96,7 +96,9 @@ class Found:
 
 
 def findings(context: Context, index_of_group: dict[int, int]) -> tuple[Found, ...]:
-    """All that the rules find, most saving first; an operator belongs to one finding only."""
+    """All that the rules find, most saving first; an operator belongs to one finding only. Empty steps have none."""
+    if context.step_s <= 0:
+        return ()
     claimed: frozenset[int] = frozenset()
     found: list[Found] = []
     for rule in RULES:
@@ -119,7 +121,7 @@ def _finding(rule: Rule, match: Match, context: Context, index_of_group: dict[in
         where=match.where,
         ops=tuple(sorted(index_of_group[g] for g in match.ops if g in index_of_group)),
         saving_s=saving_s,
-        saving_fraction=saving_s / context.step_s if saving_s is not None and context.step_s else None,
+        saving_fraction=saving_s / context.step_s if saving_s is not None else None,
         saving_bytes=match.saving_bytes,
         matched="order",
         replacement=match.replacement,

@@ -52,7 +52,12 @@ class Context:
 
     @cached_property
     def backward_of(self) -> dict[int, list[int]]:
-        """Rows of the outermost backward operators by the sequence number of their forward operator."""
+        """Rows of the outermost backward operators by the sequence number of their forward operator.
+
+        Sequence numbers count per forward thread. Threads cannot be told apart here: `forward_thread` is the
+        profiler's own number, which no forward operator records and which is not the `thread` that ran it. Where
+        several threads run forward passes, operators of equal numbers share their backward operators.
+        """
         ops = self.trace.host_ops
         found: dict[int, list[int]] = {}
         is_backward = (ops.forward_thread > 0) & (ops.sequence >= 0)
@@ -71,10 +76,10 @@ class Context:
         """Time of the given operators with all they call, per step."""
         return float(self.spent_ns[rows].sum()) / 1e9 / len(self.steps) if rows else 0.0
 
-    def roof_s(self, size_bytes: float) -> float:
-        """Least time to move that many bytes from and to memory; 0 where the bandwidth is not known."""
+    def roof_s(self, size_bytes: float) -> float | None:
+        """Least time to move that many bytes from and to memory; None where the bandwidth is not known."""
         rate = self.machine.ceilings.dram_bytes_per_s
-        return size_bytes / rate if rate else 0.0
+        return size_bytes / rate if rate else None
 
 
 @dataclass(frozen=True)

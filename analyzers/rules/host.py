@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from probe.analyzers.classify import DISPATCHES
 from probe.analyzers.op_table import Seconds
 from probe.analyzers.parts import loader_intervals
 from probe.analyzers.rules.context import Context, Match
@@ -62,7 +63,7 @@ def _tiny(context: Context, rows: list[int]) -> tuple[Seconds, str, float]:
     """What is counted, in seconds, its name, and how long one may be to be tiny."""
     if context.trace.on_device:
         return context.trace.kernels.duration_ns / 1e9, "kernels", TINY_S
-    return context.trace.host_ops.self_ns[rows] / 1e9, "operators", 5 * context.machine.dispatch_s
+    return context.trace.host_ops.self_ns[rows] / 1e9, "operators", DISPATCHES * context.machine.dispatch_s
 
 
 def _largest(context: Context, rows: list[int], most: int = 5) -> tuple[int, ...]:

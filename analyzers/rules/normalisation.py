@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from math import prod
 
+from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.units import Unit
 from probe.units import format_bytes, format_time
@@ -19,7 +20,6 @@ STAGES = (
     frozenset({"rsqrt", "sqrt"}),
     frozenset({"mul", "div"}),
 )
-BYTES = {"float": 4, "double": 8, "c10::Half": 2, "c10::BFloat16": 2}
 
 
 def find(context: Context) -> Iterator[Match]:
@@ -33,7 +33,9 @@ def find(context: Context) -> Iterator[Match]:
                 sites[found[0].size].append(found)
             at += len(found) or 1
     for size, same in sites.items():
-        yield _match(context, size, same)
+        match = _match(context, size, same)
+        if match is not None:
+            yield match
 
 
 def _from(run: list[Unit], at: int) -> list[Unit]:
@@ -65,14 +67,17 @@ def _fits(stage: int, unit: Unit, size: tuple[int, ...]) -> bool:
     return unit.numel == prod(size[:-1])
 
 
-def _match(context: Context, size: tuple[int, ...], same: list[list[Unit]]) -> Match:
+def _match(context: Context, size: tuple[int, ...], same: list[list[Unit]]) -> Match | None:
     rows = [u.row for found in same for u in found]
     backward = context.backward_rows(rows)
     spent_s = context.seconds(rows) + context.seconds(backward)
     dtype = next(iter(same[0][0].signature.dtypes), "") if same[0][0].signature else ""
-    array = prod(size) * BYTES.get(dtype, 4)
+    element = ELEMENT_TYPES.get(dtype)
+    array = prod(size) * (element or FLOAT32).itemsize
     calls = len(same) / len(context.steps)
-    floor_s = calls * context.roof_s(array * (2 + (5 if backward else 0)))  # x and y; dy, x, dx and the weight's sums
+    once_s = context.roof_s(array * (2 + (5 if backward else 0)))  # x and y; dy, x, dx and the weight's sums
+    if once_s is None:
+        return None
     on_cpu = not context.trace.on_device
     return Match(
         rows=(*rows, *backward),
@@ -82,8 +87,11 @@ def _match(context: Context, size: tuple[int, ...], same: list[list[Unit]]) -> M
             f"{calls:.0f} RMSNorm{'s' * (calls > 1)} over {list(size)} per step are written out in {len(same[0])} "
             f"operators: each passes {format_bytes(array)} through memory; together they take {format_time(spent_s)}"
         ),
-        evidence=(" → ".join(u.name for u in same[0]), f"{list(size)}, {dtype or 'type not recorded'}"),
-        saving_s=max(spent_s - floor_s, 0.0),
+        evidence=(
+            " → ".join(u.name for u in same[0]),
+            f"{list(size)}, {element.name if element else 'type not known: 4 bytes an element are assumed'}",
+        ),
+        saving_s=max(spent_s - calls * once_s, 0.0),
         where=f"{calls:.0f} per step",
         replacement="torch.compile of the module" if on_cpu else "torch.nn.functional.rms_norm",
         how=(

@@ -75,7 +75,10 @@ def _fused_s(context: Context, same: list[list[Unit]]) -> float | None:
         first, last = _bytes(context, chain[0]), _bytes(context, chain[-1])
         if first is None or last is None:
             return None
-        total += context.roof_s((first + last) / 2) + (context.machine.ceilings.launch_s or 0.0)
+        moved_s = context.roof_s((first + last) / 2)
+        if moved_s is None:
+            return None
+        total += moved_s + (context.machine.ceilings.launch_s or 0.0)
     return total / len(context.steps)
 
 

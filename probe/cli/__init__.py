@@ -5,6 +5,8 @@ One file a command. `main` takes its arguments and returns the exit code, so tha
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import traceback
@@ -46,6 +48,9 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; see the contract for what each code means."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show µ shows ?
     try:
         result = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
         sys.stdout.flush()
@@ -55,20 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ProbeError as error:
         return _complain(str(error), error.exit_code)
     except _ClickError as error:
-        return _complain(_usage(error), 2)
+        return _complain(_usage(error), 2) if str(error) else 2  # without arguments the help was printed
     except (typer.Abort, KeyboardInterrupt):
         return _complain("stopped", STOPPED)
     except BrokenPipeError:
         # The reader of our output went away; point stdout elsewhere so that the interpreter's flush is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None:
+            return _complain(f"the output cannot be written: {error.strerror}", 2)
         traceback.print_exc()
         return _complain("this is a defect of probe's own; please report it with the lines above", 1)
 
 
 def _complain(message: str, exit_code: int) -> int:
-    print(f"probe: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    from probe.report.text import printable
+
+    print(f"probe: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
     return exit_code
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from probe.cli.options import AsJson, CeilingsFile, SourceArgument
+from probe.errors import UsageError
 
 
 def command(
@@ -22,7 +23,9 @@ def command(
     md: Annotated[Optional[Path], typer.Option("--md", help="Write the report as Markdown to this file.")] = None,
     fail_on: Annotated[
         Optional[str],
-        typer.Option("--fail-on", help="Exit with 3 where a condition holds: saving>10%,step>200ms,code=F06."),
+        typer.Option(
+            "--fail-on", help="Exit with 3 where a condition holds: saving>10%,step>200ms,peak_memory>20GiB,code=F06."
+        ),
     ] = None,
     explain: Annotated[Optional[str], typer.Option("--explain", help="Explain a rule by its code (F06).")] = None,
 ) -> None:
@@ -37,7 +40,9 @@ def command(
     if explain is not None:
         console().print(rules.render(explain))
         return
-    conditions = parse(fail_on) if fail_on else ()
+    conditions = parse(fail_on) if fail_on is not None else ()
+    if md is not None and md == html:
+        raise UsageError(f"--md and --html name the same file, {md}")
     found = api.analyze(source, ceilings=ceilings, device=device)
     if md is not None:
         write_text(md, markdown.render(found, top))

@@ -35,6 +35,9 @@ def command(
     from probe.report.microbench import render, render_suites
     from probe.schema import to_jsonable
 
+    if list_suites and as_json:
+        print_json({"suites": [{"name": s.name, "question": s.question} for s in SUITES.values()]})
+        return
     if list_suites:
         render_suites(SUITES, console())
         return
@@ -49,6 +52,8 @@ def command(
         print_json(content)
     else:
         render(result, console())
+    if result.interrupted:
+        raise KeyboardInterrupt
 
 
 def _store(result: MicrobenchResult) -> MicrobenchResult:

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 SourceArgument = Annotated[
-    Optional[Path],
+    Optional[str],  # not a Path, which would mend the slashes of an address
     typer.Argument(help="Run directory or trace (.json, .json.gz); by default the newest run under ./runs."),
 ]
 CeilingsFile = Annotated[

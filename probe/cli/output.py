@@ -13,10 +13,17 @@ from probe.errors import InputError, UsageError
 from probe.files import write_atomically
 
 
+class _Console(Console):
+    """rich's console, with a reader that goes away left to `main`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(stderr: bool = False) -> Console:
     """A console that shows no colour codes off a terminal, and is then 80 columns wide."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
+    return _Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -25,9 +32,15 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a report; InputError where the path cannot be written."""
+    """Write a report; InputError where the path cannot be written. A link is followed, a device or pipe written to."""
+    target = path.resolve() if path.is_symlink() else path
+    if target.is_dir():
+        raise InputError(f"{path}: is a directory; give the name of a file")
     try:
-        write_atomically(path, text.encode())
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+        else:
+            write_atomically(target, text.encode())
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 

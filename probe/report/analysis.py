@@ -162,12 +162,20 @@ def _operators(analysis: Analysis, top: int) -> Table:
     table.add_column("bound", no_wrap=True)
     table.add_column("roof", justify="right", no_wrap=True)
     table.add_column("to gain", justify="right", no_wrap=True)
-    for op in analysis.ops[:top]:
+    ranked = by_possible_gain(analysis.ops)
+    for op in ranked[:top]:
         table.add_row(*_cells(op, on_device))
-    rest = analysis.ops[top:]
+    rest = ranked[top:]
     if rest:
         table.add_row(*_rest(rest, on_device), style="dim")
     return table
+
+
+def by_possible_gain(ops: Sequence[Operator]) -> list[Operator]:
+    """Most time to gain first; an operator without a model may gain all its time, for all that is known."""
+    return sorted(
+        ops, key=lambda op: -(op.recoverable_s if op.recoverable_s is not None else max(op.self_s, op.device_s))
+    )
 
 
 def uses_device(analysis: Analysis) -> bool:
@@ -195,13 +203,13 @@ def _cells(op: Operator, on_device: bool) -> list[RenderableType]:
         calls_text(op.calls),
         format_time(op.device_s if on_device else op.self_s),
         format_fraction(op.share_fraction),
-        Text(SHORT.get(op.bound, op.bound), style=style),
+        Text(SHORT.get(op.limiter or "", SHORT.get(op.bound, op.bound)), style=style),
         format_fraction(op.roof_fraction, 0),
         format_time(op.recoverable_s),
     ]
 
 
-SHORT = {"communication": "comm."}
+SHORT = {"communication": "comm.", "single-thread": "1 thread", "strided-access": "strided"}
 
 
 def operator_name(name: str) -> str:

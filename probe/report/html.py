@@ -8,7 +8,7 @@ from html import escape
 from probe.analysis import PARTS, Analysis, Operator
 from probe.findings import Finding
 from probe.report import verdict
-from probe.report.analysis import calls_text, fact_lines, operator_name, roofs_met, uses_device
+from probe.report.analysis import by_possible_gain, calls_text, fact_lines, operator_name, roofs_met, uses_device
 from probe.report.roofline_svg import draw
 from probe.report.text import printable
 from probe.units import UNKNOWN, format_fraction, format_time
@@ -25,11 +25,11 @@ COLOURS = {
     "unknown": "#8a8f98",
 }
 
+PAGE_STYLE = "body{margin:0}@media (prefers-color-scheme:dark){body{background:#14171b}}"
 STYLE = """
 .probe{--ink:#1b1f24;--soft:#5b6470;--line:#e3e6ea;--card:#f7f8fa;--paper:#fff;color:var(--ink);background:var(--paper);
 font:15px/1.5 system-ui,sans-serif;max-width:1120px;margin:0 auto;padding:24px}
-@media (prefers-color-scheme:dark){.probe{--ink:#e6e8eb;--soft:#9aa4b0;--line:#30363d;--card:#1c2128;--paper:#14171b}
-body{background:#14171b}}
+@media (prefers-color-scheme:dark){.probe{--ink:#e6e8eb;--soft:#9aa4b0;--line:#30363d;--card:#1c2128;--paper:#14171b}}
 .probe h1{font-size:15px;font-weight:600;color:var(--soft);margin:0 0 4px;overflow-wrap:anywhere}
 .probe .verdict{font-size:22px;line-height:1.35;font-weight:600;margin:0 0 20px}
 .probe h2{font-size:13px;letter-spacing:.06em;text-transform:uppercase;color:var(--soft);margin:28px 0 10px}
@@ -57,7 +57,7 @@ def render(analysis: Analysis, top: int = 20) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>probe: {_text(analysis.source.path)}</title><style>body{{margin:0}}{STYLE}</style></head>"
+        f"<title>probe: {_text(analysis.source.path)}</title><style>{PAGE_STYLE}{STYLE}</style></head>"
         f"<body>{_body(analysis, top)}</body></html>\n"
     )
 
@@ -130,7 +130,7 @@ def _operators(analysis: Analysis, top: int) -> str:
             ("bound", False), ("of roof", True), ("to gain", True), ("evidence", False),
         )
     )  # fmt: skip
-    rows = "".join(_row(op, time == "device") for op in analysis.ops[:top])
+    rows = "".join(_row(op, time == "device") for op in by_possible_gain(analysis.ops)[:top])
     more = len(analysis.ops) - top
     foot = f'<tr><td></td><td colspan="9">{more} more</td></tr>' if more > 0 else ""
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}{foot}</tbody></table></div>'

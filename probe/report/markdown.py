@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from probe.analysis import PARTS, Analysis
 from probe.findings import Finding
 from probe.report import verdict
-from probe.report.analysis import calls_text, fact_lines, kernel_totals, uses_device
+from probe.report.analysis import by_possible_gain, calls_text, fact_lines, kernel_totals, uses_device
 from probe.report.text import kernel_name, markdown_cell, printable
 from probe.units import UNKNOWN, format_fraction, format_time
 
@@ -70,7 +70,8 @@ def _operators(analysis: Analysis, top: int) -> Iterator[str]:
     yield "| # | operator | shapes | calls | time | share | bound | of roof | to gain |"
     yield "|---:|---|---|---:|---:|---:|---|---:|---:|"
     on_device = uses_device(analysis)
-    for op in analysis.ops[:top]:
+    ranked = by_possible_gain(analysis.ops)
+    for op in ranked[:top]:
         names = (markdown_cell(op.name), markdown_cell(op.shapes) if op.shapes else UNKNOWN)
         time = format_time(op.device_s if on_device else op.self_s)
         bound = f"{op.bound} ({op.limiter})" if op.limiter else op.bound
@@ -78,7 +79,7 @@ def _operators(analysis: Analysis, top: int) -> Iterator[str]:
         figures = (calls_text(op.calls), time, format_fraction(op.share_fraction), bound, *gain)
         yield f"| {op.index} | {' | '.join((*names, *figures))} |"
     if len(analysis.ops) > top:
-        share = format_fraction(sum(op.share_fraction for op in analysis.ops[top:]))
+        share = format_fraction(sum(op.share_fraction for op in ranked[top:]))
         yield f"| | {len(analysis.ops) - top} more | | | | {share} | | | |"
 
 

@@ -32,7 +32,18 @@ def _bound(analysis: Analysis, step_s: float) -> str:
         open_s = (analysis.time_s["unknown"] or 0.0) + (analysis.time_s["idle"] or 0.0)
         return f"what bounds it cannot be told: {format_fraction(open_s / step_s, 0)} of it is unknown or idle"
     share = (analysis.time_s[analysis.bound] or 0.0) / step_s
-    return f"{DOING[analysis.bound]}: {format_fraction(share, 0)} of it is {analysis.bound}"
+    reached = roof_reached(analysis)
+    distance = f", at {format_fraction(reached, 0)} of that roof" if reached is not None else ""
+    return f"{DOING[analysis.bound]}: {format_fraction(share, 0)} of it is {analysis.bound}{distance}"
+
+
+def roof_reached(analysis: Analysis) -> float | None:
+    """Which share of their roof the operators of the step's class reach together; None for classes without a roof."""
+    if analysis.bound not in ("compute", "memory"):
+        return None
+    placed = [op for op in analysis.ops if op.bound == analysis.bound and op.roof_fraction is not None]
+    total = sum(op.share_fraction for op in placed)
+    return sum(op.share_fraction * (op.roof_fraction or 0.0) for op in placed) / total if total else None
 
 
 def _promise(analysis: Analysis, step_s: float) -> str:

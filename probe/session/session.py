@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from html import escape
 from numbers import Real
 from pathlib import Path
 from threading import get_ident
@@ -47,6 +48,19 @@ class NoAnalysis:
         return f"probe: no analysis: {self.reason}"
 
     __repr__ = __str__
+
+    def to_json(self) -> dict[str, Any]:
+        """An analysis object that holds nothing but the reason."""
+        return {"schema": "probe.analysis/1", "warnings": [self.reason]}
+
+    def to_pandas(self) -> Any:
+        """An empty table."""
+        import pandas as pd
+
+        return pd.DataFrame()
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self))}</p>"
 
 
 def profile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from probe.session.schedule import Options
 from probe.session.steps import COLUMNS, StepLog
 
 NOT_YET = "not collected: probe has no collector for it yet"
+MASK = "…"
+_SECRET = re.compile(r"(token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
 
 
 def describe(place: Place, options: Options, tags: Mapping[str, Any]) -> RankPart:
@@ -34,12 +37,28 @@ def describe(place: Place, options: Options, tags: Mapping[str, Any]) -> RankPar
         launch=place.launch,
         host=socket.gethostname() if place.world_size > 1 else "",  # to tell nodes apart; else nobody's business
         pid=os.getpid(),
-        command={"argv": list(sys.argv), "executable": sys.executable, "cwd": str(Path.cwd())},
+        command={"argv": masked(sys.argv), "executable": sys.executable, "cwd": str(Path.cwd())},
         environment=environment.describe(device),
-        device=asdict(device),
+        device=device,
         options=asdict(options),
         tags={str(key): value if isinstance(value, (int, float, bool)) else str(value) for key, value in tags.items()},
     )
+
+
+def masked(argv: Sequence[str]) -> list[str]:
+    """The command line without the values of options whose names say that they are secret."""
+    shown: list[str] = []
+    hide = False
+    for word in argv:
+        name, equals, _ = word.partition("=")
+        secret = _SECRET.search(name) is not None
+        if hide and not word.startswith("--"):
+            shown.append(MASK)
+            hide = False
+        else:
+            shown.append(name + equals + MASK if secret and equals else word)
+            hide = secret and not equals and word.startswith("-")
+    return shown
 
 
 def _device() -> Device:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from probe.sites import AttentionSite
+from probe.sites import AttentionSite, attention_line, is_causal
 from probe.verify.attention_inputs import AttentionInputs, drawn, hard_problems, need_bytes, objection
 from probe.verify.case import Candidate, Case, Problem, Side, Values
 from probe.verify.dtypes import floating
@@ -29,7 +29,7 @@ def attention_case(site: AttentionSite) -> Case[AttentionInputs]:
     return Case(
         name="attention",
         original=partial(hand_written, site),
-        candidates=(Candidate("scaled_dot_product_attention", code_line(site), partial(fused, site)),),
+        candidates=(Candidate("scaled_dot_product_attention", attention_line(site), partial(fused, site)),),
         timed=Problem("recorded sizes", lambda rng: replace(recorded(rng), dropout=site.dropout)),
         checked=(Problem("recorded sizes", recorded), *hard_problems(site)),
         need_bytes=0 if wrong else need_bytes(site),
@@ -60,10 +60,10 @@ def hand_written(site: AttentionSite, inputs: AttentionInputs) -> Side:
 
 
 def fused(site: AttentionSite, inputs: AttentionInputs) -> Side:
-    """The candidate, as its code line says."""
+    """The candidate, as its line says; drawn masks have True where hidden, whatever the site's own have."""
     import torch
 
-    mask, causal = inputs.mask, _is_causal(site)
+    mask, causal = inputs.mask, is_causal(site)
     scale = 1.0 if site.scale is None else site.scale
     dropout = inputs.dropout
 
@@ -104,33 +104,3 @@ def attention_side(forward: Forward, inputs: AttentionInputs) -> Side:
         return (output, *torch.autograd.grad(output, (query, key, value), cotangent))
 
     return Side(call, lambda returned: Values((returned[0].detach(),), returned[1:]))
-
-
-def code_line(site: AttentionSite) -> str:
-    """The line to paste; `mask` is the site's own, a boolean one with True where hidden. Fused kernels want 4-D."""
-    before, after = _reshaping(site.query)
-    options = {"none": [], "boolean": ["attn_mask=~mask"], "additive": ["attn_mask=mask"]}.get(
-        site.mask, ["is_causal=True"] if _is_causal(site) else ["attn_mask=mask"]
-    )
-    if site.dropout:
-        options = [*options, f"dropout_p={site.dropout!r}"]
-    scale = 1.0 if site.scale is None else site.scale
-    if not math.isclose(scale, max(site.query[-1:], default=1) ** -0.5, rel_tol=1e-6):
-        options = [*options, f"scale={scale!r}"]
-    arguments = ", ".join([f"query{before}", f"key{before}", f"value{before}", *options])
-    return f"F.scaled_dot_product_attention({arguments}){after}"
-
-
-def _reshaping(query: tuple[int, ...]) -> tuple[str, str]:
-    """What makes the operands 4-D, and the output what it was."""
-    missing = 4 - len(query)
-    if missing == 0:
-        return "", ""
-    if missing < 0:
-        return ".flatten(0, -4)", f".unflatten(0, {query[:-3]})"
-    return f"[{', '.join(['None'] * missing)}]", f"[{', '.join(['0'] * missing)}]"
-
-
-def _is_causal(site: AttentionSite) -> bool:
-    """Whether `is_causal` says the same: for T ≠ S it is ambiguous which corner the mask was aligned to."""
-    return site.mask == "causal" and site.query[-2:-1] == site.key[-2:-1]
