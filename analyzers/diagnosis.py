@@ -26,6 +26,7 @@ from probe.device import Ceilings
 from probe.trace import LaunchShape, Steps, Trace
 
 COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGraph")  # torch.compile's own marks
+ENOUGH_KNOWN = 0.9  # share of the time with a known cost below which no utilisation is given: it would be too low
 ASSUMED_DISPATCH_S = 2e-6  # where it was not measured: one eager operator on a desktop or server core
 
 
@@ -85,7 +86,7 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
         bound=_bound(time_s),
         time_s=time_s,
         time_interval_s=_intervals(parts, recorded, bare),
-        utilisation=_utilisation(trace, steps, rows, step_s, beside.datasheet),
+        utilisation=_utilisation(trace, steps, rows, step_s, beside.datasheet, covered.known_fraction),
         ops=tuple(replace(row.operator, index=index) for index, row in enumerate(rows)),
         findings=tuple(f.finding for f in found),
         ranks=(),
@@ -261,11 +262,12 @@ def _bound(time_s: dict[str, float | None]) -> Bound:
 
 
 def _utilisation(
-    trace: Trace, steps: Steps, rows: list[_Row], step_s: float, datasheet: Ceilings | None
-) -> Utilisation:
+    trace: Trace, steps: Steps, rows: list[_Row], step_s: float, datasheet: Ceilings | None,
+    known_fraction: float | None,
+) -> Utilisation:  # fmt: skip
     """Busy share, and model FLOPs and bytes against the published dense peaks where there are any."""
     busy = busy_fraction(trace, steps)
-    if datasheet is None or not step_s or not trace.on_device:
+    if datasheet is None or not step_s or not trace.on_device or (known_fraction or 0.0) < ENOUGH_KNOWN:
         return Utilisation(busy)
     at_peak = sum(
         r.operator.flops / datasheet.flops_per_s[r.dtype]

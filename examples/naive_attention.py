@@ -54,7 +54,7 @@ def main() -> None:
         print(f"\nfound: {before.findings[0].code} {before.findings[0].summary}")
         proved = verify(Path(folder) / "naive", codes=["F06"], budget_s=15).findings[0].verified
         assert proved is not None
-        print(f"proved on the recorded shapes: {proved.verdict}, {proved.speedup:.2f}× {proved.interval}")
+        print(f"proved on the recorded shapes: {proved.verdict}, {proved.reason}")
         after = observe(Path(folder) / "fused", fused=True)
     was, now = before.steps.bare_mean_s or 0.0, after.steps.bare_mean_s or 1.0
     print(f"replaced: {was * 1e3:.1f} ms → {now * 1e3:.1f} ms per step, {was / now:.2f}×")

@@ -393,4 +393,6 @@ def test_a_call_hands_on_to_what_does_at_least_half_of_it() -> None:
 
 def test_the_documented_example_holds() -> None:
     text = (Path(__file__).parents[1] / "docs" / "cost_model.md").read_text()
-    exec(text.partition("```python\n")[2].partition("```")[0], {})
+    example = text.partition("```python\n")[2].partition("```")[0]
+    assert "assert" in example
+    exec(example, {})
