@@ -85,4 +85,6 @@ def _usage(error: Exception) -> str:
     """click's message with the command whose --help tells more."""
     message = getattr(error, "format_message", lambda: str(error))().rstrip(".")
     context = getattr(error, "ctx", None)
+    if context is not None and context.info_name == "run" and "No such command" in message:
+        message += ": scripts cannot be run yet, wrap the loop in probe.profile"
     return f"{message}; see {context.command_path if context else 'probe'} --help"
