@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from probe.analysis import KernelUse, Operator
+from probe.analysis import Bound, KernelUse, Operator
 from probe.analyzers.steps import step_of
 from probe.trace import DeviceWork, Dims, Int32s, Int64s, Signature, Steps, Trace
 
@@ -30,6 +31,10 @@ class OpGroups:
     step_of_op: Int32s  # step of each row of Trace.host_ops, -1 for outside
     of_kernel: Int32s  # group of each row of Trace.kernels, -1 for work of an earlier step
     excluded_work: int  # kernels and copies that ran outside every step, or whose launch was not recorded
+
+    def of_calls(self, bounds: Sequence[Bound]) -> npt.NDArray[np.str_]:
+        """The class of each row of Trace.host_ops, [ops], given that of each group."""
+        return np.array(bounds, dtype="<U16")[self.of_op]
 
 
 def group_operators(trace: Trace, steps: Steps) -> OpGroups:

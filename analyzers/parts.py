@@ -85,7 +85,7 @@ def _work_bounds(trace: Trace, work: DeviceWork, groups: OpGroups, bounds: tuple
         same = kinds[(work.name == name) & (kinds != "")]
         values, counts = np.unique(same, return_counts=True)
         kinds[(work.name == name) & (kinds == "")] = values[np.argmax(counts)] if len(values) else "unknown"
-    named = np.array(["nccl" in n.lower() or "rccl" in n.lower() for n in trace.names], bool)
+    named = trace.named(lambda name: "nccl" in name.lower() or "rccl" in name.lower())
     kinds[named[work.name]] = "communication"
     return kinds
 
@@ -134,7 +134,7 @@ def _gaps(busy: Intervals, trace: Trace, gap_ns: int) -> Iterator[tuple[str, Int
 
 def loader_intervals(trace: Trace) -> Intervals:
     """When the loop waits for its data loader, as far as torch marks it."""
-    named = np.array([n.startswith(LOADER) for n in trace.names], bool)
+    named = trace.named(lambda name: name.startswith(LOADER))
     marks, ops = trace.annotations, trace.host_ops
     marked = named[marks.name] & ~marks.on_device if len(marks) else np.zeros(0, bool)
     called = named[ops.name] if len(ops) else np.zeros(0, bool)
@@ -152,7 +152,7 @@ def _host_claims(
     ops = trace.host_ops
     yield "host", loader_intervals(trace)
     mine = ops.thread == thread
-    kinds = np.array([bounds[g] for g in groups.of_op], dtype="<U16")
+    kinds = groups.of_calls(bounds)
     starts, ends, rows = exclusive(ops.start_ns, ops.end_ns, ops.parent, mine)
     for part in ("compute", "memory", "latency", "overhead", "communication", "host", "unknown"):
         own = kinds[rows] == part
@@ -187,7 +187,7 @@ def recording_shares(trace: Trace, groups: OpGroups, bounds: tuple[Bound, ...], 
     if trace.on_device or not len(rows):
         return {"overhead": 1.0}
     parent = trace.host_ops.parent[rows]
-    kinds = np.array([bounds[g] for g in groups.of_op], dtype="<U16")
+    kinds = groups.of_calls(bounds)
     top = rows[parent < 0]
     pause = np.diff(trace.host_ops.start_ns[top], prepend=trace.host_ops.start_ns[top[:1]])
     pause[1:] -= (trace.host_ops.end_ns - trace.host_ops.start_ns)[top[:-1]]

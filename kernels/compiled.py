@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-import platformdirs
-
 from probe.errors import UnavailableError
+from probe.files import atomic_path, cache_directory
 from probe.kernels.loops import ADDS_TYPE, CHASE_TYPE, SAXPY, STREAMS, Loops, stream_type
 
 SOURCE = Path(__file__).with_name("cpu_loops.c")
@@ -42,18 +39,12 @@ def build(directory: Path | None = None) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise UnavailableError("there is no C compiler either: install one (cc) to measure caches here")
-    directory = directory or cache_directory()
+    directory = directory or cache_directory() / "kernels"
     recipe = SOURCE.read_bytes() + " ".join((compiler, *FLAGS, _cpu())).encode()
     path = directory / f"cpu_loops-{hashlib.sha256(recipe).hexdigest()[:16]}.so"
     if not path.exists():
         _compile(compiler, path)
     return path
-
-
-def cache_directory() -> Path:
-    """Where built libraries are kept; PROBE_CACHE_DIR overrides the user's cache directory."""
-    root = os.environ.get("PROBE_CACHE_DIR") or platformdirs.user_cache_dir("torch-probe")
-    return Path(root) / "kernels"
 
 
 def _cpu() -> str:
@@ -69,10 +60,8 @@ def _cpu() -> str:
 def _compile(compiler: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            made = Path(scratch) / path.name
-            command = [compiler, *FLAGS, "-o", str(made), str(SOURCE)]
+        with atomic_path(path) as part:
+            command = [compiler, *FLAGS, "-o", str(part), str(SOURCE)]
             subprocess.run(command, check=True, capture_output=True, timeout=BUILD_TIMEOUT_S)
-            made.replace(path)
     except (OSError, subprocess.SubprocessError) as failed:
         raise UnavailableError(f"{compiler} could not build {SOURCE.name}: {failed}") from None

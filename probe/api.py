@@ -103,7 +103,7 @@ def roofline(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysi
                 prof.step()
         found = analyze(prof.path)
     name = getattr(function, "__name__", type(function).__name__)
-    return _presentable(replace(found, source=replace(found.source, path=f"{name}(…)")))
+    return replace(found, source=replace(found.source, path=f"{name}(…)"))
 
 
 def _synchronise() -> None:

@@ -8,7 +8,15 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import platformdirs
+
+CACHE_VARIABLE = "PROBE_CACHE_DIR"
 MAX_SIBLINGS = 10_000  # exp1 … exp1-10000; beyond that something loops
+
+
+def cache_directory() -> Path:
+    """Where probe keeps what it can make again; PROBE_CACHE_DIR overrides the user's cache directory."""
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("torch-probe"))
 
 
 def write_atomically(path: Path, data: bytes) -> None:

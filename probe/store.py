@@ -8,29 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import platformdirs
 
 from probe.device import Ceilings, Device, Level
 from probe.errors import CeilingsError
-from probe.files import write_atomically
+from probe.files import CACHE_VARIABLE, cache_directory, write_atomically
 from probe.measurement import SCHEMA as MICROBENCH_SCHEMA
 from probe.schema import to_jsonable
 
 SCHEMA = "probe.ceilings/1"
-CACHE_DIRECTORY_VARIABLE = "PROBE_CACHE_DIR"
 MEASURE_AGAIN = "measure again with `probe run microbench`"
 
 
 def directory() -> Path:
-    """Where ceilings are kept; PROBE_CACHE_DIR overrides the user's cache directory."""
-    root = os.environ.get(CACHE_DIRECTORY_VARIABLE) or platformdirs.user_cache_dir("torch-probe")
-    return Path(root) / "ceilings"
+    """Where ceilings are kept."""
+    return cache_directory() / "ceilings"
 
 
 def path_for(device_key: str) -> Path:
@@ -61,7 +57,7 @@ def save(ceilings: Ceilings, device: Device) -> Path:
         write_atomically(path, text.encode())
     except OSError as failed:
         reason = failed.strerror or str(failed)
-        remedy = f"set {CACHE_DIRECTORY_VARIABLE} to a directory you can write"
+        remedy = f"set {CACHE_VARIABLE} to a directory you can write"
         raise CeilingsError(f"the ceilings could not be kept in {path}: {reason}; {remedy}") from None
     return path
 

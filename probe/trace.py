@@ -6,7 +6,7 @@ of the trace; an index of -1 means "none". Names and argument signatures are sto
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from html import escape
 from typing import Any, Self, TypeAlias
@@ -209,6 +209,10 @@ class Trace:
     def on_device(self) -> bool:
         """Whether any device activity was recorded."""
         return len(self.kernels) + len(self.copies) > 0
+
+    def named(self, wanted: Callable[[str], bool]) -> Mask:
+        """Which of the names are wanted, [names]; index it with a table's name column."""
+        return np.array([wanted(name) for name in self.names], bool)
 
     def to_pandas(self) -> Any:
         """The host operators as a pandas DataFrame, one row a call; times in integer nanoseconds."""

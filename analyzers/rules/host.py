@@ -53,7 +53,7 @@ def many_tiny(context: Context, claimed: frozenset[int] = frozenset()) -> Iterat
 
 def _overhead_rows(context: Context) -> list[int]:
     """The operators of the steps whose time is overhead."""
-    bounds = np.array(context.bounds, dtype="<U16")[context.groups.of_op]
+    bounds = context.groups.of_calls(context.bounds)
     inside = context.groups.step_of_op >= 0
     rows: list[int] = np.flatnonzero((bounds == "overhead") & inside & (context.trace.host_ops.self_ns > 0)).tolist()
     return rows

@@ -65,7 +65,7 @@ def _marked_loops(context: Context) -> Iterator[_Loop]:
     """Loops inside torch.optim's own marks; a multi-tensor or fused operator in them makes them none."""
     trace = context.trace
     kinds = {i: m[1].lower() for i, name in enumerate(trace.names) if (m := MARK.fullmatch(name))}
-    several = np.array([name.startswith(("aten::_foreach", "aten::_fused")) for name in trace.names], bool)
+    several = trace.named(lambda name: name.startswith(("aten::_foreach", "aten::_fused")))
     for kind in sorted(set(kinds.values()) & set(NAMES)):
         marked = _Marked.of(trace, [i for i, k in kinds.items() if k == kind])
         if marked.holds(trace.host_ops.start_ns[several[trace.host_ops.name]]).any():

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from probe import store
+from probe import files, store
 from probe.device import Device
 from probe.doctor.check import Check, broken, works
 from probe.doctor.machine import Machine
@@ -19,12 +19,12 @@ ENOUGH_DISK_BYTES = 2 << 30  # a few cycles of a large model's trace
 
 def cache(machine: Machine) -> Iterator[Check]:
     """Whether the cache directory can be written, or made. Nothing is created."""
-    name, path, means = "Cache directory", store.directory().parent, "measured ceilings are kept there"
+    name, path, means = "Cache directory", files.cache_directory(), "measured ceilings are kept there"
     above = _nearest(path)
     if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
         yield works(name, str(path), means)
     else:
-        remedy = f"export {store.CACHE_DIRECTORY_VARIABLE}=DIR with a directory you can write"
+        remedy = f"export {files.CACHE_VARIABLE}=DIR with a directory you can write"
         yield broken(name, f"{path} cannot be written", means, remedy)
 
 
