@@ -14,6 +14,7 @@ from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
 from probe.analyzers.cost_models.coverage import Coverage, coverage
 from probe.analyzers.cost_models.terms import IDLE, nothing, unknown
+from probe.analyzers.kernel_counters import KernelMeasurements, join, per_group
 from probe.analyzers.launch_queue import empty_queue_fractions, queue_text
 from probe.analyzers.op_table import OpGroups, group_operators, operators
 from probe.analyzers.parts import PartTable, partition, recording_shares, without_profiler
@@ -23,6 +24,7 @@ from probe.analyzers.rules.catalogue import Found, findings
 from probe.analyzers.rules.context import Context
 from probe.analyzers.steps import busy_fraction, recorded_steps, step_times
 from probe.device import Ceilings
+from probe.readers.ncu import KernelCounters
 from probe.trace import LaunchShape, Steps, Trace
 
 COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGraph")  # torch.compile's own marks
@@ -44,13 +46,14 @@ class Beside:
 
     timed: step times measured outside it, with and without the profiler. threads: how many torch ran on.
     data_wait_s: mean wait for data per step, where the session measured it. datasheet: the device's published peaks,
-    for utilisation. warnings: what the readers already had to say.
+    for utilisation. counters: kernel launches measured by Nsight Compute. warnings: what the readers had to say.
     """
 
     timed: StepTimes | None = None
     threads: int | None = None
     data_wait_s: float | None = None
     datasheet: Ceilings | None = None
+    counters: tuple[KernelCounters, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -61,7 +64,9 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     groups = group_operators(trace, steps)
     machine = _machine(trace, ceilings, beside.threads)
     attributed = attribute(trace, groups.of_op, groups.name, groups.signature)
+    counted = join(trace, beside.counters) if beside.counters else None
     costs = own_costs(attributed, groups.name)
+    costs = costs if counted is None else _measured(costs, counted, groups)
     placements = tuple(place(cost, ceilings, tf32=_uses_tf32(groups, g)) for g, cost in enumerate(costs))
     shapes = _main_launch_shapes(trace, groups)
     classes = tuple(_classify(groups, g, cost, placements[g], machine, shapes.get(g)) for g, cost in enumerate(costs))
@@ -77,7 +82,7 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     context = Context(trace, steps, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s)
     found = findings(context, {row.group: index for index, row in enumerate(rows)})
     covered = _coverage(trace, groups, attributed)
-    said = caveats(trace, covered, ceilings, times)
+    said = (*caveats(trace, covered, ceilings, times), *(counted.warnings if counted else ()))
     analysis = Analysis(
         source=source,
         quality=quality(trace, groups.excluded_work, covered),
@@ -112,6 +117,25 @@ def own_costs(attributed: GroupCosts, names: Sequence[str]) -> tuple[Cost, ...]:
     return tuple(
         _own(cost, attributed, group) if not _is_wrapper(cost, attributed, group) else _wrapper(names[group])
         for group, cost in enumerate(attributed.cost)
+    )
+
+
+def _measured(costs: tuple[Cost, ...], counted: KernelMeasurements, groups: OpGroups) -> tuple[Cost, ...]:
+    """The costs with what was measured in place of what a model says, where all kernels of an operator were."""
+    found = per_group(counted, groups.of_kernel, len(costs))
+    calls = np.bincount(groups.of_op, minlength=len(costs))
+    flops, moved = found.per_call(np.where(calls > 0, calls, found.kernels))
+    return tuple(_counted(cost, float(flops[g]), float(moved[g])) for g, cost in enumerate(costs))
+
+
+def _counted(cost: Cost, flops: float, moved: float) -> Cost:
+    known = [name for name, value in (("FLOP", flops), ("bytes", moved)) if not np.isnan(value)]
+    if not known:
+        return cost
+    flops_, moved_ = (cost.flops if np.isnan(flops) else flops), (cost.bytes if np.isnan(moved) else moved)
+    reason = None if flops_ is not None and moved_ is not None else cost.reason
+    return replace(
+        cost, flops=flops_, bytes=moved_, reason=reason, assumes=f"{' and '.join(known)} measured by Nsight Compute"
     )
 
 

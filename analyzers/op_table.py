@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,10 +39,11 @@ class OpGroups:
 def group_operators(trace: Trace, steps: Steps) -> OpGroups:
     """Group the trace's operators; device work that no operator launched forms groups named after its kernels."""
     ops = trace.host_ops
-    pairs, inverse = np.unique(np.stack([ops.name, ops.signature]), axis=1, return_inverse=True)
-    of_op: Int32s = np.asarray(inverse.reshape(-1), np.int32)
-    names = [trace.names[n] for n in pairs[0]]
-    signatures = [trace.signatures[s] if s >= 0 else None for s in pairs[1]]
+    width = len(trace.signatures) + 1
+    pairs, inverse = np.unique(ops.name.astype(np.int64) * width + ops.signature + 1, return_inverse=True)
+    of_op: Int32s = np.asarray(inverse, np.int32)
+    names = [trace.names[pair // width] for pair in pairs]
+    signatures = [(None, *trace.signatures)[pair % width] for pair in pairs]
     step = step_of(steps, ops.start_ns)
     work = [_attribute(trace, w, steps, of_op, step, names, signatures) for w in (trace.kernels, trace.copies)]
     shape = (len(names), len(steps))
@@ -51,7 +51,7 @@ def group_operators(trace: Trace, steps: Steps) -> OpGroups:
     return OpGroups(
         name=tuple(names),
         signature=tuple(signatures),
-        calls=_calls(shape, of_op[inside], step[inside], work, len(pairs[0])),
+        calls=_calls(shape, of_op[inside], step[inside], work, len(pairs)),
         self_s=_add(shape, of_op[inside], step[inside], ops.self_ns[inside] / 1e9),
         typical_s=_medians(len(names), of_op[inside], ops.self_ns[inside] / 1e9),
         device_s=sum((_add(shape, w.group, w.step, w.seconds) for w in work), np.zeros(shape)),
@@ -134,17 +134,14 @@ def _medians(groups: int, group: Int32s, value: Seconds) -> Seconds:
 
 def _kernel_uses(trace: Trace, work: list[_Attributed], groups: int, steps: int) -> tuple[tuple[KernelUse, ...], ...]:
     """Per group the kernels it launched, the longest first; calls and seconds per step."""
-    sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0, 0.0])
-    for attributed in work:
-        for group, name, seconds in zip(
-            attributed.group.tolist(), attributed.name.tolist(), attributed.seconds.tolist(), strict=True
-        ):
-            entry = sums[group, name]
-            entry[0] += 1
-            entry[1] += seconds
+    group, name = (np.concatenate([getattr(w, field) for w in work]) for field in ("group", "name"))
+    seconds = np.concatenate([w.seconds for w in work])
+    keys, inverse = np.unique(group.astype(np.int64) * len(trace.names) + name, return_inverse=True)
+    calls, sums = np.bincount(inverse), np.bincount(inverse, weights=seconds)
     uses: list[list[KernelUse]] = [[] for _ in range(groups)]
-    for (group, name), (calls, seconds) in sums.items():
-        uses[group].append(KernelUse(trace.names[name], calls / steps, seconds / steps))
+    for key, count, total in zip(keys.tolist(), calls.tolist(), sums.tolist(), strict=True):
+        owner, kernel = divmod(key, len(trace.names))
+        uses[owner].append(KernelUse(trace.names[kernel], count / steps, total / steps))
     return tuple(tuple(sorted(u, key=lambda k: -k.device_s)) for u in uses)
 
 

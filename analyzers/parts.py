@@ -11,8 +11,8 @@ import numpy.typing as npt
 from probe.analysis import PARTS, Bound
 from probe.analyzers.classify import DISPATCHES
 from probe.analyzers.op_table import OpGroups
-from probe.intervals import Intervals, clip, difference, intersection, union
-from probe.trace import DeviceWork, Int64s, Mask, Steps, Trace
+from probe.intervals import Intervals, difference, intersection, length_before, union
+from probe.trace import DeviceWork, Int32s, Int64s, Mask, RuntimeCalls, Steps, Trace
 from probe.units import format_time
 
 LOADER = "enumerate(DataLoader)"  # the start of the name that torch gives to the wait for a batch
@@ -36,20 +36,20 @@ class PartTable:
 def partition(trace: Trace, steps: Steps, groups: OpGroups, bounds: tuple[Bound, ...], dispatch_s: float) -> PartTable:
     """Split each step. bounds: the class of each group; dispatch_s: cost of dispatching one operator."""
     gap_ns = int(DISPATCHES * dispatch_s * 1e9)
-    claims = list(
-        _device_claims(trace, groups, bounds, gap_ns)
-        if trace.on_device
-        else _host_claims(trace, groups, bounds, gap_ns)
-    )
+    claim = _device_claims if trace.on_device else _host_claims
     seconds = np.zeros((len(PARTS), len(steps)))
-    for column, (start, end) in enumerate(zip(steps.start_ns.tolist(), steps.end_ns.tolist(), strict=True)):
-        free = union([start], [end])
-        for part, intervals in claims:
-            taken = intersection(clip(intervals, start, end), free)
-            seconds[PARTS.index(part), column] += taken.length_ns / 1e9
-            free = difference(free, taken)
-        seconds[PARTS.index("idle"), column] += free.length_ns / 1e9
+    free = union(steps.start_ns, steps.end_ns)
+    for part, intervals in claim(trace, groups, bounds, gap_ns):  # one after another: each is large
+        taken = intersection(intervals, free)
+        seconds[PARTS.index(part)] += _in_steps(taken, steps)
+        free = difference(free, taken)
+    seconds[PARTS.index("idle")] += _in_steps(free, steps)
     return PartTable(seconds)
+
+
+def _in_steps(covered: Intervals, steps: Steps) -> npt.NDArray[np.float64]:
+    """Seconds that are covered in each step, [steps]."""
+    return np.asarray((length_before(covered, steps.end_ns) - length_before(covered, steps.start_ns)) / 1e9)
 
 
 def main_thread(trace: Trace) -> int:
@@ -104,15 +104,22 @@ def _idle_causes(trace: Trace, gap_ns: int) -> Iterator[tuple[str, Intervals]]:
     calls, ops = trace.runtime_calls, trace.host_ops
     yield "overhead", union(calls.start_ns, calls.end_ns)
     feeding = np.isin(ops.thread, _feeding_threads(trace))
-    starts, ends, _ = exclusive(ops.start_ns, ops.end_ns, ops.parent, feeding)
-    begun = np.sort(calls.start_ns)
-    launches = np.searchsorted(begun, ends) - np.searchsorted(begun, starts)
-    computing = (ends - starts > gap_ns) & (launches == 0)
-    yield "overhead", union(starts[~computing], ends[~computing])
-    yield "host", union(starts[computing], ends[computing])
+    short, computing = _split(exclusive(ops.start_ns, ops.end_ns, ops.parent, feeding)[:2], calls, gap_ns)
+    yield "overhead", short
+    yield "host", computing
     first = np.append(ops.start_ns[feeding], calls.start_ns)
     last = np.append(ops.end_ns[feeding], calls.end_ns)
     yield from _gaps(union(first, last), trace, gap_ns)
+
+
+def _split(pieces: tuple[Int64s, Int64s], calls: RuntimeCalls, gap_ns: int) -> tuple[Intervals, Intervals]:
+    """Operators' own time, (starts, ends), that is dispatching, and that is computing: long, and nothing launched."""
+    starts, ends = pieces
+    begun = np.sort(calls.start_ns)
+    computing = ends - starts > gap_ns
+    long = np.flatnonzero(computing)
+    computing[long] = np.searchsorted(begun, ends[long]) == np.searchsorted(begun, starts[long])
+    return union(starts[~computing], ends[~computing]), union(starts[computing], ends[computing])
 
 
 def _feeding_threads(trace: Trace) -> npt.NDArray[np.int32]:
@@ -161,20 +168,24 @@ def _host_claims(
     yield from _gaps(busy, trace, gap_ns)
 
 
-def exclusive(start: Int64s, end: Int64s, parent: npt.NDArray[np.int32], keep: Mask) -> tuple[Int64s, Int64s, Int64s]:
+def exclusive(start: Int64s, end: Int64s, parent: npt.NDArray[np.int32], keep: Mask) -> tuple[Int64s, Int64s, Int32s]:
     """The pieces of each kept interval outside its children: (starts, ends, row of each piece).
 
     Rows are sorted by start with parents before children, as HostOps are. A piece begins at its interval's start or at
     a child's end, and ends at the next child's start or at its interval's end.
     """
-    rows = np.flatnonzero(keep)
+    rows = np.flatnonzero(keep).astype(np.int32)
     nested = rows[parent[rows] >= 0]
-    owners = np.concatenate([rows, parent[nested].astype(np.int64)])
-    begins = np.concatenate([start[rows], end[nested]])
-    stops = np.concatenate([end[rows], start[nested]])
-    by_begin = np.lexsort((begins, owners))
-    by_stop = np.lexsort((stops, owners))
-    return begins[by_begin], stops[by_stop], owners[by_begin]
+    owners = np.concatenate([rows, parent[nested]])
+    begins, order = _by_owner(owners, np.concatenate([start[rows], end[nested]]))
+    stops, _ = _by_owner(owners, np.concatenate([end[rows], start[nested]]))
+    return begins, stops, owners[order]
+
+
+def _by_owner(owners: Int32s, instants: Int64s) -> tuple[Int64s, Int64s]:
+    """The instants sorted by owner and time, and their order."""
+    order = np.lexsort((instants, owners))
+    return instants[order], order
 
 
 def recording_shares(trace: Trace, groups: OpGroups, bounds: tuple[Bound, ...], dispatch_s: float) -> dict[str, float]:

@@ -49,19 +49,42 @@ def _unsteady(times: StepTimes) -> Iterator[str]:
 
 
 def quality(trace: Trace, excluded_work: int, covered: Coverage) -> TraceQuality:
-    """How many events stand behind the figures, and why others do not."""
-    read = trace.quality
-    reasons = (
-        (read.dropped, "could not be read"),
-        (excluded_work, "kernels and copies belong to no recorded step"),
-    )
-    excluded = sum(count for count, _ in reasons)
+    """How many events stand behind the figures, why others do not, and what of those that do is not as it should be."""
+    excluded = trace.quality.dropped + excluded_work
     return TraceQuality(
-        included=read.events - excluded,
+        included=trace.quality.events - excluded,
         excluded=excluded,
-        reasons=tuple(f"{count} {reason}" for count, reason in reasons if count),
+        reasons=tuple(_reasons(trace, excluded_work)),
         known_cost_fraction=covered.known_fraction,
     )
+
+
+def _reasons(trace: Trace, excluded_work: int) -> Iterator[str]:
+    """Each count of the trace's quality in words, with what it means for the figures."""
+    read = trace.quality
+    if read.truncated:
+        yield "the file is cut: what followed the cut is missing"
+    work = "kernel or copy"
+    for count, what, why in (
+        (read.dropped, "event", "could not be read"),
+        (excluded_work, work, "outside every recorded step, or of an earlier one"),
+        (read.unlaunched, work, f"without a launch in the trace: {_why_unlaunched(trace)}"),
+        (read.unattributed, work, "without an operator: in no operator's figures"),
+        (read.replayed, work, "run by the replay of a graph: in the figures of the operator that replayed it"),
+        (read.unfinished, "launch call", "without device work: it had not ended when the recording did"),
+        (read.duplicated, "operator", "with the external id of another: it names neither"),
+        (read.overlapping, work, "begun before earlier work of the same stream had ended"),
+        (read.clamped, "operator", "cut at the end of the operator that called it, which it outlasted"),
+        (read.unknown_devices, "event", "of a device that probe does not know: no roofs"),
+    ):
+        if count:
+            yield f"{count} {plural(what, count)} {why}"
+
+
+def _why_unlaunched(trace: Trace) -> str:
+    if not len(trace.runtime_calls):
+        return "it records no runtime calls"
+    return "launched before the recording began, or without a correlation id"
 
 
 def recorded_parts(trace: Trace) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from probe.analysis import StepTimes, Throughput
-from probe.intervals import Intervals, clip, union
+from probe.intervals import Intervals, intersection, union
 from probe.run import Numbers, RankPart
 from probe.run import StepTimes as Durations
 from probe.stats import percentile
@@ -116,5 +116,4 @@ def busy_fraction(trace: Trace, steps: Steps) -> float | None:
 
 def within(busy: Intervals, steps: Steps) -> Intervals:
     """The part of `busy` that lies inside the steps."""
-    pieces = [clip(busy, int(start), int(end)) for start, end in zip(steps.start_ns, steps.end_ns, strict=True)]
-    return union(np.concatenate([p.starts for p in pieces]), np.concatenate([p.ends for p in pieces]))
+    return intersection(busy, union(steps.start_ns, steps.end_ns))

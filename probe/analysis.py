@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from probe.device import Ceilings, DeviceKind
 from probe.findings import Finding
+from probe.multirank import ClockOffset, CollectiveRow, Rank, Scaling, Straggler
 from probe.schema import to_jsonable
 
 SCHEMA = "probe.analysis/1"
@@ -106,19 +107,6 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class Rank:
-    """One rank's step, seconds."""
-
-    rank: int
-    step_s: float | None
-    communication_s: float | None
-    exposed_communication_s: float | None
-    wait_s: float | None
-    late_s: float | None
-    late_interval_s: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
 class Memory:
     """Peak memory, where it was recorded."""
 
@@ -146,6 +134,10 @@ class Analysis:
     warnings: tuple[str, ...]
     recorded: tuple[str, ...] = ()  # what the profiler was asked for and gave, in words
     not_recorded: tuple[str, ...] = ()  # what is missing, each with the option that records it
+    collectives: tuple[CollectiveRow, ...] = ()  # per kind, size and group size, where any were recorded
+    clocks: tuple[ClockOffset, ...] = ()  # of the ranks against each other
+    stragglers: tuple[Straggler, ...] = ()  # ranks that the others wait for, by more than clocks and chance explain
+    scaling: Scaling | None = None  # over jobs of several sizes, where more than one was given
     schema: str = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

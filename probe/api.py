@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from probe import analysis as objects
-from probe import run as runs
 from probe import session
-from probe.analysis import Source
 from probe.analyzers.cost_models import register
 from probe.analyzers.cost_models.registry import Quantity
-from probe.analyzers.diagnosis import Beside, Diagnosis, diagnose
-from probe.analyzers.steps import mean_data_wait_s, run_times
-from probe.chrome_trace import read
-from probe.device import Device
-from probe.errors import InputError, RunError, UsageError
+from probe.errors import UsageError
+from probe.examine import Request, examine
 from probe.findings import Finding
+from probe.multirank import ScalingMode
+from probe.readers import formats
+from probe.readers.narrow import CATEGORIES, Category, Selection
 from probe.report.analysis import as_text
-from probe.roofs import choose_ceilings
-from probe.run import Run
+from probe.sources import Named, files_of
 from probe.trace import Trace
 from probe.verify import Result, verify_site
-
-RUNS = Path("runs")
 
 
 class Analysis(objects.Analysis):
@@ -42,26 +38,65 @@ class Analysis(objects.Analysis):
         return fragment(self)
 
 
-def load(source: str | Path) -> Trace:
-    """The trace of a run directory (the last one of its lowest rank) or of a Kineto/Chrome trace file."""
-    path = _source_path(source)
-    return read(_trace_file(runs.load(path)) if path.is_dir() else path)
+def load(
+    source: Named, *, steps: tuple[int, int] | None = None, window_s: tuple[float, float] | None = None,
+    categories: Collection[Category] | None = None,
+) -> Trace:  # fmt: skip
+    """The trace in a file (Kineto/Chrome JSON, Nsight Systems export; a path or an fsspec URL), or a part of it.
+
+    Of a run directory or of the traces of a job it is the last one of the lowest rank.
+    steps: the first and the last wanted, as they are numbered in the trace.
+    window_s: what overlaps these seconds from the start of the trace.
+    categories: the wanted tables among "ops", "runtime", "kernels", "copies", "annotations", "collectives".
+    """
+    return formats.read(files_of(source)[0], _selection(steps, window_s, categories))
+
+
+def load_all(source: Named) -> tuple[Trace, ...]:
+    """The traces of all ranks that `source` names, in order of rank."""
+    return tuple(formats.read(file) for file in files_of(source))
 
 
 def analyze(
-    source: str | Path | None = None, *, ceilings: str | Path | None = None, device: str | None = None
-) -> Analysis:
+    source: Named = None, *, ceilings: str | Path | None = None, device: str | None = None,
+    steps: tuple[int, int] | None = None, window_s: tuple[float, float] | None = None,
+    ranks: Collection[int] | None = None, counters: str | Path | None = None,
+    scaling: ScalingMode | None = None, engine: str | Executor | None = None, jobs: int | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> Analysis:  # fmt: skip
     """Where the time goes in a run directory or trace file, what bounds it, and what to change first.
 
-    source: by default the newest run under ./runs.
+    source: by default the newest run under ./runs. A directory, a pattern, an fsspec URL or a list of traces is a job
+        of many ranks: they are compared, and the lowest one is analysed in full.
     ceilings: a file of measured ceilings; by default those stored for the device of the run, else its datasheet's.
     device: the name of the device, where the trace does not say it ("H100 SXM").
+        Several directories are jobs of several sizes: their steps are compared, and the largest job is analysed.
+    steps, window_s: as for `load`. ranks: only these.
+    counters: CSV file of Nsight Compute for the same program: measured FLOP and bytes take the place of modelled ones.
+    scaling: "weak" (each rank does the same work at every size), "strong" (all ranks together do), or "throughput".
+    engine, jobs: where ranks are read: an Executor or "dask://host:port", by default that many processes here.
+    progress: called with what is being read, how far it is, and of how much (None: not known).
     """
-    return _presentable(_diagnose(source, ceilings, device).analysis)
+    request = Request(
+        ceilings=ceilings, device=device, selection=_selection(steps, window_s, None),
+        ranks=None if ranks is None else frozenset(ranks), counters=counters, scaling=scaling, engine=engine,
+        jobs=jobs, progress=progress,
+    )  # fmt: skip
+    return _presentable(examine(source, request).analysis)
+
+
+def _selection(
+    steps: tuple[int, int] | None, window_s: tuple[float, float] | None, categories: Collection[Category] | None
+) -> Selection:
+    unknown = set(categories or ()) - CATEGORIES
+    if unknown:
+        raise UsageError(f"no category {', '.join(sorted(unknown))}; there are {', '.join(sorted(CATEGORIES))}")
+    window_ns = None if window_s is None else (round(window_s[0] * 1e9), round(window_s[1] * 1e9))
+    return Selection(steps, window_ns, None if categories is None else frozenset(categories))
 
 
 def verify(
-    source: str | Path | None = None, *, codes: Sequence[str] = (), op: int | None = None, budget_s: float = 300.0,
+    source: Named = None, *, codes: Sequence[str] = (), op: int | None = None, budget_s: float = 300.0,
     ceilings: str | Path | None = None,
 ) -> Analysis:  # fmt: skip
     """The analysis of `source` with every suggestion that can be run here run on its recorded shapes.
@@ -69,7 +104,7 @@ def verify(
     codes, op: only suggestions of these rules, only those that concern the operator of that index.
     budget_s: time for all of them together; most saving first.
     """
-    diagnosis = _diagnose(source, ceilings, None)
+    diagnosis = examine(source, Request(ceilings=ceilings))
     chosen = [f for f in diagnosis.found if f.site is not None and _asked(f.finding, codes, op)]
     if (codes or op is not None) and not chosen:
         asked = ", ".join(codes) or f"operator {op}"
@@ -127,85 +162,3 @@ def register_cost(name: str, *, flops: Quantity = None, bytes: Quantity = None) 
 
 def _presentable(plain: objects.Analysis) -> Analysis:
     return Analysis(**{f.name: getattr(plain, f.name) for f in fields(plain)})
-
-
-def _diagnose(source: str | Path | None, ceilings: str | Path | None, device: str | None) -> Diagnosis:
-    path = _source_path(source)
-    return _diagnose_run(path, ceilings, device) if path.is_dir() else _diagnose_trace(path, ceilings, device)
-
-
-def newest_run(directory: Path) -> Path:
-    """The run directory under `directory` that was begun last."""
-    found = [p for p in directory.iterdir() if runs.is_run(p)] if directory.is_dir() else []
-    if not found:
-        raise RunError(f"{directory}: no run in it; name a run or a trace, or record one with probe.profile()")
-    return max(found, key=runs.created)
-
-
-def _source_path(source: str | Path | None) -> Path:
-    """The run directory or trace file that `source` names; InputError for what is not read yet."""
-    if source is None:
-        return newest_run(RUNS)
-    if "://" in str(source):
-        raise InputError(f"{source}: only local files are read so far; copy it here first")
-    path = Path(source)
-    if path.suffix == ".sqlite":
-        raise InputError(f"{path}: exports of Nsight Systems are not read yet; give a trace of torch.profiler")
-    if path.is_file() and path.name == "run.json":
-        return path.parent
-    if path.is_dir() and not runs.is_run(path) and any(path.glob("*.json*")):
-        raise InputError(f"{path}: a directory of traces is not read as a whole yet; name one of its files")
-    return path
-
-
-def _diagnose_trace(path: Path, ceilings: str | Path | None, name: str | None) -> Diagnosis:
-    trace = read(path)
-    source = Source(str(path), "kineto", name or trace.device.name, trace.device.kind, 1, None, {})
-    roofs = choose_ceilings(trace.device, ceilings, name, on_device=trace.on_device)
-    return diagnose(trace, source, roofs.ceilings, Beside(datasheet=roofs.datasheet, warnings=roofs.warnings))
-
-
-def _diagnose_run(path: Path, ceilings: str | Path | None, name: str | None) -> Diagnosis:
-    run = runs.load(path)
-    part = run.main
-    trace = read(_trace_file(run))
-    device = part.device or Device(kind="unknown", name="unknown device")
-    if device.kind != "cpu" and not trace.on_device:
-        device = Device(kind="cpu", name="CPU")  # a GPU was there and the program did not use it
-    trace = replace(trace, device=device)
-    source = Source(
-        path=str(path),
-        kind="run",
-        device=name or device.name,
-        device_kind=device.kind,
-        ranks=len(run.parts),
-        torch=part.environment.get("torch"),
-        tags={key: str(value) for key, value in part.tags.items()},
-    )
-    roofs = choose_ceilings(device, ceilings, name, on_device=trace.on_device)
-    return diagnose(
-        trace,
-        source,
-        roofs.ceilings,
-        Beside(
-            timed=run_times(part),
-            threads=part.environment.get("threads"),
-            data_wait_s=mean_data_wait_s(part),
-            datasheet=roofs.datasheet,
-            warnings=(*run.warnings, *part.warnings, *roofs.warnings),
-        ),
-    )
-
-
-def _trace_file(run: Run) -> Path:
-    """The last trace of the lowest rank that has one."""
-    lowest = min((rank for rank, _, _ in run.traces), default=None)
-    if lowest is None:
-        raise RunError(f"{run.path}: no trace was recorded: {_why_no_trace(run)}")
-    return [file for rank, _, file in run.traces if rank == lowest][-1]
-
-
-def _why_no_trace(run: Run) -> str:
-    notes = [cycle.note for part in run.parts for cycle in part.cycles if cycle.note]
-    reasons = [*notes, *(w for part in run.parts for w in part.warnings), *run.warnings]
-    return reasons[0] if reasons else "the loop ended before the recorded steps; run more steps or wait less"

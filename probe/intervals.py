@@ -59,6 +59,16 @@ def clip(a: Intervals, start_ns: int, end_ns: int) -> Intervals:
     return Intervals(np.maximum(a.starts[first:last], start_ns), np.minimum(a.ends[first:last], end_ns))
 
 
+def length_before(a: Intervals, instants_ns: npt.ArrayLike) -> Times:
+    """For each instant the time that `a` covers before it, [n]."""
+    instants = np.asarray(instants_ns, np.int64)
+    lengths = a.ends - a.starts
+    begun = np.searchsorted(a.starts, instants, side="right")
+    whole = np.append(0, np.cumsum(lengths))[begun]
+    over = np.append(0, a.ends)[begun] - instants  # of the last one begun, what comes later
+    return np.asarray(whole - np.where(begun > 0, np.maximum(over, 0), 0), np.int64)
+
+
 def intersection(a: Intervals, b: Intervals) -> Intervals:
     """The instants covered by both."""
     return _sweep(a, b, both=True)
@@ -71,7 +81,7 @@ def difference(a: Intervals, b: Intervals) -> Intervals:
 
 def _sweep(a: Intervals, b: Intervals, *, both: bool) -> Intervals:
     """Cut the time line at every edge and keep the pieces inside `a` that are (not) inside `b`."""
-    edges = np.unique(np.concatenate([a.starts, a.ends, b.starts, b.ends]))
+    edges = np.sort(np.concatenate([a.starts, a.ends, b.starts, b.ends]))
     if len(edges) < 2:
         return EMPTY
     pieces = edges[:-1]

@@ -32,6 +32,19 @@ class Signature:
     dtypes: tuple[str, ...]  # "float", "c10::BFloat16", "Scalar", "" (as the profiler names them)
     strides: tuple[Dims, ...] = ()
     scalars: tuple[str, ...] = ()  # text of what is not a tensor, "" for tensors
+    kernel: GeneratedKernel | None = None  # of a call that runs a kernel made by a compiler
+
+
+@dataclass(frozen=True)
+class GeneratedKernel:
+    """What the trace says of a kernel that a compiler made (Triton through torch.compile)."""
+
+    backend: str  # "triton"
+    hash: str | None
+    file: str | None
+    grid: str | None  # "grid(1024,)"
+    warps: int | None
+    stages: int | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ class HostOps(Table):
     signature: Int32s  # into Trace.signatures; -1 where arguments were not recorded
     external_id: Int64s
     sequence: Int64s  # autograd sequence number
+    record_function: Int64s  # the number by which an execution trace of the same run knows the call; -1 for none
     forward_thread: Int64s  # of a backward operator: the profiler's number of the thread that ran its forward
 
 
@@ -101,6 +115,7 @@ class DeviceWork(Table):
     bytes: Int64s  # copies: bytes moved; -1 where not recorded
     launch_shape: Int32s  # kernels: into Trace.launch_shapes
     crosses_bus: Mask  # copies between host and device; False for kernels
+    graph: Int64s  # number of the CUDA graph whose replay ran it, 0 where the number is not recorded; -1 for none
 
     @property
     def duration_ns(self) -> Int64s:
@@ -131,17 +146,27 @@ class Annotations(Table):
 
 
 @dataclass(frozen=True)
-class Collective:
-    """One collective as one rank saw it."""
+class CollectiveCall:
+    """What ranks agreed to exchange, as one of them saw it; None where the trace does not say."""
 
-    kind: str  # "allreduce", "_allgather_base", … as the backend names it
+    kind: str  # "allreduce", "_allgather_base", "send", … as the backend names it
     dtype: str | None
     in_elements: int | None
     out_elements: int | None
     group: str | None
     group_size: int | None
-    op: int  # row of its host operator, -1 if none
-    kernel: int  # row of its kernel, -1 if none
+    group_ranks: tuple[int, ...] | None = None
+    peer: int | None = None  # global rank at the other end of a send or receive
+
+
+@dataclass(frozen=True, eq=False)
+class Collectives(Table):
+    """Collectives in the order of their operators' or kernels' start."""
+
+    call: Int32s  # into Trace.collective_calls
+    op: Int32s  # row of the host operator, -1 if none
+    kernel: Int32s  # row of the kernel, -1 if none
+    sequence: Int64s  # the group's own count of its collectives, the same on every rank; -1 where not recorded
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +192,11 @@ class Quality:
     clamped: int = 0  # operators that ended after their parent and were cut there
     unlaunched: int = 0  # device work whose launch is not in the trace
     unattributed: int = 0  # device work that no host operator launched
+    replayed: int = 0  # kernels and copies run by the replay of a graph: many share one launch
+    unfinished: int = 0  # launches whose device work is not in the trace
+    duplicated: int = 0  # operators whose external id another operator has as well
+    overlapping: int = 0  # device work that began before earlier work on the same stream ended
+    unknown_devices: int = 0  # events of devices that probe does not know; counted, not read
     truncated: bool = False  # the file ended in mid-event
 
 
@@ -185,7 +215,8 @@ class Trace:
     kernels: DeviceWork
     copies: DeviceWork
     annotations: Annotations
-    collectives: tuple[Collective, ...]
+    collective_calls: tuple[CollectiveCall, ...]
+    collectives: Collectives
     steps: Steps
     step_thread: int = -1  # into threads: the one that marks the steps
     start_unix_ns: int = 0  # wall-clock time of nanosecond 0

@@ -49,7 +49,7 @@ def trace(tmp_path: Path) -> Path:
 
 
 def test_help_everywhere(run: Any) -> None:
-    for command in ((), ("run",), ("run", "microbench"), ("doctor",), ("analyze",), ("verify",)):
+    for command in ((), ("run",), ("run", "microbench"), ("doctor",), ("analyze",), ("verify",), ("export",)):
         ran = run(*command, "--help")
         assert ran.code == 0
         assert "Usage" in ran.out
@@ -128,13 +128,39 @@ def test_reports_go_through_links_and_into_pipes_and_replace_neither(run: Any, t
     run("analyze", trace, "--md", "x", "--html", "x").assert_one_line(2, "same file")
 
 
-def test_what_is_not_read_yet_is_said(run: Any, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_said(run: Any, tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_bytes(b"SQLite format 3")
-    run("analyze", "x.sqlite").assert_one_line(2, "Nsight")
-    run("analyze", "s3://bucket/trace.json").assert_one_line(2, "s3://bucket/trace.json", "local")
+    run("analyze", "x.sqlite").assert_one_line(2, "x.sqlite", "not an SQLite database", "nsys export")
+    (tmp_path / "x.nsys-rep").write_bytes(b"QDSTRM")
+    run("analyze", "x.nsys-rep").assert_one_line(2, "x.nsys-rep", "nsys export --type sqlite")
+    (tmp_path / "x.pftrace").write_bytes(b"\n\x10")
+    run("analyze", "x.pftrace").assert_one_line(2, "x.pftrace", "Chrome JSON")
+    run("analyze", "nothing://bucket/trace.json").assert_one_line(2, "nothing://bucket/trace.json")
+    (tmp_path / "empty").mkdir()
+    run("analyze", "empty").assert_one_line(2, "empty", "no traces", "*.json")
+    run("analyze", "rank*.json").assert_one_line(2, "rank*.json", "nothing matches")
+
+
+def test_the_ranks_of_a_job(run: Any, tmp_path: Path) -> None:
     (tmp_path / "ranks").mkdir()
-    write(tmp_path / "ranks", gpu_step())
-    run("analyze", "ranks").assert_one_line(2, "name one of its files")
+    for rank in range(2):
+        write(tmp_path / "ranks", gpu_step(), f"rank{rank}.json", distributedInfo={"rank": rank, "world_size": 2})
+    for source in (["ranks"], ["ranks/rank*.json"], ["ranks/rank0.json", "ranks/rank1.json"]):
+        found = run("analyze", *source, "--json").json
+        assert [row["rank"] for row in found["ranks"]] == [0, 1]
+        assert found["source"]["ranks"] == 2
+    assert [row["rank"] for row in run("analyze", "ranks", "--ranks", "1", "--json").json["ranks"]] == [1]
+    run("analyze", "ranks", "--ranks", "5").assert_one_line(2, "no rank 5", "0–1")
+    run("analyze", "ranks", "--ranks", "x").assert_one_line(2, "--ranks x")
+
+
+def test_a_part_of_a_trace(run: Any, tmp_path: Path) -> None:
+    write(tmp_path, gpu_step())
+    assert run("analyze", "trace.json", "--steps", "3", "--json").json["steps"]["n"] == 1
+    run("analyze", "trace.json", "--steps", "4").assert_one_line(2, "no step 4", "3")
+    run("analyze", "trace.json", "--steps", "a").assert_one_line(2, "--steps a")
+    assert run("analyze", "trace.json", "--window", "0:0.00005", "--json").json["ops"]
+    run("analyze", "trace.json", "--window", "5:1").assert_one_line(2, "--window 5:1")
 
 
 def test_run_json_names_its_run(run: Any) -> None:

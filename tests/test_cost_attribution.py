@@ -13,7 +13,7 @@ from probe.analyzers.cost_models.attribution import GroupCosts, attribute
 from probe.analyzers.cost_models.coverage import Coverage, coverage
 from probe.analyzers.op_table import OpGroups, group_operators
 from probe.analyzers.steps import recorded_steps
-from probe.chrome_trace import read
+from probe.readers.kineto import read
 from probe.trace import Trace
 
 

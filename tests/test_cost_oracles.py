@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
 from probe.analyzers.op_table import OpGroups, group_operators
 from probe.analyzers.steps import recorded_steps
-from probe.chrome_trace import read
+from probe.readers.kineto import read
 
 Case = Callable[[], Any]
 

@@ -8,7 +8,7 @@ from builders import GPU, kernel, launch, op, step, write
 
 import probe
 from probe.analyzers.launch_queue import empty_queue_fractions, queue_text
-from probe.chrome_trace import read
+from probe.readers.kineto import read
 
 
 def test_prompt_and_queued_kernels(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from builders import GPU, copy, gpu_step, kernel, launch, op, shapes, step, writ
 from probe.analysis import Operator
 from probe.analyzers.op_table import dtypes_text, group_operators, operators, shapes_text
 from probe.analyzers.steps import busy_fraction, recorded_steps, step_of
-from probe.chrome_trace import read
+from probe.readers.kineto import read
 from probe.trace import Signature, Trace
 
 

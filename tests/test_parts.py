@@ -13,7 +13,7 @@ from probe.analysis import PARTS, Bound
 from probe.analyzers.op_table import group_operators
 from probe.analyzers.parts import exclusive, partition, recording_shares, without_profiler
 from probe.analyzers.steps import recorded_steps
-from probe.chrome_trace import read
+from probe.readers.kineto import read
 from probe.trace import Trace
 
 DISPATCH_S = 2e-6

@@ -9,8 +9,8 @@ from golden import assert_golden
 
 from probe.analysis import Analysis, Source, StepTimes, Throughput
 from probe.analyzers.diagnosis import Beside, diagnose
-from probe.chrome_trace import read
 from probe.device import Ceilings
+from probe.readers.kineto import read
 from probe.report import markdown
 from probe.report.analysis import as_text
 from probe.report.text import kernel_name, printable, shorten

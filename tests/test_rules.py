@@ -15,6 +15,7 @@ from probe.analyzers import diagnosis as diagnosis_module
 from probe.analyzers.rules import catalogue, optimizer
 from probe.analyzers.rules.catalogue import RULES
 from probe.device import Ceilings
+from probe.examine import Request, examine
 from probe.sites import AttentionSite, OptimizerSite
 from probe.verify.cases import case_of
 
@@ -25,7 +26,6 @@ Step = Callable[[], object]
 
 def found(folder: Path, step_function: Step) -> Any:
     """The diagnosis of a few recorded steps on one thread."""
-    from probe import api
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -37,7 +37,7 @@ def found(folder: Path, step_function: Step) -> Any:
                 prof.step()
     finally:
         torch.set_num_threads(threads)
-    return api._diagnose(folder / "run", None, None)
+    return examine(folder / "run", Request())
 
 
 def codes(diagnosis: Any, least: float = 0.0) -> set[str]:

@@ -139,9 +139,10 @@ def _shaped(signature: Signature | None) -> Iterator[tuple[Dims, str]]:
 def _payload_types(calls: Calls) -> dict[int, str]:
     """Element type per group of operators that the trace describes as collectives."""
     found: dict[int, set[str]] = defaultdict(set)
-    for collective in calls.trace.collectives:
-        element = COLLECTIVE_TYPES.get(collective.dtype or "")
-        row = collective.op
+    told = calls.trace.collectives
+    elements = [COLLECTIVE_TYPES.get(call.dtype or "") for call in calls.trace.collective_calls]
+    for call, op in set(zip(told.call.tolist(), told.op.tolist(), strict=True)):
+        element, row = elements[call], op
         while element is not None and row >= 0:
             found[int(calls.of_op[row])].add(element)
             row = int(calls.trace.host_ops.parent[row])

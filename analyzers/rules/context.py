@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from probe.analysis import Bound
+from probe.analyzers.call_tree import with_callees
 from probe.analyzers.classify import Machine
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.op_table import OpGroups
@@ -45,10 +46,7 @@ class Context:
         for work in (self.trace.kernels, self.trace.copies):
             owned = work.op >= 0
             np.add.at(spent, work.op[owned], work.duration_ns[owned])
-        for row in range(len(ops) - 1, -1, -1):  # children stand after their parents
-            if ops.parent[row] >= 0:
-                spent[ops.parent[row]] += spent[row]
-        return spent
+        return with_callees(ops.parent, spent)
 
     @cached_property
     def backward_of(self) -> dict[int, list[int]]:

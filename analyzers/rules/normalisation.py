@@ -28,7 +28,7 @@ def find(context: Context) -> Iterator[Match]:
     for run in context.runs:
         at = 0
         while at < len(run):
-            found = _from(run, at)
+            found = _from(run, at) if run[at].name in STAGES[0] else []
             if found:
                 sites[found[0].size].append(found)
             at += len(found) or 1

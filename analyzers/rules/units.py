@@ -6,12 +6,13 @@ until an operator of the table, and no further; views and wrappers on the way ar
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
+from probe.analyzers.call_tree import under
 from probe.trace import Dims, Int32s, Signature, Trace
 
 MATRIX = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "_scaled_mm", "_int_mm"})
@@ -41,22 +42,13 @@ class Unit(NamedTuple):
     start_ns: int
     end_ns: int
     signature: Signature | None
+    size: tuple[int, ...]  # of the largest tensor argument: of the result, where there is no two-way broadcast
+    numel: int  # elements of that tensor
 
     @property
     def dims(self) -> tuple[Dims, ...]:
         """Sizes of the arguments, () each where not recorded."""
         return self.signature.dims if self.signature else ()
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Sizes of the largest tensor argument: of the result, for pointwise operators without two-way broadcasts."""
-        plain = [d for d in self.dims if all(isinstance(n, int) for n in d)]
-        return max(plain, key=lambda d: prod(d) if d else 0, default=())
-
-    @property
-    def numel(self) -> int:
-        """Elements of that tensor."""
-        return prod(self.size) if self.size else 0
 
 
 def normalised(name: str) -> str | None:
@@ -77,28 +69,22 @@ def unit_runs(trace: Trace, step_of_op: Int32s) -> list[list[Unit]]:
     ops = trace.host_ops
     known = [normalised(name) for name in trace.names]
     is_unit = np.array([name is not None for name in known], bool)[ops.name] if len(ops) else np.zeros(0, bool)
-    rows = [row for row in np.flatnonzero(is_unit & ~_under_a_unit(ops.parent, is_unit)) if step_of_op[row] >= 0]
-    units = [(int(step_of_op[r]), int(ops.thread[r]), _unit(trace, int(r), known)) for r in rows]
-    units.sort(key=lambda entry: (entry[0], entry[1], entry[2].start_ns))
-    return [[unit for _, _, unit in run] for _, run in groupby(units, key=lambda entry: entry[:2])]
+    rows = np.flatnonzero(is_unit & ~under(ops.parent, is_unit) & (step_of_op >= 0))
+    rows = rows[np.lexsort((ops.start_ns[rows], ops.thread[rows], step_of_op[rows]))]
+    sizes = [_sized(signature) for signature in (*trace.signatures, None)]  # None at -1: arguments not recorded
+    units = [
+        Unit(row, known[name] or "", start, end, *sizes[signature])
+        for row, name, start, end, signature in zip(
+            rows.tolist(), ops.name[rows].tolist(), ops.start_ns[rows].tolist(), ops.end_ns[rows].tolist(),
+            ops.signature[rows].tolist(), strict=True,
+        )
+    ]  # fmt: skip
+    begins = np.flatnonzero(np.diff(step_of_op[rows], prepend=-2) | np.diff(ops.thread[rows], prepend=-2))
+    return [units[first:last] for first, last in pairwise([*begins.tolist(), len(units)])]
 
 
-def _under_a_unit(parent: Int32s, is_unit: np.ndarray) -> np.ndarray:
-    """Which operators have a unit among their callers."""
-    under = np.zeros(len(parent), bool)
-    for row, above in enumerate(parent.tolist()):
-        if above >= 0:
-            under[row] = under[above] or is_unit[above]
-    return under
-
-
-def _unit(trace: Trace, row: int, known: list[str | None]) -> Unit:
-    ops = trace.host_ops
-    signature = int(ops.signature[row])
-    return Unit(
-        row=row,
-        name=known[ops.name[row]] or "",
-        start_ns=int(ops.start_ns[row]),
-        end_ns=int(ops.end_ns[row]),
-        signature=trace.signatures[signature] if signature >= 0 else None,
-    )
+def _sized(signature: Signature | None) -> tuple[Signature | None, Dims, int]:
+    """A signature with the sizes and the elements of its largest tensor argument."""
+    plain = [d for d in signature.dims if all(isinstance(n, int) for n in d)] if signature else []
+    size = max(plain, key=lambda d: prod(d) if d else 0, default=())
+    return signature, size, prod(size) if size else 0

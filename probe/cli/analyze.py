@@ -7,12 +7,27 @@ from typing import Annotated, Optional
 
 import typer
 
-from probe.cli.options import AsJson, CeilingsFile, SourceArgument
+from probe.cli.options import (
+    AsJson,
+    CeilingsFile,
+    CountersFile,
+    Engine,
+    Jobs,
+    Ranks,
+    ScalingBy,
+    Sources,
+    Steps,
+    Window,
+    ranks_of,
+    scaling_of,
+    steps_of,
+    window_of,
+)
 from probe.errors import UsageError
 
 
 def command(
-    source: SourceArgument = None,
+    sources: Sources = None,
     ceilings: CeilingsFile = None,
     device: Annotated[
         Optional[str], typer.Option(help="The device, where the trace does not name it, by its datasheet's name.")
@@ -27,11 +42,18 @@ def command(
             "--fail-on", help="Exit with 3 where a condition holds: saving>10%,step>200ms,peak_memory>20GiB,code=F06."
         ),
     ] = None,
+    steps: Steps = None,
+    window: Window = None,
+    ranks: Ranks = None,
+    counters: CountersFile = None,
+    scaling: ScalingBy = None,
+    engine: Engine = None,
+    jobs: Jobs = None,
     explain: Annotated[Optional[str], typer.Option("--explain", help="Explain a rule by its code (F06).")] = None,
 ) -> None:
     """Show where the time goes, what bounds it, and what to change first. Exit code 3: a --fail-on condition held."""
     from probe import api
-    from probe.cli.output import console, print_json, write_text
+    from probe.cli.output import console, print_json, progress_bar, write_text
     from probe.conditions import parse
     from probe.report import analysis as terminal
     from probe.report import html as page
@@ -43,7 +65,12 @@ def command(
     conditions = parse(fail_on) if fail_on is not None else ()
     if md is not None and md == html:
         raise UsageError(f"--md and --html name the same file, {md}")
-    found = api.analyze(source, ceilings=ceilings, device=device)
+    with progress_bar() as progress:
+        found = api.analyze(
+            sources, ceilings=ceilings, device=device, steps=steps_of(steps), window_s=window_of(window),
+            ranks=ranks_of(ranks), counters=counters, scaling=scaling_of(scaling), engine=engine, jobs=jobs,
+            progress=progress,
+        )  # fmt: skip
     if md is not None:
         write_text(md, markdown.render(found, top))
     if html is not None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from probe.errors import InputError, UsageError
 from probe.files import write_atomically
+from probe.report.text import printable, shorten
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 class _Console(Console):
@@ -24,6 +30,26 @@ def console(stderr: bool = False) -> Console:
     """A console that shows no colour codes off a terminal, and is then 80 columns wide."""
     stream = sys.stderr if stderr else sys.stdout
     return _Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A bar on standard error that is told (what, done, of how much); None off a terminal. It leaves nothing behind."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def told(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(shorten(printable(what), 50), total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield told
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from builders import GPU, copy, document, event, gpu_step, kernel, launch, op, s
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe.chrome_trace import read
 from probe.errors import TraceError
+from probe.readers.kineto import read
 from probe.trace import Trace
 
 
@@ -129,11 +129,11 @@ def test_collectives_carry_what_the_backend_said(tmp_path: Path) -> None:
         kernel("ncclKernel", 5, 20, 1, **told),
         op("record_param_comms", 40, 5, **{**told, "Collective name": "broadcast"}),
     ]
-    found = read(write(tmp_path, events, deviceProperties=GPU)).collectives
-    assert [(c.kind, c.op, c.kernel, c.in_elements, c.group_size) for c in found] == [
-        ("allreduce", 0, 0, 1024, 8),
-        ("broadcast", 1, -1, 1024, 8),
-    ]
+    trace = read(write(tmp_path, events, deviceProperties=GPU))
+    found = trace.collectives
+    calls = [trace.collective_calls[c] for c in found.call]
+    assert [(c.kind, c.in_elements, c.group_size) for c in calls] == [("allreduce", 1024, 8), ("broadcast", 1024, 8)]
+    assert (found.op.tolist(), found.kernel.tolist()) == ([0, 1], [0, -1])
 
 
 def test_rank_from_the_file_or_its_name(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The ranks of a job against each other: clocks, waits, stragglers, bandwidths, scaling."""

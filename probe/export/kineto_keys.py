@@ -1,0 +1,81 @@
+"""The names of Kineto's fields and categories for its writer: those that the reader knows are taken from it."""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from probe.readers import kineto_json as reader
+
+
+def _names(struct: type) -> dict[str, str]:
+    return {field.name: field.encode_name for field in structs.fields(struct)}
+
+
+_ARGS = _names(reader.Args)
+_DEVICE = _names(reader.DeviceProperties)
+_DISTRIBUTED = _names(reader.DistributedInfo)
+_HEAD = _names(reader.Head)
+
+# Arguments of events.
+EXTERNAL_ID = _ARGS["external_id"]
+RECORD_FUNCTION = _ARGS["record_function"]
+SEQUENCE = _ARGS["sequence"]
+FORWARD_THREAD = _ARGS["forward_thread"]
+CORRELATION = _ARGS["correlation"]
+DIMS = _ARGS["dims"]
+DTYPES = _ARGS["types"]
+STRIDES = _ARGS["strides"]
+SCALARS = _ARGS["scalars"]
+GENERATED_BY = _ARGS["kernel_backend"]
+GENERATED_HASH = _ARGS["kernel_hash"]
+GENERATED_FILE = _ARGS["kernel_file"]
+GENERATED_WARPS = _ARGS["warps"]
+GENERATED_STAGES = _ARGS["stages"]
+DEVICE = _ARGS["device"]
+STREAM = _ARGS["stream"]
+BYTES = _ARGS["bytes"]
+GRAPH = _ARGS["graph"]
+GRID = _ARGS["grid"]  # of a launch a list, of a generated kernel text
+BLOCK = _ARGS["block"]
+REGISTERS = _ARGS["registers"]
+SHARED_BYTES = _ARGS["shared_bytes"]
+OCCUPANCY_PERCENT = _ARGS["occupancy_percent"]
+COLLECTIVE = _ARGS["collective"]
+COLLECTIVE_DTYPE = _ARGS["collective_dtype"]
+IN_ELEMENTS = _ARGS["in_elements"]
+OUT_ELEMENTS = _ARGS["out_elements"]
+GROUP = _ARGS["group"]
+GROUP_SIZE = _ARGS["group_size"]
+GROUP_RANKS = _ARGS["group_ranks"]  # a list as text: "[0, 1]"
+SOURCE_RANK = _ARGS["source_rank"]
+TARGET_RANK = _ARGS["target_rank"]
+COLLECTIVE_SEQUENCE = _ARGS["collective_sequence"]
+
+# At the top level.
+DEVICES = _HEAD["devices"]
+DEVICE_ID = _DEVICE["id"]
+DEVICE_NAME = _DEVICE["name"]
+DEVICE_MAJOR = _DEVICE["major"]
+DEVICE_MINOR = _DEVICE["minor"]
+DEVICE_SMS = _DEVICE["sm_count"]
+DEVICE_MEMORY = _DEVICE["memory_bytes"]
+DISTRIBUTED = _HEAD["distributed"]
+RANK = _DISTRIBUTED["rank"]
+WORLD_SIZE = _DISTRIBUTED["world_size"]
+BASE_NS = _HEAD["base_ns"]
+EVENTS = "traceEvents"
+
+# What a reader does not need to know by name, or knows in several spellings; these are today's.
+SCHEMA_VERSION = "schemaVersion"
+DISPLAY_UNIT = "displayTimeUnit"
+WITH_SHAPES = "record_shapes"
+OPERATOR = "cpu_op"
+RUNTIME = "cuda_runtime"  # HIP's runtime calls too
+DRIVER = "cuda_driver"
+KERNEL = "kernel"
+COPY = "gpu_memcpy"
+SET = "gpu_memset"
+ANNOTATION = "user_annotation"
+DEVICE_ANNOTATION = "gpu_user_annotation"
+ARROW = "ac2g"  # from a launch to what it launched
+STEP_PREFIX = reader.STEP_PREFIX

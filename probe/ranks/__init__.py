@@ -1,0 +1,1 @@
+"""The traces of many ranks: finding their files, and reading each where it lies."""

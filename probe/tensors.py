@@ -1,0 +1,35 @@
+"""Which tensors operators read and wrote: identities that a trace alone does not record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probe.trace import Int32s, Int64s, Mask, Table
+
+
+@dataclass(frozen=True, eq=False)
+class TensorUses(Table):
+    """One row for each tensor among an operator's arguments or results, sorted by operator, inputs first."""
+
+    op: Int32s  # row of Trace.host_ops
+    argument: Int32s  # position among the arguments, or among the results
+    item: Int32s  # position in a list of tensors; 0 for a single one
+    is_output: Mask
+    tensor: Int64s  # the same tensor object has the same number throughout a recording
+    storage: Int64s  # views of one storage share its number; freed storages' numbers are used again
+    offset: Int64s  # of the first element in the storage, in elements
+    elements: Int64s
+    element_bytes: Int32s
+    device: Int32s  # into Tensors.devices
+
+
+@dataclass(frozen=True, eq=False)
+class Tensors:
+    """The tensors of a trace's operators, and how much of trace and recording fit together."""
+
+    uses: TensorUses
+    devices: tuple[str, ...]  # "cpu", "cuda:0"
+    matched: int  # operators of the trace that the recording knows
+    unmatched_ops: int  # operators of the trace that it does not know
+    unmatched_nodes: int  # nodes of the recording that are no operator of the trace: ranges of the user, for example
+    warnings: tuple[str, ...] = ()
