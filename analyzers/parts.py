@@ -11,7 +11,7 @@ import numpy.typing as npt
 from probe.analysis import PARTS, Bound
 from probe.analyzers.classify import DISPATCHES
 from probe.analyzers.op_table import OpGroups
-from probe.intervals import Intervals, difference, intersection, length_before, union
+from probe.intervals import Intervals, difference, length_before, parted, union
 from probe.trace import DeviceWork, Int32s, Int64s, Mask, RuntimeCalls, Steps, Trace
 from probe.units import format_time
 
@@ -40,9 +40,8 @@ def partition(trace: Trace, steps: Steps, groups: OpGroups, bounds: tuple[Bound,
     seconds = np.zeros((len(PARTS), len(steps)))
     free = union(steps.start_ns, steps.end_ns)
     for part, intervals in claim(trace, groups, bounds, gap_ns):  # one after another: each is large
-        taken = intersection(intervals, free)
+        taken, free = parted(free, intervals)
         seconds[PARTS.index(part)] += _in_steps(taken, steps)
-        free = difference(free, taken)
     seconds[PARTS.index("idle")] += _in_steps(free, steps)
     return PartTable(seconds)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from probe.api import Analysis as Analysis
     from probe.api import analyze as analyze
     from probe.api import load as load
+    from probe.api import load_tensors as load_tensors
     from probe.api import register_cost as register_cost
     from probe.api import roofline as roofline
     from probe.session import annotate as annotate
@@ -31,6 +32,7 @@ _HOMES = {
     "profile": "probe.session",
     "annotate": "probe.session",
     "load": "probe.api",
+    "load_tensors": "probe.api",
     "register_cost": "probe.api",
     "roofline": "probe.api",
     "analyze": "probe.api",

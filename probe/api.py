@@ -21,6 +21,7 @@ from probe.readers import formats
 from probe.readers.narrow import CATEGORIES, Category, Selection
 from probe.report.analysis import as_text
 from probe.sources import Named, files_of
+from probe.tensors import Tensors
 from probe.trace import Trace
 from probe.verify import Result, verify_site
 
@@ -55,6 +56,16 @@ def load(
 def load_all(source: Named) -> tuple[Trace, ...]:
     """The traces of all ranks that `source` names, in order of rank."""
     return tuple(formats.read(file) for file in files_of(source))
+
+
+def load_tensors(source: Named, execution_trace: str | Path) -> Tensors:
+    """Which tensors the operators of a trace read and wrote, as PyTorch's ExecutionTraceObserver recorded beside it.
+
+    execution_trace: the observer's JSON file, of the same run: operators are joined on their record-function id.
+    """
+    from probe.readers import execution_trace as recording
+
+    return recording.join(load(source), recording.read(Path(execution_trace)))
 
 
 def analyze(

@@ -71,22 +71,33 @@ def length_before(a: Intervals, instants_ns: npt.ArrayLike) -> Times:
 
 def intersection(a: Intervals, b: Intervals) -> Intervals:
     """The instants covered by both."""
-    return _sweep(a, b, both=True)
+    return parted(a, b)[0]
 
 
 def difference(a: Intervals, b: Intervals) -> Intervals:
     """The instants covered by `a` and not by `b`."""
-    return _sweep(a, b, both=False)
+    return parted(a, b)[1]
 
 
-def _sweep(a: Intervals, b: Intervals, *, both: bool) -> Intervals:
-    """Cut the time line at every edge and keep the pieces inside `a` that are (not) inside `b`."""
+def parted(a: Intervals, b: Intervals) -> tuple[Intervals, Intervals]:
+    """The instants of `a` that `b` covers, and those that it does not."""
+    b = _touching(b, a)
+    if not len(b):
+        return EMPTY, a
     edges = np.sort(np.concatenate([a.starts, a.ends, b.starts, b.ends]))
-    if len(edges) < 2:
-        return EMPTY
     pieces = edges[:-1]
-    keep = _covers(a, pieces) & (_covers(b, pieces) == both)
-    return union(pieces[keep], edges[1:][keep])
+    own = _covers(a, pieces)
+    starts, ends = pieces[own], edges[1:][own]
+    both = _covers(b, starts)
+    return union(starts[both], ends[both]), union(starts[~both], ends[~both])
+
+
+def _touching(b: Intervals, a: Intervals) -> Intervals:
+    """The intervals of `b` that share an instant with `a`."""
+    if not len(a) or not len(b):
+        return EMPTY
+    touch = length_before(a, b.ends) > length_before(a, b.starts)
+    return Intervals(b.starts[touch], b.ends[touch])
 
 
 def _covers(a: Intervals, instants: Times) -> npt.NDArray[np.bool_]:

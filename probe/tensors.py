@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
+from typing import Any
 
 from probe.trace import Int32s, Int64s, Mask, Table
 
@@ -33,3 +35,19 @@ class Tensors:
     unmatched_ops: int  # operators of the trace that it does not know
     unmatched_nodes: int  # nodes of the recording that are no operator of the trace: ranges of the user, for example
     warnings: tuple[str, ...] = ()
+
+    def to_pandas(self) -> Any:
+        """The uses as a pandas DataFrame, one row each, with the device's name; `op` is a row of Trace.host_ops."""
+        import pandas as pd
+
+        columns = dict(self.uses.columns())
+        return pd.DataFrame({**columns, "device": [self.devices[d] if d >= 0 else None for d in self.uses.device]})
+
+    def to_json(self) -> dict[str, Any]:
+        """How much fits together, counted; for the uses themselves use `to_pandas`."""
+        counts = {name: getattr(self, name) for name in ("matched", "unmatched_ops", "unmatched_nodes")}
+        return {"uses": len(self.uses), **counts, "devices": list(self.devices), "warnings": list(self.warnings)}
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{key}</td><td>{escape(str(value))}</td></tr>" for key, value in self.to_json().items())
+        return f"<table>{rows}</table>"

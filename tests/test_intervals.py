@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.intervals import EMPTY, Intervals, clip, difference, intersection, union
+from probe.intervals import EMPTY, Intervals, clip, difference, intersection, length_before, union
 
 pairs = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=12)
 
@@ -46,6 +46,11 @@ def test_intersection_and_difference(a: list[tuple[int, int]], b: list[tuple[int
 @given(pairs, st.integers(0, 40), st.integers(0, 40))
 def test_clip(a: list[tuple[int, int]], start: int, end: int) -> None:
     assert covered(clip(build(a), start, end)) == instants(a) & set(range(start, end))
+
+
+@given(pairs, st.lists(st.integers(-2, 45)))
+def test_length_before(a: list[tuple[int, int]], at: list[int]) -> None:
+    assert length_before(build(a), at).tolist() == [sum(i < instant for i in instants(a)) for instant in at]
 
 
 def test_nothing() -> None:

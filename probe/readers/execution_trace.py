@@ -5,10 +5,8 @@ A node's rf_id is the number that Kineto gives the same call as "Record function
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 
 from probe.errors import TraceError
 from probe.readers.events import dtypes
+from probe.readers.opening import open_stream
 from probe.tensors import Tensors, TensorUses
 from probe.trace import Int32s, Int64s, Mask, Table, Trace
 
@@ -94,13 +93,9 @@ def _warnings(builder: _Builder, dropped: int, unread: int) -> Iterator[str]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise TraceError(f"{path}: damaged gzip stream ({error}); copy or record it again") from error
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error.strerror}); check the path and your rights") from error
+    """The whole text, unzipped; of a zipped file that breaks off what there is."""
+    with open_stream(path) as stream:
+        return stream.read()
 
 
 def _schema(path: Path, data: bytes) -> str:

@@ -155,7 +155,9 @@ class _Whole(Head, gc=False):
 START = re.compile(rb'"traceEvents"\s*:\s*\[')
 OPENING = b'{"traceEvents":['
 _FIRST_KEY = re.compile(rb'\s*,?\s*\{\s*("(?:[^"\\]|\\.)*")\s*:')
-_EVENT_START = re.compile(r'\{\s*"(ph|name|cat|ts|pid|tid|args|dur|id|bp|s)"\s*:')
+_USUAL_KEYS = ("ph", "name", "cat", "ts", "pid", "tid", "args", "dur", "id", "bp", "s")
+_QUOTED_KEYS = tuple(f'"{key}"'.encode() for key in _USUAL_KEYS)
+_EVENT_START = re.compile(rf'[^:\[\s]\s*(?=\{{\s*"({"|".join(_USUAL_KEYS)})"\s*:)')  # after : or [ it is within an event
 _STAMP = re.compile(rb'"ts":\s*(\d+)\.\d')
 _BLANKS = b" \t\r\n"
 
@@ -189,27 +191,43 @@ class Piece(NamedTuple):
     dropped: int = 0  # events that could not be read
     end: int | None = None  # the list of events closes at this byte of the text, and something else follows
     cut: bool = False  # the text broke off
+    rest: int = 0  # bytes at the end of the text that begin an event and do not end it
 
 
 def boundary(text: bytes, before: int | None = None) -> int | None:
     """Index of the last comma between two events of `text` (before an index), None where none is found.
 
-    An event begins with the key that the first one begins with; the same key elsewhere follows no comma and brace, and
-    within a string its quotes would be escaped.
+    An event begins with the key that the first one begins with, or else with a usual one; the same key elsewhere
+    follows no comma and brace, and within a string its quotes would be escaped. Objects in a list among the arguments
+    can look the same: what stands before such a comma decodes to an event that does not end.
     """
     first = _FIRST_KEY.match(text)
-    if first is None:
-        return None
-    at = len(text) if before is None else before
-    for _ in range(_ATTEMPTS):
-        at = text.rfind(first[1], first.end(), at)
-        if at < 0:
-            return None
-        brace = len(text[max(at - 256, 0) : at].rstrip(_BLANKS)) + max(at - 256, 0) - 1
-        comma = len(text[max(brace - 256, 0) : brace].rstrip(_BLANKS)) + max(brace - 256, 0) - 1
-        if text[brace : brace + 1] == b"{" and text[comma : comma + 1] == b",":
+    end = len(text) if before is None else before
+    for key in (first[1], *_QUOTED_KEYS) if first is not None else _QUOTED_KEYS:
+        comma = _comma_before(text, key, end)
+        if comma is not None and comma > 0:
             return comma
     return None
+
+
+def _comma_before(text: bytes, key: bytes, end: int) -> int | None:
+    """Index of the last comma before `end` that an object beginning with this key follows."""
+    at = end
+    for _ in range(_ATTEMPTS):
+        at = text.rfind(key, 0, at)
+        if at < 0:
+            return None
+        brace = _last_visible(text, at)
+        comma = _last_visible(text, brace)
+        if text[brace : brace + 1] == b"{" and text[comma : comma + 1] == b"," and comma >= 0:
+            return comma
+    return None
+
+
+def _last_visible(text: bytes, end: int) -> int:
+    """Index of the last byte before `end` that is no blank; blanks longer than any writer leaves count as text."""
+    begin = max(end - 256, 0)
+    return begin + len(text[begin : max(end, 0)].rstrip(_BLANKS)) - 1
 
 
 def decode(text: bytes, *, last: bool) -> list[Piece]:
@@ -230,13 +248,17 @@ def _decode_halves(text: bytes, last: bool) -> list[Piece]:
     if middle is None:
         return [salvage(text, last=last)]
     pieces = decode(text[:middle], last=False)
-    if pieces[-1].end is None:
-        following = decode(text[middle + 1 :], last=last)
-        ended = following[-1].end
-        pieces += following
-        if ended is not None:
-            pieces[-1] = pieces[-1]._replace(end=ended + middle + 1)
-    return pieces
+    if pieces[-1].end is not None:
+        return pieces
+    begin = middle - pieces[-1].rest if pieces[-1].rest else middle + 1
+    pieces[-1] = pieces[-1]._replace(rest=0)
+    if begin == 0:
+        return [salvage(text, last=last)]  # one event, or what looks like its beginning, is all there is
+    following = decode(text[begin:], last=last)
+    ended = following[-1].end
+    if ended is not None:
+        following[-1] = following[-1]._replace(end=ended + begin)
+    return pieces + following
 
 
 def _is_inexact(text: bytes) -> bool:
