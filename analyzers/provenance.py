@@ -65,11 +65,16 @@ def _reasons(trace: Trace, excluded_work: int) -> Iterator[str]:
     if read.truncated:
         yield "the file is cut: what followed the cut is missing"
     work = "kernel or copy"
+    nor_operator = _without_both(trace)
     for count, what, why in (
         (read.dropped, "event", "could not be read"),
         (excluded_work, work, "outside every recorded step, or of an earlier one"),
-        (read.unlaunched, work, f"without a launch in the trace: {_why_unlaunched(trace)}"),
-        (read.unattributed, work, "without an operator: in no operator's figures"),
+        (
+            read.unlaunched,
+            work,
+            f"without a launch{' or operator' * nor_operator} in the trace: {_why_unlaunched(trace)}",
+        ),
+        (read.unattributed * (not nor_operator), work, "without an operator: in no operator's figures"),
         (read.replayed, work, "run by the replay of a graph: in the figures of the operator that replayed it"),
         (read.unfinished, "launch call", "without device work: it had not ended when the recording did"),
         (read.duplicated, "operator", "with the external id of another: it names neither"),
@@ -79,6 +84,12 @@ def _reasons(trace: Trace, excluded_work: int) -> Iterator[str]:
     ):
         if count:
             yield f"{count} {plural(what, count)} {why}"
+
+
+def _without_both(trace: Trace) -> bool:
+    """Whether the work without a launch is the work without an operator: one thing to tell, not two."""
+    same = all(bool(((w.launch < 0) == (w.op < 0)).all()) for w in (trace.kernels, trace.copies))
+    return same and trace.quality.unlaunched == trace.quality.unattributed
 
 
 def _why_unlaunched(trace: Trace) -> str:

@@ -11,8 +11,8 @@ from typing import TypeAlias
 from probe import run as runs
 from probe.errors import InputError, RunError, UsageError
 from probe.ranks.files import Job, RankFile, discover
-from probe.ranks.names import numbers
 from probe.readers.opening import is_url, shown
+from probe.readers.rank_names import numbers
 from probe.run import Run
 
 RUNS = Path("runs")

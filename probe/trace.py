@@ -189,14 +189,14 @@ class Quality:
 
     events: int = 0
     dropped: int = 0  # events that could not be read
-    clamped: int = 0  # operators that ended after their parent and were cut there
+    clamped: int = 0  # operators that ended more than 1 µs after their parent and were cut there
     unlaunched: int = 0  # device work whose launch is not in the trace
     unattributed: int = 0  # device work that no host operator launched
     replayed: int = 0  # kernels and copies run by the replay of a graph: many share one launch
     unfinished: int = 0  # launches whose device work is not in the trace
     duplicated: int = 0  # operators whose external id another operator has as well
     overlapping: int = 0  # device work that began before earlier work on the same stream ended
-    unknown_devices: int = 0  # events of devices that probe does not know; counted, not read
+    unknown_devices: int = 0  # events of devices that probe does not know: read, without roofs
     truncated: bool = False  # the file ended in mid-event
 
 

@@ -79,7 +79,7 @@ def middle_step(path: Path) -> str:
         places = (text.find(mark) + len(mark), text.rfind(mark) + len(mark))
         first, last = (int(text[at : text.find(b'"', at)]) for at in places)
     step = (first + last) // 2
-    return f"{step}:{step + 1}"
+    return f"{step}:{step}"
 
 
 def compared(path: Path) -> Iterator[tuple[str, Cost]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import InputError, UsageError
-from probe.ranks import names
+from probe.readers import rank_names
 from probe.readers.opening import cannot_read, file_system, is_url, shown
 from probe.run import is_run
 
@@ -71,8 +71,8 @@ def discover(sources: Sequence[str | Path]) -> Job:
     found = [_in(str(source), several=len(sources) > 1) for source in sources]
     entries = {entry.source: entry for one in found for entry in one.entries}
     latest, warnings = _latest_of_each_process(list(entries.values()))
-    files = [RankFile(e.source, names.rank_of(e.parts), e.size) for e in latest]
-    files.sort(key=lambda f: (f.rank is None, f.rank or 0, names.natural(f.source)))
+    files = [RankFile(e.source, rank_names.rank_of(e.parts), e.size) for e in latest]
+    files.sort(key=lambda f: (f.rank is None, f.rank or 0, rank_names.natural(f.source)))
     return Job(
         files=tuple(files),
         ignored=sum(one.ignored for one in found) + len(entries) - len(latest),
@@ -107,9 +107,9 @@ def _walk(root: Path, depth: int) -> Iterator[_Entry]:
     """The visible files in `root` and as many levels below."""
     for folder, folders, files in os.walk(root, onerror=_refuse):
         below = Path(folder).relative_to(root).parts
-        folders[:] = [] if len(below) >= depth else sorted(f for f in folders if not names.is_passing(f))
+        folders[:] = [] if len(below) >= depth else sorted(f for f in folders if not rank_names.is_passing(f))
         for name in files:
-            if not names.is_passing(name):
+            if not rank_names.is_passing(name):
                 path = Path(folder, name)
                 yield _Entry(str(path), (*below, name), path.stat().st_size if path.exists() else None)
 
@@ -139,7 +139,7 @@ def _remote_files(system: Any, root: str, depth: int) -> Iterator[_Entry]:
     for about in system.find(root, maxdepth=depth + 1, detail=True).values():
         source, parts, size = _described(system, about)
         below = parts[len(_split(root)) :]
-        if below and not any(names.is_passing(part) for part in below):
+        if below and not any(rank_names.is_passing(part) for part in below):
             yield _Entry(source, below, size)
 
 
@@ -162,7 +162,7 @@ def _in_directory(source: str, files: Callable[[int], Iterator[_Entry]]) -> _Fou
         also = f"; other files there: {len(every)}" if every else ""
         looked = "looked for run.json, *.json and *.json.gz"
         raise InputError(f"{shown(source)}: no traces in it or {DEPTH} levels below: {looked}{also}")
-    folders = sorted({entry.folder for entry in below.entries}, key=names.natural)
+    folders = sorted({entry.folder for entry in below.entries}, key=rank_names.natural)
     if len(folders) > 1 and not _are_ranks_of_one_job(below.entries):
         some = ", ".join(folders[:3]) + (", …" if len(folders) > 3 else "")
         raise InputError(f"{shown(source)}: traces in {len(folders)} directories below it ({some}); name one of them")
@@ -171,7 +171,7 @@ def _in_directory(source: str, files: Callable[[int], Iterator[_Entry]]) -> _Fou
 
 def _matched(source: str, found: list[tuple[str, tuple[str, ...], int | None]]) -> _Found:
     """What a pattern matched, each with its path below the directory that all of them share."""
-    visible = [one for one in found if not names.is_passing(one[1][-1])]
+    visible = [one for one in found if not rank_names.is_passing(one[1][-1])]
     levels = zip(*(parts[:-1] for _, parts, _ in visible), strict=False)
     shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
     chosen = _traces([_Entry(name, parts[shared:], size) for name, parts, size in visible])
@@ -183,15 +183,15 @@ def _matched(source: str, found: list[tuple[str, tuple[str, ...], int | None]]) 
 
 def _traces(entries: list[_Entry]) -> _Found:
     """Those whose names say a rank or torch's handler, else every JSON file, else every export of Nsight Systems."""
-    likely = [e for e in entries if names.is_trace(e.name)]
-    marked = [e for e in likely if names.handler(e.name) or names.rank_of(e.parts) is not None]
+    likely = [e for e in entries if rank_names.is_trace(e.name)]
+    marked = [e for e in likely if rank_names.handler(e.name) or rank_names.rank_of(e.parts) is not None]
     chosen = marked or likely or [e for e in entries if e.name.endswith(_SQLITE)]
     return _Found(tuple(chosen), ignored=len(entries) - len(chosen))
 
 
 def _newest_iteration(source: str, found: _Found) -> _Found:
     """Only the traces below the iteration directory with the highest number, where there are such directories."""
-    iterations = {e.source: max((n for p in e.parts[:-1] if (n := names.iteration_of(p)) is not None), default=None)
+    iterations = {e.source: max((n for p in e.parts[:-1] if (n := rank_names.iteration_of(p)) is not None), default=None)
                   for e in found.entries}  # fmt: skip
     several = {number for number in iterations.values() if number is not None}
     if len(several) < 2:
@@ -204,7 +204,7 @@ def _newest_iteration(source: str, found: _Found) -> _Found:
 
 def _are_ranks_of_one_job(entries: Sequence[_Entry]) -> bool:
     """Whether each file's path says a rank, and none says the same as another's."""
-    ranks = [names.rank_of(entry.parts) for entry in entries]
+    ranks = [rank_names.rank_of(entry.parts) for entry in entries]
     return None not in ranks and len(set(ranks)) == len(ranks)
 
 
@@ -213,13 +213,13 @@ def _latest_of_each_process(entries: list[_Entry]) -> tuple[list[_Entry], list[s
     latest: dict[tuple[str, str], _Entry] = {}
     others: list[_Entry] = []
     for entry in entries:
-        written = names.handler(entry.name)
+        written = rank_names.handler(entry.name)
         if written is None:
             others.append(entry)
             continue
         key = (entry.folder, written[0])
         known = latest.get(key)
-        if known is None or written[1] > (names.handler(known.name) or ("", 0))[1]:
+        if known is None or written[1] > (rank_names.handler(known.name) or ("", 0))[1]:
             latest[key] = entry
     dropped = len(entries) - len(others) - len(latest)
     warning = f"{dropped} files are earlier recordings of the same processes; only the last of each is read"

@@ -11,9 +11,9 @@ from probe.engine import Outcome, executor, run
 from probe.errors import TraceError
 from probe.multirank import RankSummary
 from probe.ranks.files import Job
-from probe.ranks.names import gaps, numbers
 from probe.readers.narrow import Selection
 from probe.readers.opening import shown
+from probe.readers.rank_names import gaps, numbers
 
 Progress = Callable[[int, int], None]  # files done, files in all
 _TEXT_PER_ZIPPED_BYTE = 25  # real traces: 18–30
@@ -175,13 +175,12 @@ def _of_ranks(kept: Sequence[RankRead], placed: int) -> Iterator[str]:
     sizes = sorted({size for r in kept if (size := r.summary.world_size) is not None})
     if len(sizes) > 1 or (sizes == [1] and len(kept) > 1):
         yield f"the files are of jobs of {' and '.join(map(str, sizes))} ranks; they may not belong together"
+    if sizes not in ([], [1]) or len(kept) == 1:
+        return  # of a job whose size is known, the comparison says which ranks are missing; one file may be all
     have = [r.summary.rank for r in kept]
-    told = sizes[-1:] if sizes != [1] else []
-    if not told and len(kept) == 1:
-        return  # one file, and nothing speaks of others
-    count, missing = gaps(have, told[0] if told else max(have) + 1)
+    count, missing = gaps(have, max(have) + 1)
     if count:
-        yield f"{count} of {told[0] if told else f'at least {max(have) + 1}'} ranks missing: {missing}"
+        yield f"{count} of at least {max(have) + 1} ranks missing: {missing}"
 
 
 def _of_files(kept: Sequence[RankRead]) -> Iterator[str]:

@@ -339,7 +339,7 @@ def _warnings(made: Trace, overlapping: int) -> Iterator[str]:
         yield f"{overlapping} steps begin inside an earlier step and were left out"
     if not len(made.host_ops) and not made.on_device:
         yield "no operators and no device activity among the events"
-    if made.device.kind != "cpu" and not made.on_device:
+    if made.device.kind in ("cuda", "rocm") and not made.on_device:
         yield "no device activity recorded; record with ProfilerActivity.CUDA"
     early, unnumbered = _without_launch(made)
     if early:

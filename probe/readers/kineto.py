@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -21,10 +20,10 @@ from probe.readers.kineto_text import Text
 from probe.readers.kineto_window import survey
 from probe.readers.narrow import Selection, narrow
 from probe.readers.opening import Stream, open_stream, shown
+from probe.readers.rank_names import rank_of
 from probe.trace import Trace
 
 Progress = Callable[[int, int | None], None]  # bytes read so far, and in all where that is known
-_RANK_IN_NAME = re.compile(r"rank[-_]?0*(\d+)", re.IGNORECASE)
 
 
 def read(source: str | Path, selection: Selection | None = None, progress: Progress | None = None) -> Trace:
@@ -102,7 +101,7 @@ def _about(path: str, text: Text, columns: Columns, events: Events) -> About:
     return About(
         path=path,
         device=_device(text.head, events, sorted(set(columns.kinds.unknown_devices.values()))),
-        base_unix_ns=text.head.base_ns or 0,
+        base_unix_ns=max(integer(text.head.base_ns), 0),
         rank=rank,
         world_size=world_size,
         with_shapes=bool(events.signatures),
@@ -119,8 +118,8 @@ def _about(path: str, text: Text, columns: Columns, events: Events) -> About:
 def _warnings(columns: Columns) -> Iterator[str]:
     if columns.unreadable:
         yield f"{columns.unreadable} operators have arguments that cannot be read; they count as not recorded"
-    for device in sorted(set(columns.kinds.unknown_devices.values())):
-        yield f"{columns.unknown_devices} events are those of a device ({device}) that probe does not know: no roofs"
+    if devices := ", ".join(sorted(set(columns.kinds.unknown_devices.values()))):
+        yield f"{columns.unknown_devices} events are those of a device ({devices}) that probe does not know: no roofs"
 
 
 def _rank(path: str, head: Head) -> tuple[int | None, int | None]:
@@ -128,8 +127,7 @@ def _rank(path: str, head: Head) -> tuple[int | None, int | None]:
     info = head.distributed
     if info is not None and integer(info.rank) >= 0:
         return integer(info.rank), positive(info.world_size)
-    named = _RANK_IN_NAME.search(PurePosixPath(path).name)
-    return (int(named[1]) if named else None), None
+    return rank_of((PurePosixPath(path).name,)), None
 
 
 def _device(head: Head, events: Events, unknown: list[str]) -> Device:

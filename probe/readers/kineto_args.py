@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from probe.readers.events import NONE
-from probe.readers.kineto_json import Args
+from probe.readers.kineto_json import Args, printable
 from probe.trace import CollectiveCall, GeneratedKernel, LaunchShape, Signature
 
 _CROSSES_BUS = re.compile(r"HtoD|DtoH|HostToDevice|DeviceToHost", re.IGNORECASE)  # as CUDA, as ROCm names copies
@@ -43,7 +43,7 @@ def signature(texts: list[bytes]) -> Signature | None:
             dims=tuple(_extents(v) for v in _list(dims)),
             dtypes=tuple(_text(v) for v in _list(dtypes)),
             strides=tuple(_extents(v) for v in _list(strides)),
-            scalars=tuple(v if isinstance(v, str) else "" for v in _list(scalars)),
+            scalars=tuple(printable(v) if isinstance(v, str) else "" for v in _list(scalars)),
             kernel=_generated(*map(_value, generated)) if generated else None,
         )
     except (ValueError, RecursionError):
@@ -61,7 +61,9 @@ def generated_texts(args: Args) -> tuple[Any, ...]:
 def _generated(backend: Any, digest: Any, file: Any, grid: Any, warps: Any, stages: Any) -> GeneratedKernel | None:
     if not isinstance(backend, str) or not backend:
         return None
-    return GeneratedKernel(backend, _name(digest), _name(file), _name(grid), positive(warps), positive(stages))
+    return GeneratedKernel(
+        printable(backend), _name(digest), _name(file), _name(grid), positive(warps), positive(stages)
+    )
 
 
 def launch_shape(texts: list[bytes]) -> LaunchShape | None:
@@ -100,16 +102,16 @@ def collective(texts: list[bytes]) -> CollectiveCall | None:
         return None
     if not isinstance(kind, str) or not kind:
         return None
-    peer = {"send": target, "recv": source}.get(kind.lower())
+    peer = integer({"send": target, "recv": source}.get(kind.lower()))
     return CollectiveCall(
-        kind=kind,
+        kind=printable(kind),
         dtype=_name(dtype),
         in_elements=positive(sent),
         out_elements=positive(received),
-        group=str(group) if isinstance(group, (str, int)) else None,
+        group=printable(str(group)) if isinstance(group, (str, int)) else None,
         group_size=positive(size),
         group_ranks=_ranks(ranks, positive(size)),
-        peer=peer if type(peer) is int and peer >= 0 else None,
+        peer=peer if peer >= 0 else None,
     )
 
 
@@ -123,7 +125,7 @@ def _ranks(value: Any, size: int | None) -> tuple[int, ...] | None:
 
 
 def _name(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return printable(value) if isinstance(value, str) and value else None
 
 
 def _value(text: bytes) -> Any:
@@ -154,4 +156,4 @@ def _extent(value: int) -> int:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("not text")
-    return value
+    return printable(value)

@@ -191,10 +191,10 @@ class Columns:
             self._named(events),
             start,
             end,
-            _integers([a.device for a in args]),
+            _within(_integers([a.device for a in args]), np.int32),
             _integers([a.stream for a in args]),
             _integers([a.correlation for a in args]),
-            _integers([a.external_id for a in args]),
+            _integers([a.external_id if a.external_id != NONE else a.old_external_id for a in args]),
             _integers([a.bytes for a in args]),
             shape,
             np.zeros(len(events), bool),
@@ -282,6 +282,12 @@ def _exact_times(microseconds: list[Any]) -> tuple[Int64s, Mask]:
     times = [kineto_json.nanoseconds(us) for us in microseconds]
     known = np.array([t is not None for t in times], bool)
     return np.array([t or 0 for t in times], np.int64), known
+
+
+def _within(numbers: Int64s, kind: type[np.signedinteger[Any]]) -> Int64s:
+    """The same numbers; -1 for those that a column of this kind does not hold."""
+    limits = np.iinfo(kind)
+    return np.where((numbers >= limits.min) & (numbers <= limits.max), numbers, NONE)
 
 
 def _integers(values: list[Any]) -> Int64s:

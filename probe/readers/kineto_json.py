@@ -9,6 +9,7 @@ carried access tokens.
 from __future__ import annotations
 
 import json
+import math
 import re
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -23,7 +24,6 @@ KINDS: dict[str, Kind] = {
     "kernel": "kernel",
     "concurrent_kernel": "kernel",
     "mtia_ccp_events": "kernel",
-    "hpu_op": "kernel",
     "gpu_memcpy": "copy",
     "memcpy": "copy",
     "gpu_memset": "copy",
@@ -31,6 +31,7 @@ KINDS: dict[str, Kind] = {
     "user_annotation": "annotation",
     "gpu_user_annotation": "device annotation",
     "cpu_instant_event": "instant",
+    "": "instant",  # in 2021 instants had no category
 }  # categories by age: capitalised in 2021, lower case since; compared in lower case
 _RUNTIME = re.compile(r"(.+_)?(runtime|driver)")  # cuda_runtime, hip_driver, xpu_runtime, …, in 2021 plain Runtime
 _KNOWN_RUNTIME = re.compile(r"((cuda|hip)_)?(runtime|driver)")
@@ -40,6 +41,9 @@ STEP_PREFIX = "ProfilerStep#"
 _INEXACT_US = 2.0**42  # from here on neighbouring float64 are more than half a nanosecond apart
 _SMALL = 32 << 10  # bytes of text that are taken event by event where they cannot be decoded at once
 _ATTEMPTS = 1000  # to find a place between two events
+LONGEST_EVENT = 8 << 20  # bytes of text; real ones have some hundred, a list of all parameters some hundred thousand
+_LEAST_NESTED = 800  # characters that certainly nest where the decoder gave up nesting
+_HALF = re.compile("[\ud800-\udfff]")
 _LIMIT_NS = 2**62  # of a time's magnitude: the difference of any two fits 64 bits, and the time of day does until 2116
 
 
@@ -47,6 +51,7 @@ class Args(msgspec.Struct, gc=False):
     """The arguments of an event that probe uses; those with structure, or read once per distinct text, as text."""
 
     external_id: Any = msgspec.field(default=-1, name="External id")
+    old_external_id: Any = msgspec.field(default=-1, name="external id")  # of device work in 2021
     correlation: Any = -1
     sequence: Any = msgspec.field(default=-1, name="Sequence number")
     record_function: Any = msgspec.field(default=-1, name="Record function id")
@@ -84,7 +89,7 @@ class Args(msgspec.Struct, gc=False):
 
 NO_ARGS = Args()
 _ARGS = {f.encode_name: (f.name, f.type is msgspec.Raw) for f in msgspec.structs.fields(Args)}  # slow to ask for
-_TO_TEXT = json.JSONEncoder(default=str).encode
+_TO_TEXT = json.JSONEncoder(default=float).encode
 
 
 class Event(msgspec.Struct, gc=False):
@@ -116,6 +121,7 @@ class ExactEvent(msgspec.Struct, gc=False):
 class Glance(msgspec.Struct, gc=False):
     """What an event is and when it was, without its arguments; time stamps may be rounded."""
 
+    ph: str = ""
     cat: str = ""
     name: str = ""
     ts: float | None = None
@@ -145,20 +151,22 @@ class Head(msgspec.Struct, gc=False):
 
     devices: list[DeviceProperties] | None = msgspec.field(default=None, name="deviceProperties")
     distributed: DistributedInfo | None = msgspec.field(default=None, name="distributedInfo")
-    base_ns: int | None = msgspec.field(default=None, name="baseTimeNanoseconds")
+    base_ns: Any = msgspec.field(default=None, name="baseTimeNanoseconds")
 
 
 class _Whole(Head, gc=False):
     events: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="traceEvents")
 
 
+_BETWEEN = re.compile(r"[, \t\r\n]*")
+_REOPENS = re.compile(r"\]\s*,?\s*\{")
 START = re.compile(rb'"traceEvents"\s*:\s*\[')
 OPENING = b'{"traceEvents":['
 _FIRST_KEY = re.compile(rb'\s*,?\s*\{\s*("(?:[^"\\]|\\.)*")\s*:')
 _USUAL_KEYS = ("ph", "name", "cat", "ts", "pid", "tid", "args", "dur", "id", "bp", "s")
 _QUOTED_KEYS = tuple(f'"{key}"'.encode() for key in _USUAL_KEYS)
-_EVENT_START = re.compile(rf'[^:\[\s]\s*(?=\{{\s*"({"|".join(_USUAL_KEYS)})"\s*:)')  # after : or [ it is within an event
-_STAMP = re.compile(rb'"ts":\s*(\d+)\.\d')
+_EVENT_START = re.compile(rf'[^:\[\s]\s*(?=\{{\s*"({"|".join(_USUAL_KEYS)})"\s*:)')  # elsewhere than within an event
+_LARGE_STAMP = re.compile(rb'"ts"\s*:\s*(\d{13,})\.\d')
 _BLANKS = b" \t\r\n"
 
 _EVENTS = msgspec.json.Decoder(list[Event])
@@ -262,8 +270,8 @@ def _decode_halves(text: bytes, last: bool) -> list[Piece]:
 
 
 def _is_inexact(text: bytes) -> bool:
-    """Whether the first time stamp has a fraction and is so large that a float64 rounds it."""
-    first = _STAMP.search(text, 0, 1 << 16)
+    """Whether a time stamp near the beginning has a fraction and is so large that a float64 rounds it."""
+    first = _LARGE_STAMP.search(text, 0, 1 << 16)
     return first is not None and float(first[1]) >= _INEXACT_US
 
 
@@ -286,37 +294,59 @@ def head(before: bytes, after: bytes) -> Head:
 
 def salvage(text: bytes, *, last: bool) -> Piece:
     """The events of a piece of text one by one, skipping what cannot be read."""
-    characters = text.decode("utf-8", errors="replace")
+    characters = _characters(text)
     decoder = json.JSONDecoder(strict=False, parse_float=_exact)
     events: list[ExactEvent] = []
     dropped = 0
-    at = 0
-    while (at := _skip(characters, at, ", \t\r\n")) < len(characters):
+    at = _skip(characters, 0)
+    while at < len(characters):
         if characters[at] == "]" and _closes(characters, at):
             return Piece(events, True, dropped, end=len(characters[:at].encode()))
         try:
-            raw, at = decoder.raw_decode(characters, at)
+            raw, following = decoder.raw_decode(characters, at)
             event = _event(raw)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
+            if not last and _runs_off(error, characters, at):
+                return Piece(events, True, dropped, rest=len(characters[at:].encode()))
             event = None
-            following = _EVENT_START.search(characters, at + 1)
-            at = following.start() if following else len(characters)
+            following = _next_event(characters, at + (_LEAST_NESTED if isinstance(error, RecursionError) else 0))
         if event is None:
             dropped += 1
         else:
             events.append(event)
+        at = _skip(characters, following)
     return Piece(events, True, dropped, cut=last)
+
+
+def _characters(text: bytes) -> str:
+    """The text, as many bytes long, with a question mark for each byte that is not UTF-8."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return printable(text.decode(errors="surrogateescape"))
+
+
+def _runs_off(error: Exception, characters: str, at: int) -> bool:
+    """Whether the event that begins at `at` is whole as far as it goes, and may go on in the text that follows."""
+    if characters[at] != "{" or len(characters) - at > LONGEST_EVENT or not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.pos >= len(characters.rstrip()) or error.msg.startswith("Unterminated")
+
+
+def _next_event(characters: str, after: int) -> int:
+    """Where the next event begins behind what cannot be read at `after`; the end of the text where none does."""
+    found = _EVENT_START.search(characters, after)
+    return found.end() if found is not None else len(characters)
 
 
 def _closes(characters: str, at: int) -> bool:
     """Whether the bracket at `at` closes the list of events: no further event follows."""
-    return re.compile(r"\]\s*,?\s*\{").match(characters, at) is None
+    return _REOPENS.match(characters, at) is None
 
 
-def _skip(characters: str, at: int, blanks: str) -> int:
-    while at < len(characters) and characters[at] in blanks:
-        at += 1
-    return at
+def _skip(characters: str, at: int) -> int:
+    """Where the next thing begins that is no comma and no blank."""
+    return _BETWEEN.match(characters, at).end()  # type: ignore[union-attr]  # it matches nothing as well
 
 
 def _exact(digits: str) -> Any:
@@ -332,7 +362,7 @@ def _event(raw: Any) -> ExactEvent | None:
     return ExactEvent(
         ph=_string(raw.get("ph")),
         cat=_string(raw.get("cat")),
-        name=_printable(raw.get("name", "")),
+        name=printable(raw.get("name", "")),
         pid=_identifier(raw.get("pid")),
         tid=_identifier(raw.get("tid")),
         ts=_number(raw.get("ts")),
@@ -342,16 +372,20 @@ def _event(raw: Any) -> ExactEvent | None:
 
 
 def _string(value: Any) -> str:
-    return _printable(value) if isinstance(value, str) else ""
+    return printable(value) if isinstance(value, str) else ""
 
 
-def _printable(text: str) -> str:
-    """Text without half characters, which nothing that is written later can hold."""
-    return text.encode("utf-8", errors="replace").decode()
+def printable(text: str) -> str:
+    """Text with a question mark for each half character, which nothing that is written later can hold."""
+    return _HALF.sub("?", text)
 
 
 def _identifier(value: Any) -> int | str | None:
-    return _printable(value) if isinstance(value, str) else value if isinstance(value, int) else None
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)) or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) else None
 
 
 def _args(raw: dict[str, Any]) -> Args:
@@ -391,6 +425,7 @@ def _find_head(characters: str) -> Head:
         for key in re.finditer(rf'"{field.encode_name}"\s*:\s*', characters):
             try:
                 value, _ = decoder.raw_decode(characters, key.end())
+                value = json.loads(printable(json.dumps(value, ensure_ascii=False)))
                 found[field.name] = msgspec.convert(value, field.type)
             except (ValueError, RecursionError):  # msgspec.ValidationError is a ValueError
                 continue

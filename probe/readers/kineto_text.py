@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Container, Iterator
 from typing import Protocol
 
+import msgspec
+
 from probe.errors import TraceError
 from probe.readers import kineto_json
-from probe.readers.kineto_json import Head, Piece
+from probe.readers.kineto_json import LONGEST_EVENT, Head, Piece
 
 PIECE = 2 << 20  # bytes of text decoded at once
 _LONGEST_HEAD = 64 << 20  # bytes before the first event, or after the last; real ones have a few thousand
+
+_MARK = b"\xef\xbb\xbf"  # with which some editors begin a text in UTF-8
+_PLACE = re.compile(r"\(byte (\d+)\)")
 
 
 class Stream(Protocol):
@@ -43,9 +48,10 @@ class Text:
         while more := self.stream.read(wanted):
             text = self._rest + more
             at = kineto_json.boundary(text)
-            if at is None:  # one event, or something else, longer than a piece
+            if at is None and len(text) <= LONGEST_EVENT:  # one event longer than a piece
                 self._rest, wanted = text, len(text)
                 continue
+            at = len(text) if at is None else at  # no events, or what follows them: it need not stay whole
             self._rest, wanted = text[at + 1 :], PIECE
             yield text[:at], False
         text, self._rest = self._rest, b""
@@ -54,8 +60,14 @@ class Text:
 
     def pieces(self, wanted: Container[int] | None = None) -> Iterator[Piece]:
         """The events, decoded; of the texts with the wanted numbers where those are given."""
+        begun = b""  # an event that the text before began and did not end
+        enough = 0
         for number, (text, last) in enumerate(self.texts()):
             if wanted is not None and number not in wanted and not last:
+                continue
+            text = b",".join((begun, text)) if begun else text
+            if len(text) < enough and not last:  # so that a long event is not tried at each of its pieces
+                begun = text
                 continue
             for piece in kineto_json.decode(text, last=last):
                 yield piece._replace(cut=False)
@@ -63,21 +75,23 @@ class Text:
                 if piece.end is not None:
                     self._end(text[piece.end :])
                     return
+            begun = text[len(text) - piece.rest :]
+            enough = 2 * len(begun)
         self._end(b"")
 
     def _end(self, after: bytes) -> None:
         """Read what follows the list of events, and with it the top level."""
         after += self._rest
-        while len(after) < _LONGEST_HEAD and (more := self.stream.read(PIECE)):
+        while len(after) < _LONGEST_HEAD and (more := self.stream.read(max(PIECE, len(after)))):
             after += more
         self.head = kineto_json.head(self._before, after)
 
     def _find_events(self) -> bytes:
         """Read up to the first event; returns what was read of the events."""
         text = b""
-        while more := self.stream.read(PIECE):
+        while more := self.stream.read(max(PIECE, len(text))):
             text += more
-            if text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+            if text.removeprefix(_MARK).lstrip()[:1] == b"[":
                 return text[text.index(b"[") + 1 :]
             found = kineto_json.START.search(text)
             if found is not None:
@@ -92,12 +106,13 @@ def _why_not(path: str, text: bytes, truncated: bool) -> str:
     """What is wrong with a file that has no list of events."""
     if not text.strip():
         return f"{path}: the file is empty; record it again"
-    characters = text.decode("utf-8", errors="replace").removeprefix("\ufeff")
     try:
-        json.loads(characters)
-    except json.JSONDecodeError as error:
-        why = "the file is cut" if truncated or error.pos >= len(characters.rstrip()) - 1 else "not JSON"
-        return f"{path}: {why} at character {error.pos}, and no traceEvents before it"
-    except (ValueError, RecursionError):
-        return f"{path}: JSON that cannot be read, and no traceEvents in it"
+        msgspec.json.decode(text.removeprefix(_MARK), type=msgspec.Raw)  # Raw: nothing is made of it
+    except RecursionError:
+        return f"{path}: JSON that is nested too deeply to be read, and no traceEvents in it"
+    except msgspec.DecodeError as error:
+        place = _PLACE.search(str(error))
+        if truncated or place is None:
+            return f"{path}: the file is cut, and no traceEvents before the cut; copy or record it again"
+        return f"{path}: not JSON at byte {place[1]}, and no traceEvents before it; name a trace"
     return f"{path}: JSON, but no trace: it has no traceEvents"

@@ -9,6 +9,8 @@ import numpy as np
 from probe.readers.events import NONE
 from probe.trace import HostOps, Int32s, Int64s, Mask
 
+_DEEPEST = 1000  # levels taken one after another, each over all rows: real calls nest by some tens
+
 
 def nest(thread: Int32s, start: Int64s, end: Int64s) -> tuple[Int32s, int]:
     """The row of the innermost enclosing interval of each, -1 for none; rows sorted by thread, start, longest first.
@@ -53,6 +55,8 @@ def _nest_thread(start: Int64s, end: Int64s) -> tuple[Int32s, int]:
 def _parents(start: Int64s, end: Int64s) -> Int32s:
     """The parent of each row, given that all intervals nest: the last row before it that is one level higher."""
     depth = np.arange(len(start)) - _ended_before(start, end)
+    if depth.max(initial=0) > _DEEPEST:
+        return _nest_in_order(start, end.copy())[0]
     parent = np.full(len(start), NONE, np.int32)
     above = np.flatnonzero(depth == 0)
     for level in range(1, int(depth.max(initial=0)) + 1):
