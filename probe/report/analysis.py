@@ -14,7 +14,8 @@ from rich.text import Text
 from probe.analysis import Analysis, Operator
 from probe.device import Ceilings
 from probe.findings import Finding
-from probe.report import parts, verdict
+from probe.report import parts, ranks_terminal, verdict
+from probe.report.ranks import clocks
 from probe.report.roofline import Point, draw
 from probe.report.text import kernel_name, printable, shorten
 from probe.units import UNKNOWN, format_fraction, format_si, format_time
@@ -30,11 +31,13 @@ def render(analysis: Analysis, top: int = 10) -> RenderableType:
     blocks: list[RenderableType] = [
         _headline(analysis),
         Text(verdict.sentence(analysis), style="bold"),
+        *_ranks_verdict(analysis),
         *_fixes(analysis),
         Text(),
         parts.bar(analysis.time_s, WIDTH),
         Columns(parts.legend(analysis.time_s), padding=(0, 2)),
         Text(),
+        *ranks_terminal.blocks(analysis),
         *_roofline(analysis),
         _operators(analysis, top),
     ]
@@ -49,6 +52,13 @@ def as_text(analysis: Analysis, top: int = 10) -> str:
     with console.capture() as capture:
         console.print(render(analysis, top))
     return capture.get()
+
+
+def _ranks_verdict(analysis: Analysis) -> Iterator[Text]:
+    """What several ranks or jobs say, where there are any."""
+    said = verdict.of_ranks(analysis)
+    if said:
+        yield Text(said, style="bold")
 
 
 def _fixes(analysis: Analysis) -> Iterator[RenderableType]:
@@ -96,7 +106,12 @@ def points(ops: Sequence[Operator]) -> tuple[Point, ...]:
 
 def _headline(analysis: Analysis) -> Text:
     source = analysis.source
-    where = " · ".join(printable(x) for x in (source.device, f"torch {source.torch}" if source.torch else None) if x)
+    told = (
+        f"{source.ranks} ranks" if source.ranks > 1 else None,
+        source.device,
+        f"torch {source.torch}" if source.torch else None,
+    )
+    where = " · ".join(printable(x) for x in told if x)
     path = shorten(printable(source.path), max(20, WIDTH - len(where) - 2))
     return Text.assemble((path, "bold"), " " * max(2, WIDTH - len(path) - len(where)), (where, "dim"))
 
@@ -128,6 +143,9 @@ def fact_lines(analysis: Analysis) -> Iterator[tuple[str, str]]:
         yield "costs", f"known for {format_fraction(known)} of the {what} time"
     if analysis.ceilings is not None:
         yield "ceilings", _ceilings(analysis.ceilings)
+    offsets = clocks(analysis.clocks)
+    if offsets:
+        yield "clocks", offsets
     yield "recorded", " · ".join(analysis.recorded) or "nothing"
     if analysis.not_recorded:
         yield "not there", " · ".join(analysis.not_recorded)
@@ -282,6 +300,6 @@ def _notes(analysis: Analysis) -> Iterator[Text]:
     """What limits the figures."""
     yield Text()
     for reason in analysis.quality.reasons:
-        yield Text(f"left out: {reason}", style="dim")
+        yield Text(f"quality: {reason}", style="dim")
     for warning in analysis.warnings:
         yield Text.assemble(("! ", "yellow"), printable(warning))

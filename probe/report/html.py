@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from html import escape
 
 from probe.analysis import PARTS, Analysis, Operator
 from probe.findings import Finding
-from probe.report import verdict
+from probe.multirank import CollectiveRow, Rank, Scaling
+from probe.report import ranks_svg, verdict
 from probe.report.analysis import by_possible_gain, calls_text, fact_lines, operator_name, roofs_met, uses_device
+from probe.report.ranks import Column, collective_columns, footnotes, others, rank_columns, rank_notes, scaling_columns
 from probe.report.roofline_svg import draw
 from probe.report.text import printable
 from probe.units import UNKNOWN, format_fraction, format_time
@@ -49,6 +51,15 @@ font:15px/1.5 system-ui,sans-serif;max-width:1120px;margin:0 auto;padding:24px}
 .probe dt{font-weight:600}
 .probe dd{margin:0} .probe .warning{color:var(--soft);margin:2px 0} .probe svg{max-width:100%;height:auto}
 """
+# Only where there are ranks, collectives or jobs to show.
+MANY_STYLE = """
+.probe .ranks{font-size:17px;line-height:1.45;margin:-10px 0 20px}
+.probe .note{color:var(--soft);font-size:12px;margin:4px 0}
+.probe .tall{max-height:430px;overflow:auto;color-scheme:light dark}
+.probe .tall th{position:sticky;top:0;background:var(--paper)}
+.probe .narrow table{width:auto;min-width:50%} .probe tr.late td{font-weight:600;color:#d55e00}
+.probe ul+svg{margin-top:14px} .probe svg+.scroll{margin-top:14px}
+"""
 
 
 def render(analysis: Analysis, top: int = 20) -> str:
@@ -57,14 +68,19 @@ def render(analysis: Analysis, top: int = 20) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>probe: {_text(analysis.source.path)}</title><style>{PAGE_STYLE}{STYLE}</style></head>"
+        f"<title>probe: {_text(analysis.source.path)}</title><style>{PAGE_STYLE}{_style(analysis)}</style></head>"
         f"<body>{_body(analysis, top)}</body></html>\n"
     )
 
 
 def fragment(analysis: Analysis, top: int = 20) -> str:
     """The report for a notebook's output cell."""
-    return f"<style>{STYLE}</style>{_body(analysis, top)}"
+    return f"<style>{_style(analysis)}</style>{_body(analysis, top)}"
+
+
+def _style(analysis: Analysis) -> str:
+    many = len(analysis.ranks) > 1 or analysis.collectives or analysis.scaling is not None
+    return STYLE + MANY_STYLE if many else STYLE
 
 
 def _body(analysis: Analysis, top: int) -> str:
@@ -73,18 +89,28 @@ def _body(analysis: Analysis, top: int) -> str:
 
 def _sections(analysis: Analysis, top: int) -> Iterator[str]:
     source = analysis.source
-    where = " · ".join(x for x in (source.path, source.device, source.torch and f"torch {source.torch}") if x)
+    many = f"{source.ranks} ranks" if source.ranks > 1 else None
+    where = " · ".join(x for x in (source.path, many, source.device, source.torch and f"torch {source.torch}") if x)
     yield f'<h1>{_text(where)}</h1><p class="verdict">{_text(verdict.sentence(analysis))}</p>'
+    said = verdict.of_ranks(analysis)
+    if said:
+        yield f'<p class="ranks">{_text(said)}</p>'
     if analysis.findings:
         yield "<h2>What to change first</h2>" + "".join(_fix(f) for f in verdict.first(analysis.findings))
     yield "<h2>Where the step goes</h2>" + _parts(analysis)
+    if len(analysis.ranks) > 1:
+        yield "<h2>Ranks</h2>" + _ranks(analysis.ranks, {s.rank for s in analysis.stragglers})
+    if analysis.collectives:
+        yield "<h2>Collectives, most time first</h2>" + _collectives(analysis.collectives, top)
+    if analysis.scaling is not None:
+        yield "<h2>Scaling</h2>" + _scaling(analysis.scaling)
     if analysis.ceilings is not None:
         drawing = draw(roofs_met(analysis, analysis.ceilings), analysis.ops, COLOURS)
         yield f"<h2>Roofline</h2>{drawing}" if drawing else ""
     yield "<h2>Operators, most time to gain first</h2>" + _operators(analysis, top)
     facts = "".join(f"<dt>{_text(label)}</dt><dd>{_text(text)}</dd>" for label, text in fact_lines(analysis))
     yield f"<h2>What the figures stand on</h2><dl>{facts}</dl>"
-    notes = [*(f"left out: {r}" for r in analysis.quality.reasons), *analysis.warnings]
+    notes = [*(f"quality: {r}" for r in analysis.quality.reasons), *analysis.warnings]
     yield "".join(f'<p class="warning">! {_text(note)}</p>' for note in notes)
 
 
@@ -119,6 +145,38 @@ def _parts(analysis: Analysis) -> str:
         if share > 0
     )
     return f'<div class="bar">{bar}</div><ul>{legend}</ul>'
+
+
+def _ranks(ranks: Sequence[Rank], late: Collection[int]) -> str:
+    """The picture with its legend, and a row a rank."""
+    drawing = ranks_svg.draw_ranks(ranks, late)
+    legend = "".join(f'<li><i style="background:{colour}"></i>{text}</li>' for colour, text in ranks_svg.LEGEND)
+    picture = f"<ul>{legend}</ul>{drawing}" if drawing else ""
+    note = "".join(f'<p class="note">{_text(text)}</p>' for text in rank_notes(ranks))
+    return picture + _table(rank_columns(ranks), "scroll tall", [rank.rank in late for rank in ranks]) + note
+
+
+def _collectives(rows: Sequence[CollectiveRow], top: int) -> str:
+    shown = rows[:top]
+    rest = [others(rows[top:])] if len(rows) > top else []
+    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in (*rest, *footnotes(shown)))
+    return _table(collective_columns(shown), "scroll") + notes
+
+
+def _scaling(scaling: Scaling) -> str:
+    note = f'<p class="note">{_text(scaling.assumption)}</p>'
+    return ranks_svg.draw_scaling(scaling) + _table(scaling_columns(scaling), "scroll narrow") + note
+
+
+def _table(columns: Sequence[Column], kind: str, late: Sequence[bool] | None = None) -> str:
+    """Columns of text as a table; the rows of late ranks stand out."""
+    css = [" class=n" if column.numeric else "" for column in columns]
+    head = "".join(f"<th{c}>{_text(column.title)}</th>" for column, c in zip(columns, css, strict=True))
+    body = ""
+    for place, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        row = "".join(f"<td{c}>{_text(cell)}</td>" for cell, c in zip(cells, css, strict=True))
+        body += f"<tr class=late>{row}</tr>" if late and late[place] else f"<tr>{row}</tr>"
+    return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _operators(analysis: Analysis, top: int) -> str:

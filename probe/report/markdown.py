@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from probe.analysis import PARTS, Analysis
 from probe.findings import Finding
 from probe.report import verdict
 from probe.report.analysis import by_possible_gain, calls_text, fact_lines, kernel_totals, uses_device
+from probe.report.ranks import Column, collective_columns, footnotes, others, rank_columns, rank_notes, scaling_columns
 from probe.report.text import kernel_name, markdown_cell, printable
 from probe.units import UNKNOWN, format_fraction, format_time
+
+FOLDED = 64  # ranks from which their table is folded
 
 
 def render(analysis: Analysis, top: int = 20) -> str:
@@ -23,12 +26,17 @@ def _lines(analysis: Analysis, top: int) -> Iterator[str]:
     yield ""
     yield f"**{markdown_cell(verdict.sentence(analysis))}**"
     yield ""
-    yield f"{markdown_cell(source.device or 'unknown device')}, torch {markdown_cell(source.torch or UNKNOWN)}"
+    said = verdict.of_ranks(analysis)
+    if said:
+        yield from (markdown_cell(said), "")
+    many = f"{source.ranks} ranks, " if source.ranks > 1 else ""
+    yield f"{many}{markdown_cell(source.device or 'unknown device')}, torch {markdown_cell(source.torch or UNKNOWN)}"
     yield ""
     for number, finding in enumerate(verdict.first(analysis.findings), start=1):
         yield from _fix(number, finding)
     yield from _parts(analysis)
     yield ""
+    yield from _many(analysis, top)
     yield from _operators(analysis, top)
     if uses_device(analysis):
         yield ""
@@ -36,7 +44,7 @@ def _lines(analysis: Analysis, top: int) -> Iterator[str]:
     yield ""
     for label, text in fact_lines(analysis):
         yield f"- **{label}**: {markdown_cell(text)}"
-    notes = [*(f"left out: {r}" for r in analysis.quality.reasons), *analysis.warnings]
+    notes = [*(f"quality: {r}" for r in analysis.quality.reasons), *analysis.warnings]
     if notes:
         yield ""
         yield from (f"> {markdown_cell(note)}  " for note in notes)
@@ -64,6 +72,42 @@ def _parts(analysis: Analysis) -> Iterator[str]:
         seconds = analysis.time_s[part] or 0.0
         if seconds:
             yield f"| {part} | {format_time(seconds)} | {format_fraction(seconds / total)} |"
+
+
+def _many(analysis: Analysis, top: int) -> Iterator[str]:
+    """Ranks, collectives and jobs, each block followed by an empty line."""
+    if len(analysis.ranks) > 1:
+        yield from (*_ranks(analysis), "")
+        yield from (*(f"{markdown_cell(note)}  " for note in rank_notes(analysis.ranks)), "")
+    if analysis.collectives:
+        shown, rest = analysis.collectives[:top], analysis.collectives[top:]
+        yield from (*_table(collective_columns(shown)), "")
+        notes = [*([others(rest)] if rest else []), *footnotes(shown)]
+        yield from (*(f"{markdown_cell(note)}  " for note in notes), "")
+    if analysis.scaling is not None:
+        yield from (*_table(scaling_columns(analysis.scaling)), "")
+        yield from (markdown_cell(analysis.scaling.assumption), "")
+
+
+def _ranks(analysis: Analysis) -> Iterator[str]:
+    """A row a rank; folded where they are many."""
+    columns = rank_columns(analysis.ranks)
+    late = {s.rank for s in analysis.stragglers}
+    marked = [rank.rank in late for rank in analysis.ranks]
+    if len(analysis.ranks) < FOLDED:
+        yield from _table(columns, marked)
+        return
+    yield from (f"<details><summary>{len(analysis.ranks)} ranks</summary>", "")
+    yield from _table(columns, marked)
+    yield from ("", "</details>")
+
+
+def _table(columns: Sequence[Column], bold: Sequence[bool] = ()) -> Iterator[str]:
+    yield f"| {' | '.join(column.title for column in columns)} |"
+    yield f"|{'|'.join('---:' if column.numeric else '---' for column in columns)}|"
+    for place, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        strong = "**" if bold and bold[place] else ""
+        yield f"| {' | '.join(f'{strong}{markdown_cell(cell)}{strong}' for cell in cells)} |"
 
 
 def _operators(analysis: Analysis, top: int) -> Iterator[str]:
