@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -22,8 +23,8 @@ ODD_VALUES = (
     b"123456789012345678901234567890", b"4611686018427387904", b"-4.6e15", b"4.6e15", b"1e15", b"9" * 5000,
     b"0." + b"3" * 400, b"1700000000000000.125", b"1.0000000000000000001", b"-0.0", b"1E3", b"2.5e-3",
     b"N/A", b"-", b"01", b"+1", b".5", b"1.", b"nul", b"0x10", b"'x'", b"undefined",
-    b'"a"b"', b'"C:\\q\\x"', b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\u12"', b'"\x01\n\t"', b'"\xff\xfe"', b'"\xed\xa0\x80"',
-    b'"\\u0000"', b'"\xf0\x9f\x98\x80"', b'"[0, 1, ...]"', b'"],\\"x\\": [{"', b'"ProfilerStep#1"',
+    b'"a"b"', b'"C:\\q\\x"', b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\u12"', b'"\x01\n\t"', b'"\xff\xfe"',
+    b'"\xed\xa0\x80"', b'"\\u0000"', b'"\xf0\x9f\x98\x80"', b'"[0, 1, ...]"', b'"],\\"x\\": [{"', b'"ProfilerStep#1"',
     b'"ProfilerStep#99999999999999999999"', b'"ProfilerStep#\xd9\xa3"',
     b'[{"ph": "X"}, {"ph": "X", "name": "inner", "cat": "cpu_op", "ts": 1, "dur": 1}]',
     b'{"name": "python", "ph": "X"}', b'{"traceEvents": [{"ph": "X"}]}', b"[" * 900 + b"]" * 900,
@@ -149,7 +150,7 @@ def _events_shuffled(rng: Random, text: bytes) -> bytes:
     starts = [m.start() for m in _EVENT.finditer(text)]
     if len(starts) < 3:
         return text
-    parts = [text[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    parts = [text[a:b] for a, b in pairwise(starts)]
     chosen = [rng.choice(parts) for _ in parts]
     return text[: starts[0]] + b"".join(chosen) + text[starts[-1] :]
 

@@ -58,9 +58,9 @@ def _check_indices(trace: Trace, table: Any) -> None:
 
 
 def content(trace: Trace) -> dict[str, Any]:
-    """All tables with names, threads and arguments in place of their numbers."""
+    """All tables, with what numbers refer to in their place; the order of threads, and so of rows, says nothing."""
     return {
-        "rows": {name: _rows(trace, getattr(trace, name)) for name in TABLES},
+        "rows": {name: sorted(_rows(trace, getattr(trace, name)), key=repr) for name in TABLES},
         "start": trace.start_unix_ns,
         "rank": (trace.rank, trace.world_size),
         "device": trace.device,
@@ -68,15 +68,22 @@ def content(trace: Trace) -> dict[str, Any]:
 
 
 def _rows(trace: Trace, table: Any) -> list[tuple[Any, ...]]:
+    ops, calls, kernels = (_identities(trace, t) for t in (trace.host_ops, trace.runtime_calls, trace.kernels))
     texts: dict[str, Any] = {
-        "name": trace.names, "thread": trace.threads, "signature": trace.signatures,
-        "launch_shape": trace.launch_shapes, "call": trace.collective_calls,
+        "name": trace.names, "thread": trace.threads, "signature": trace.signatures, "parent": ops, "op": ops,
+        "launch_shape": trace.launch_shapes, "call": trace.collective_calls, "launch": calls, "kernel": kernels,
     }  # fmt: skip
     columns = [
         [texts[name][i] if i >= 0 else None for i in column.tolist()] if name in texts else column.tolist()
         for name, column in table.columns()
     ]
     return list(zip(*columns, strict=True))
+
+
+def _identities(trace: Trace, table: Any) -> list[tuple[str, int, int]]:
+    """What tells a row from another: its name, start and end."""
+    named = [trace.names[number] for number in table.name.tolist()]
+    return list(zip(named, table.start_ns.tolist(), table.end_ns.tolist(), strict=True))
 
 
 def whole(trace: Trace) -> dict[str, Any]:

@@ -39,7 +39,7 @@ import trace_damage  # noqa: E402  (the damage and the promises are those of the
 import trace_promises  # noqa: E402
 
 FAILED = ROOT / "build" / "fuzz"
-PIECES = (2 << 20, 300, 5000)  # bytes decoded at once: the usual, and so few that pieces end everywhere
+PIECES = (kineto_text.PIECE, 300, 5000)  # bytes decoded at once: the usual, and so few that pieces end everywhere
 LIMIT_S = 20
 ANALYSED = 10  # one case in so many
 LEAST_BYTES = 5_000_000
@@ -127,19 +127,17 @@ def _keep(path: Path, seed: int, case: int, error: BaseException) -> None:
     kept = FAILED / f"{seed}_{case}.json"
     kept.write_bytes(path.read_bytes())
     where = traceback.extract_tb(error.__traceback__)[-1]
-    print(
-        f"{kept}: {type(error).__name__} {str(error)[:200]} at {Path(where.filename).name}:{where.lineno}", flush=True
-    )
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    print(f"{kept}: {type(error).__name__} {str(error)[:200]} at {place}", flush=True)
 
 
 def memory() -> int:
     """Peak memory above the interpreter's own by the size of the text; how many files take more than twice."""
     beyond = 0
     for source in sources():
-        text = gzip.decompress(source.read_bytes())
-        if len(text) < LEAST_BYTES:
-            continue
-        for name, damaged in _variants(text):
+        for name, damaged in _variants(gzip.decompress(source.read_bytes())):
+            if len(damaged) < LEAST_BYTES:
+                continue
             ratio = _peak_bytes(damaged) / len(damaged)
             beyond += ratio > 2
             print(f"{ratio:5.2f} of {len(damaged) / 1e6:5.1f} MB  {source.name}  {name}", flush=True)

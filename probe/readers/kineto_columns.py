@@ -44,6 +44,18 @@ class Kinds(dict[str, Kind]):
         return kind
 
 
+class _Sorting(dict[str, Callable[[AnyEvent], None]]):
+    """By category, what puts an event into the list of its kind."""
+
+    def __init__(self, kinds: Kinds, lists: dict[Kind, list[AnyEvent]]) -> None:
+        self.kinds = kinds
+        self.lists = lists
+
+    def __missing__(self, category: str) -> Callable[[AnyEvent], None]:
+        put = self[category] = self.lists[self.kinds[category]].append
+        return put
+
+
 class Arguments(dict[bytes, int]):
     """Numbers what stands in JSON texts joined by zeros; each distinct text is parsed once.
 
@@ -115,8 +127,9 @@ class Columns:
         self.dropped += piece.dropped
         kinds = self.kinds
         sorted_by: dict[Kind, list[AnyEvent]] = defaultdict(list)
+        put = _Sorting(kinds, sorted_by)
         for event in events:
-            sorted_by[kinds[event.cat]].append(event)
+            put[event.cat](event)
         for kind, add in (
             ("op", self._add_ops),
             ("runtime", self._add_runtime),

@@ -12,7 +12,7 @@ from probe.errors import TraceError
 from probe.readers import kineto_json
 from probe.readers.kineto_json import LONGEST_EVENT, Head, Piece
 
-PIECE = 2 << 20  # bytes of text decoded at once
+PIECE = 256 << 10  # bytes of text decoded at once: more is no faster and takes memory that a small trace does not
 _LONGEST_HEAD = 64 << 20  # bytes before the first event, or after the last; real ones have a few thousand
 
 _MARK = b"\xef\xbb\xbf"  # with which some editors begin a text in UTF-8
