@@ -81,28 +81,13 @@ def difference(a: Intervals, b: Intervals) -> Intervals:
 
 def parted(a: Intervals, b: Intervals) -> tuple[Intervals, Intervals]:
     """The instants of `a` that `b` covers, and those that it does not."""
-    b = _touching(b, a)
-    if not len(b):
-        return EMPTY, a
-    edges = np.sort(np.concatenate([a.starts, a.ends, b.starts, b.ends]))
-    pieces = edges[:-1]
-    own = _covers(a, pieces)
-    starts, ends = pieces[own], edges[1:][own]
-    both = _covers(b, starts)
-    return union(starts[both], ends[both]), union(starts[~both], ends[~both])
-
-
-def _touching(b: Intervals, a: Intervals) -> Intervals:
-    """The intervals of `b` that share an instant with `a`."""
-    if not len(a) or not len(b):
-        return EMPTY
-    touch = length_before(a, b.ends) > length_before(a, b.starts)
-    return Intervals(b.starts[touch], b.ends[touch])
-
-
-def _covers(a: Intervals, instants: Times) -> npt.NDArray[np.bool_]:
-    """For each instant, whether `a` covers it."""
-    if not len(a):
-        return np.zeros(len(instants), bool)
-    at = np.searchsorted(a.starts, instants, side="right") - 1
-    return (at >= 0) & (instants < a.ends[np.maximum(at, 0)])
+    first = np.searchsorted(a.ends, b.starts, side="right")
+    count = np.maximum(np.searchsorted(a.starts, b.ends, side="left") - first, 0)  # intervals of a that each of b meets
+    meets = np.repeat(np.arange(len(b)), count)
+    met = np.arange(len(meets)) + np.repeat(first - (np.cumsum(count) - count), count)
+    both = Intervals(np.maximum(a.starts[met], b.starts[meets]), np.minimum(a.ends[met], b.ends[meets]))
+    # What is left begins where an interval of a does or a common piece ends, and ends with the next of the others.
+    starts = np.sort(np.concatenate([a.starts, both.ends]), kind="stable")
+    ends = np.sort(np.concatenate([both.starts, a.ends]), kind="stable")
+    rest = ends > starts
+    return both, Intervals(starts[rest], ends[rest])

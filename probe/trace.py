@@ -6,6 +6,7 @@ of the trace; an index of -1 means "none". Names and argument signatures are sto
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from html import escape
@@ -21,7 +22,16 @@ Int64s: TypeAlias = npt.NDArray[np.int64]
 Int32s: TypeAlias = npt.NDArray[np.int32]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
+STEP_PREFIX = "ProfilerStep#"  # with which torch begins the name of a step's range, whatever tool records it
+_STEP = re.compile(rf"{STEP_PREFIX}(\d{{1,17}})")
+
 Dims: TypeAlias = tuple[Any, ...]  # of one argument: (2, 3), or ((2, 3), (4,)) for a list of tensors, () for others
+
+
+def step_number(name: str) -> int | None:
+    """The number of the step whose range has this name; None for other names."""
+    found = _STEP.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)

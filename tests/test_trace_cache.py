@@ -42,10 +42,10 @@ def recorded(path: Path, content: bytes = CONTENT, age_s: float = 3600) -> Path:
     return path
 
 
-def read(path: Path, trace: Trace | None = None, extra: str = "") -> str | None:
+def read(path: Path, trace: Trace | None = None) -> str | None:
     """The first look at a trace: not known, read, kept."""
-    assert cache.lookup(path, extra) is None
-    return cache.keep(path, trace or traces.busy(), extra)
+    assert cache.lookup(path) is None
+    return cache.keep(path, trace or traces.busy())
 
 
 def entries() -> list[Path]:
@@ -89,17 +89,6 @@ def test_the_path_of_the_first_look_is_not_in_the_entry(tmp_path: Path) -> None:
 def test_another_file_name_may_be_another_rank(source: Path) -> None:
     read(source)
     assert cache.lookup(recorded(source.with_name("rank1.json"))) is None
-
-
-def test_what_the_caller_adds_belongs_to_the_key(source: Path) -> None:
-    read(source, extra="without stacks")
-    assert cache.lookup(source) is None
-    assert cache.lookup(source, "without stacks") is not None
-
-
-def test_parts_of_the_key_do_not_run_together(source: Path) -> None:
-    read(source, extra="x")
-    assert cache.lookup(recorded(source.with_name("rank0.jsonx"))) is None
 
 
 def test_other_content_is_not_found_even_with_the_same_size_and_mtime(source: Path) -> None:

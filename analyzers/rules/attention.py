@@ -10,7 +10,7 @@ from typing import Literal
 
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32, ElementType
 from probe.analyzers.rules.context import Context, Match
-from probe.analyzers.rules.units import Unit
+from probe.analyzers.rules.units import Unit, places
 from probe.sites import AttentionSite, attention_line
 from probe.units import format_bytes, format_time
 
@@ -38,22 +38,20 @@ class _Found:
 def find(context: Context) -> Iterator[Match]:
     """One match per distinct shape; all its layers and steps together."""
     sites: dict[tuple[object, ...], list[_Found]] = defaultdict(list)
-    for run in context.runs:
-        for found in _scan(run):
-            sites[found.first.dims, found.last.dims, len(found.between)].append(found)
+    for units in places(context.runs, _scan):
+        found = _Found(units[0], tuple(units[1:-1]), units[-1])
+        sites[found.first.dims, found.last.dims, len(found.between)].append(found)
     for same in sites.values():
         yield _match(context, same)
 
 
-def _scan(run: list[Unit]) -> Iterator[_Found]:
+def _scan(run: list[Unit]) -> Iterator[tuple[int, int]]:
     at = 0
     while at < len(run):
         found = _attention_from(run, at) if run[at].name in PRODUCTS else None
-        if found is None:
-            at += 1
-            continue
-        yield found
-        at += len(found.between) + 2
+        if found is not None:
+            yield at, at + len(found.between) + 2
+        at += len(found.between) + 2 if found is not None else 1
 
 
 def _attention_from(run: list[Unit], at: int) -> _Found | None:

@@ -8,7 +8,7 @@ from math import prod
 
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32
 from probe.analyzers.rules.context import Context, Match
-from probe.analyzers.rules.units import Unit
+from probe.analyzers.rules.units import Unit, places
 from probe.units import format_bytes, format_time
 
 CASTS = frozenset({"to_copy", "copy", "to", "clone"})
@@ -25,17 +25,21 @@ STAGES = (
 def find(context: Context) -> Iterator[Match]:
     """One match per size; all layers and steps together."""
     sites: dict[tuple[int, ...], list[list[Unit]]] = defaultdict(list)
-    for run in context.runs:
-        at = 0
-        while at < len(run):
-            found = _from(run, at) if run[at].name in STAGES[0] else []
-            if found:
-                sites[found[0].size].append(found)
-            at += len(found) or 1
+    for found in places(context.runs, _scan):
+        sites[found[0].size].append(found)
     for size, same in sites.items():
         match = _match(context, size, same)
         if match is not None:
             yield match
+
+
+def _scan(run: list[Unit]) -> Iterator[tuple[int, int]]:
+    at = 0
+    while at < len(run):
+        found = _from(run, at) if run[at].name in STAGES[0] else []
+        if found:
+            yield at, at + len(found)
+        at += len(found) or 1
 
 
 def _from(run: list[Unit], at: int) -> list[Unit]:

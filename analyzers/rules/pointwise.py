@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import groupby
 
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.rules.context import Context, Match, times
-from probe.analyzers.rules.units import POINTWISE, Unit
+from probe.analyzers.rules.units import POINTWISE, Unit, places
 from probe.units import format_time
 
 SHORTEST = 3
@@ -17,30 +18,24 @@ LEAST_FRACTION = 0.01  # of the step, below which a chain is not worth a line
 def find(context: Context, claimed: frozenset[int] = frozenset()) -> Iterator[Match]:
     """One match per spelling, of at least 1 % of the step; units in `claimed` belong to other findings."""
     chains: dict[tuple[str, ...], list[list[Unit]]] = defaultdict(list)
-    for run in context.runs:
-        for chain in _chains([u for u in run if u.row not in claimed]):
-            chains[tuple(u.name for u in chain)].append(chain)
+    free = ([u for u in run if u.row not in claimed] for run in context.runs)
+    for chain in places(free, _chains):
+        chains[tuple(u.name for u in chain)].append(chain)
     for same in chains.values():
         match = _match(context, same)
         if match is not None:
             yield match
 
 
-def _chains(run: list[Unit]) -> Iterator[list[Unit]]:
-    """Maximal sequences of pointwise units over the same number of elements."""
-    chain: list[Unit] = []
-    for unit in [*run, None]:
-        if (
-            unit is not None
-            and unit.name in POINTWISE
-            and unit.numel > 1
-            and (not chain or unit.numel == chain[0].numel)
-        ):
-            chain.append(unit)
-            continue
-        if len(chain) >= SHORTEST:
-            yield chain
-        chain = [unit] if unit is not None and unit.name in POINTWISE and unit.numel > 1 else []
+def _chains(run: list[Unit]) -> Iterator[tuple[int, int]]:
+    """Where maximal sequences of pointwise units over the same number of elements begin and end."""
+    sizes = [unit.numel if unit.name in POINTWISE and unit.numel > 1 else 0 for unit in run]
+    first = 0
+    for size, same in groupby(sizes):
+        last = first + sum(1 for _ in same)
+        if size and last - first >= SHORTEST:
+            yield first, last
+        first = last
 
 
 def _match(context: Context, same: list[list[Unit]]) -> Match | None:

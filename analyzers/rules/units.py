@@ -6,6 +6,7 @@ until an operator of the table, and no further; views and wrappers on the way ar
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from math import prod
 from typing import NamedTuple
@@ -81,6 +82,17 @@ def unit_runs(trace: Trace, step_of_op: Int32s) -> list[list[Unit]]:
     ]  # fmt: skip
     begins = np.flatnonzero(np.diff(step_of_op[rows], prepend=-2) | np.diff(ops.thread[rows], prepend=-2))
     return [units[first:last] for first, last in pairwise([*begins.tolist(), len(units)])]
+
+
+def places(runs: Iterable[list[Unit]], scan: Callable[[list[Unit]], Iterable[tuple[int, int]]]) -> Iterator[list[Unit]]:
+    """The units in each place, [first, last), that `scan` finds in a run; runs of the same calls are scanned once."""
+    known: dict[tuple[tuple[str, int], ...], list[tuple[int, int]]] = {}
+    for run in runs:
+        spelling = tuple((unit.name, id(unit.signature)) for unit in run)
+        if spelling not in known:
+            known[spelling] = list(scan(run))
+        for first, last in known[spelling]:
+            yield run[first:last]
 
 
 def _sized(signature: Signature | None) -> tuple[Signature | None, Dims, int]:

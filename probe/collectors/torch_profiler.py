@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 from probe.collectors import kineto_log
 from probe.files import atomic_path
+from probe.trace import STEP_PREFIX
 
-STEP_MARK = "ProfilerStep#"  # the name that torch's own schedule uses and that readers look for
 INCOMPLETE_MARK = "probe: incomplete step "
 _EVENT = b'"ph": "X"'
 _CHUNK = 1 << 20
@@ -102,7 +102,7 @@ class Recording:
 
     def mark_step(self, number: int) -> None:
         """Open the mark of step `number`."""
-        self._mark_name = f"{STEP_MARK}{number}"
+        self._mark_name = f"{STEP_PREFIX}{number}"
         self._mark = _autograd().profiler.record_function(self._mark_name)
         self._mark.__enter__()
 
@@ -146,7 +146,7 @@ class Recording:
         plain = path.with_name(f".{path.name}.{os.getpid()}.json")  # here, not in $TMPDIR, which may be small
         renamed = {json.dumps(str(plain)).encode(): json.dumps(path.name).encode()}  # kineto notes where it wrote
         if incomplete_step is not None:
-            old, new = f'"{STEP_MARK}{incomplete_step}"', f'"{INCOMPLETE_MARK}{incomplete_step}"'
+            old, new = f'"{STEP_PREFIX}{incomplete_step}"', f'"{INCOMPLETE_MARK}{incomplete_step}"'
             renamed[old.encode()] = new.encode()
         try:
             with self._timed("export"):

@@ -5,7 +5,6 @@ Readers of every format end here; nothing in this file knows a format's keys.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -25,9 +24,9 @@ from probe.trace import (
     RuntimeCalls,
     Steps,
     Trace,
+    step_number,
 )
 
-STEP = re.compile(r"ProfilerStep#(\d+)")  # how torch names the range of a step, whatever tool records it
 _OVERLAP_NS = 1000  # steps may overlap by this much: the ends of a mark are rounded apart
 _REPLAYS = ("cudaGraphLaunch", "cuGraphLaunch", "hipGraphLaunch")  # nsys appends a version: cudaGraphLaunch_v10000
 _LAUNCHES = ("cudaLaunch", "cuLaunch", "hipLaunch", "hipModuleLaunch", "hipExtModuleLaunch", "hipExtLaunch")
@@ -237,11 +236,8 @@ def _steps(marks: Annotations, names: tuple[str, ...]) -> tuple[Steps, int, int]
 
 def _step_marks(marks: Annotations, names: tuple[str, ...]) -> Iterator[tuple[int, int, int, int]]:
     """Number, start, end and thread of the marks of steps on the host; outer before inner."""
-    numbers = np.full(len(names), NONE, np.int64)
-    for index, name in enumerate(names):
-        found = STEP.fullmatch(name)
-        if found is not None and len(found[1]) < 18:
-            numbers[index] = int(found[1])
+    told = [step_number(name) for name in names]
+    numbers = np.array([NONE if number is None else number for number in told], np.int64)
     rows = np.flatnonzero((numbers[marks.name] >= 0) & ~marks.on_device) if len(marks) else np.empty(0, np.int64)
     for row in rows.tolist():
         yield int(numbers[marks.name[row]]), int(marks.start_ns[row]), int(marks.end_ns[row]), int(marks.thread[row])

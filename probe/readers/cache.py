@@ -1,6 +1,6 @@
 """Which traces were read before, and what came of it? A folder of columnar files, found by the content of the trace.
 
-An entry's name is a digest of the trace's bytes, its file name (a rank may come from it), what the caller adds, the
+An entry's name is a digest of the trace's bytes, its file name (a rank may come from it), the
 dataclasses, and the sources of the readers: whoever changes a reader finds no entry of the old one, without having to
 remember a number to raise.
 
@@ -88,10 +88,10 @@ def directory() -> Path:
     return cache_directory() / "traces"
 
 
-def lookup(path: str | Path, extra: str = "") -> Trace | None:
+def lookup(path: str | Path) -> Trace | None:
     """The kept trace of a file with the content of `path`; None where there is none, or the cache is off.
 
-    `extra` is what else the result depends on: how it was asked to be read. Columns are read-only views of a file.
+    Columns are read-only views of a file.
     """
     path = Path(path)
     try:
@@ -101,19 +101,19 @@ def lookup(path: str | Path, extra: str = "") -> Trace | None:
         if note is None:
             return None
         _notes[path.absolute()] = note
-        return _opened(_folder() / _entry_name(note.digest, path, extra), path)
+        return _opened(_folder() / _entry_name(note.digest, path), path)
     except (OSError, UsageError):  # `keep` tells of both
         return None
 
 
-def keep(path: str | Path, trace: Trace, extra: str = "") -> str | None:
+def keep(path: str | Path, trace: Trace) -> str | None:
     """Keep `trace`, read from `path` after `lookup` found nothing there; a sentence says why it could not be kept.
 
     None too where there is nothing to tell: the file is small, or the cache is off.
     """
     path = Path(path)
     try:
-        why = _kept(path, trace, extra) if _wanted(path) else None
+        why = _kept(path, trace) if _wanted(path) else None
     except UsageError as wrong:
         why = f"{SIZE_VARIABLE}: {wrong}"
     except ValueError as wrong:
@@ -163,8 +163,8 @@ def _opened(entry: Path, path: Path) -> Trace | None:
     return replace(trace, path=str(path))
 
 
-def _entry_name(digest: str, path: Path, extra: str) -> str:
-    parts = (digest.encode(), os.fsencode(path.name), extra.encode(), columnar.layout().encode(), _readers())
+def _entry_name(digest: str, path: Path) -> str:
+    parts = (digest.encode(), os.fsencode(path.name), columnar.layout().encode(), _readers())
     return f"{hashlib.sha256(b''.join(hashlib.sha256(part).digest() for part in parts)).hexdigest()}.trace"
 
 
@@ -206,7 +206,7 @@ def _hashed(path: Path) -> _Note | None:
     return note
 
 
-def _kept(path: Path, trace: Trace, extra: str) -> str | None:
+def _kept(path: Path, trace: Trace) -> str | None:
     """Keep the trace; why not, where it is not kept. Raises OSError and ValueError."""
     before = _notes.pop(path.absolute(), None)
     if before is None:
@@ -217,7 +217,7 @@ def _kept(path: Path, trace: Trace, extra: str) -> str | None:
     limit = _limit_bytes()
     if packed.length > limit:
         return f"it takes {format_bytes(packed.length)} of {format_bytes(limit)}; set {SIZE_VARIABLE} to more"
-    entry = _folder() / _entry_name(before.digest, path, extra)
+    entry = _folder() / _entry_name(before.digest, path)
     _sweep(entry.parent)
     _make_room(entry, limit - packed.length)
     with _new_file(entry) as part, part.open("wb") as file:

@@ -14,11 +14,11 @@ from probe.errors import TraceError
 from probe.readers import cache, kineto, nsys
 from probe.readers.kineto import Progress
 from probe.readers.narrow import Selection, narrow
+from probe.readers.nsys_database import MAGIC, REPORTS
 from probe.readers.opening import is_url, shown
 from probe.trace import Trace
 
 _BEGINNING = 64  # bytes by which a format is told
-_SQLITE = b"SQLite format 3\0"
 
 
 class Format(NamedTuple):
@@ -45,8 +45,8 @@ def _refuse_perfetto(source: str | Path, selection: Selection, progress: Progres
 
 
 FORMATS = (
-    Format("nsys", lambda name, first: first.startswith(_SQLITE) or name.endswith((".sqlite", ".db")), _read_nsys),
-    Format("nsys report", lambda name, first: name.endswith((".nsys-rep", ".qdrep")), _refuse_report),
+    Format("nsys", lambda name, first: first.startswith(MAGIC) or name.endswith((".sqlite", ".db")), _read_nsys),
+    Format("nsys report", lambda name, first: name.endswith(REPORTS), _refuse_report),
     Format("perfetto", lambda name, first: name.endswith((".pftrace", ".perfetto-trace")), _refuse_perfetto),
     Format("kineto", lambda name, first: True, kineto.read),
 )

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from probe.readers import kineto_args, kineto_json
 from probe.readers.events import NONE, CollectiveEvents, Events, OpEvents, RuntimeEvents, WorkEvents, dtypes
-from probe.readers.kineto_json import MEMORY, NO_ARGS, STEP_PREFIX, Args, Event, ExactEvent, Kind, Piece
-from probe.trace import Annotations, Int64s, Mask, Table, Thread
+from probe.readers.kineto_json import MEMORY, NO_ARGS, Args, Event, ExactEvent, Kind, Piece
+from probe.trace import STEP_PREFIX, Annotations, Int64s, Mask, Table, Thread
 
 AnyEvent = Event | ExactEvent
 T = TypeVar("T", bound=Table)

@@ -7,7 +7,6 @@ decodes the pieces and narrows what is in them.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -17,12 +16,11 @@ import numpy.typing as npt
 
 from probe.errors import InputError
 from probe.readers import kineto_json
-from probe.readers.kineto_json import STEP_PREFIX, Glance
+from probe.readers.kineto_json import Glance
 from probe.readers.kineto_text import Text
 from probe.readers.narrow import Selection, existing_steps
-from probe.trace import Mask
+from probe.trace import STEP_PREFIX, Mask, step_number
 
-_STEP = re.compile(rf"{STEP_PREFIX}(\d{{1,17}})")
 _MARGIN_US = 2.0  # large time stamps are rounded in a first look
 
 Window = tuple[float, float]  # microseconds on the file's clock
@@ -145,11 +143,11 @@ _ALL = _All()
 def _marks(glances: list[Glance]) -> Iterator[tuple[int, Window]]:
     """Number and window of the steps that the host marks."""
     for glance in glances:
-        found = _STEP.fullmatch(glance.name)
-        if not found or glance.ts is None or glance.dur is None:
+        number = step_number(glance.name)
+        if number is None or glance.ts is None or glance.dur is None:
             continue
         if kineto_json.kind_of(glance.cat) in ("annotation", "op"):
-            yield int(found[1]), (glance.ts, glance.ts + glance.dur)
+            yield number, (glance.ts, glance.ts + glance.dur)
 
 
 def _window(path: str, selection: Selection, steps: dict[int, Window], origin: float) -> Window:

@@ -39,7 +39,6 @@ _RESOURCES = ("registersPerThread", "staticSharedMemory", "dynamicSharedMemory")
 
 _OPERATIONS = "Unknown HTOD DTOH HTOA ATOH ATOA ATOD DTOA DTOD HTOH PTOP UVM_HTOD UVM_DTOH UVM_DTOD".split()
 _MEMORIES = ("Pageable", "Pinned", "Device", "Array", "Managed", "Device Static", "Managed Static", "Unknown")
-_UNKNOWN_MEMORY = 7
 _VERSION = re.compile(r"_v\d{4,5}(?:_pt[ds]z)?$")  # nsys appends the version of CUDA to a call's name: _v11060
 
 

@@ -15,8 +15,8 @@ from probe.trace import Int64s
 
 CHUNK = 1 << 16  # rows that exist as Python objects at one time
 IDS = 20_000  # that one statement asks for: a statement may be a million characters long
-_MAGIC = b"SQLite format 3\0"
-_REPORTS = (".nsys-rep", ".qdrep", ".qdstrm")  # what nsys itself records, by age
+MAGIC = b"SQLite format 3\0"
+REPORTS = (".nsys-rep", ".qdrep", ".qdstrm")  # what nsys itself records, by age
 _WAIT_S = 1.0  # for another program to finish writing
 
 Columns = dict[str, Int64s]
@@ -149,16 +149,16 @@ class Database:
 
 def _check_file(path: Path) -> None:
     """Raise TraceError where the file cannot be an SQLite database."""
-    if path.name.endswith(_REPORTS):
+    if path.name.endswith(REPORTS):
         raise TraceError(f"{path}: a report of Nsight Systems; make a table of it: nsys export --type sqlite {path}")
     try:
         with path.open("rb") as file:
-            head = file.read(len(_MAGIC))
+            head = file.read(len(MAGIC))
     except OSError as error:
         raise TraceError(f"{path}: cannot be read ({error.strerror}); check the path and your rights") from error
     if not head:
         raise TraceError(f"{path}: empty; export it again with nsys export --type sqlite")
-    if head != _MAGIC:
+    if head != MAGIC:
         raise TraceError(f"{path}: not an SQLite database; make one with nsys export --type sqlite REPORT.nsys-rep")
 
 

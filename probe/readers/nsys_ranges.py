@@ -15,10 +15,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from probe.readers.assemble import STEP
 from probe.readers.events import NONE, OpEvents
 from probe.readers.nsys_database import Database
-from probe.trace import Annotations, Int64s, Signature
+from probe.trace import STEP_PREFIX, Annotations, Int64s, Signature, step_number
 
 RANGES = "NVTX_EVENTS"
 _PUSH_POP, _START_END, _DOMAIN = (59, 70), (60, 71), 75  # eventType
@@ -147,14 +146,14 @@ class Ranges:
         """The ranges; those that mark steps under other names are there once more under the name that torch gives."""
         marks = _annotation_table(found)
         names = list(self.interned.names)
-        if any(STEP.fullmatch(name) for name in names):
+        if any(step_number(name) is not None for name in names):
             return marks
         rows, numbers = step_series(names, marks)
         if not len(rows):
             return marks
         self.step_name = names[int(marks.name[rows[0]])]
         again = found[rows]
-        again[:, 0] = [self.interned.name(f"ProfilerStep#{number}") for number in numbers.tolist()]
+        again[:, 0] = [self.interned.name(f"{STEP_PREFIX}{number}") for number in numbers.tolist()]
         return _annotation_table(np.concatenate([found, again]))
 
     def _named_domains(self) -> dict[object, str]:

@@ -1,0 +1,1 @@
+"""What changed between two results: pure, tables in and rows out."""
