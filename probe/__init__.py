@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from probe.api import roofline as roofline
     from probe.session import annotate as annotate
     from probe.session import profile as profile
+    from probe.sides import Comparison as Comparison
+    from probe.sides import compare as compare
     from probe.trace import Trace as Trace
 
 _HOMES = {
@@ -37,6 +39,8 @@ _HOMES = {
     "roofline": "probe.api",
     "analyze": "probe.api",
     "Analysis": "probe.api",
+    "compare": "probe.sides",
+    "Comparison": "probe.sides",
     "Trace": "probe.trace",
 }
 

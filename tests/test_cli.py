@@ -49,8 +49,8 @@ def trace(tmp_path: Path) -> Path:
 
 
 def test_help_everywhere(run: Any) -> None:
-    for command in ((), ("run",), ("run", "microbench"), ("doctor",), ("analyze",), ("verify",), ("export",)):
-        ran = run(*command, "--help")
+    for command in ("", "run", "run microbench", "doctor", "analyze", "verify", "export", "compare"):
+        ran = run(*command.split(), "--help")
         assert ran.code == 0
         assert "Usage" in ran.out
 
