@@ -11,6 +11,7 @@ import numpy.typing as npt
 from probe.analysis import PARTS, Bound
 from probe.analyzers.classify import DISPATCHES
 from probe.analyzers.op_table import OpGroups
+from probe.analyzers.ranks.kinds import is_collective_kernel
 from probe.intervals import Intervals, difference, length_before, parted, union
 from probe.trace import DeviceWork, Int32s, Int64s, Mask, RuntimeCalls, Steps, Trace
 from probe.units import format_time
@@ -84,7 +85,7 @@ def _work_bounds(trace: Trace, work: DeviceWork, groups: OpGroups, bounds: tuple
         same = kinds[(work.name == name) & (kinds != "")]
         values, counts = np.unique(same, return_counts=True)
         kinds[(work.name == name) & (kinds == "")] = values[np.argmax(counts)] if len(values) else "unknown"
-    named = trace.named(lambda name: "nccl" in name.lower() or "rccl" in name.lower())
+    named = trace.named(is_collective_kernel)
     kinds[named[work.name]] = "communication"
     return kinds
 

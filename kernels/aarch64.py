@@ -2,6 +2,7 @@
 
 Encodings from the Arm Architecture Reference Manual (DDI 0487, C6 and C7). Arguments arrive in x0 to x5 and d0; x9 to
 x15 and the vector registers v0 to v7 and v16 to v31 are free. NEON only: two doubles or four floats a register.
+The loops that only load are in aarch64_loads.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ CHASE_UNROLL = 32
 VECTOR_UNROLL = 4
 FMA_CHAINS = 16  # four 128-bit pipes × a latency of 4 cycles (Neoverse V1) leave no bubble with 16 chains
 RETURN = 0xD65F03C0
+DRAIN = 0xD5033ABF  # dmb ishst: what went past the caches is visible before what is stored next
 LT, LO, HS, NE = 11, 3, 2, 1  # condition codes
 DESTINATION, X, Y = 10, 11, 12  # running pointers
 LEFT = 13  # elements left
@@ -35,26 +37,33 @@ def fma(isa: tuple[str, ...]) -> bytes:
     clear = [0x4F000400 | r for r in (0, 1, *registers)]  # movi v.4s, #0
     body = [0x4E20CC00 | 1 << 16 | r for r in registers]  # fmla v.4s, v0.4s, v1.4s
     assert len(registers) == FMA_CHAINS
-    return _words(clear) + _counted(body)
+    return words(clear) + _counted(body)
 
 
 def _counted(body: list[int]) -> bytes:
-    return _words([*body, 0xF1000421, _branch_if(NE, -(len(body) + 1)), RETURN])  # subs x1, x1, #1
+    return words([*body, 0xF1000421, branch_if(NE, -(len(body) + 1)), RETURN])  # subs x1, x1, #1
 
 
 def stream(kind: Stream, isa: tuple[str, ...]) -> bytes:
-    """One STREAM loop: x0 destination, x1 x, x2 y, x3 elements, x4 repeats, x5 gate or 0, d0 scalar."""
+    """One STREAM loop: x0 destination, x1 x, x2 y, x3 elements, x4 repeats, x5 gate or 0, d0 scalar.
+
+    Non-temporal stores are pairs of vectors (stnp); they need no alignment.
+    """
     lanes = 16 // kind.element_bytes
     step = VECTOR_UNROLL * lanes
-    start = [_move(DESTINATION, 0), _move(X, 1), _move(Y, 2), _move(LEFT, 3)]
-    wide = _while_at_least(step, [word for i in range(VECTOR_UNROLL) for word in _operate(kind, 1 + i, packed=True)])
-    tail = _while_at_least(1, _operate(kind, 1, packed=False))
+    start = [move(DESTINATION, 0), move(X, 1), move(Y, 2), move(LEFT, 3)]
+    if kind.non_temporal:
+        wide = while_at_least(step, _operate_past_caches(kind))
+    else:
+        wide = while_at_least(step, [word for i in range(VECTOR_UNROLL) for word in _operate(kind, 1 + i, packed=True)])
+    tail = while_at_least(1, _operate(kind, 1, packed=False))
     once = [*start, *wide, *tail, 0xF1000484]  # subs x4, x4, #1
     broadcast = 0x4E080400 if kind.double else 0x4E040400  # dup v0.2d, v0.d[0] or v0.4s, v0.s[0]
-    return _words([*_gate(), broadcast, *once, _branch_if(NE, -len(once)), RETURN])
+    drained = [DRAIN] if kind.non_temporal else []
+    return words([*gate(), broadcast, *once, branch_if(NE, -len(once)), *drained, RETURN])
 
 
-def _gate() -> list[int]:
+def gate() -> list[int]:
     """Count this thread in at [x5] and spin until [x5 + 8] threads have come; nothing if x5 is 0."""
     count_in = [
         0xC85FFCA9,  # ldaxr x9, [x5]
@@ -63,21 +72,40 @@ def _gate() -> list[int]:
         0x35000000 | (-3 & 0x7FFFF) << 5 | 10,  # cbnz w10, back to the load
         0xF94004AA,  # ldr x10, [x5, #8]
     ]
-    spin = [0xC8DFFCA9, 0xEB0A013F, _branch_if(LO, -2)]  # ldar x9, [x5]; cmp x9, x10
+    spin = [0xC8DFFCA9, 0xEB0A013F, branch_if(LO, -2)]  # ldar x9, [x5]; cmp x9, x10
     body = count_in + spin
     return [0xB4000000 | (len(body) + 1) << 5 | 5, *body]  # cbz x5, over
 
 
-def _while_at_least(step: int, body: list[int]) -> list[int]:
+def while_at_least(step: int, body: list[int]) -> list[int]:
     """`while (left >= step) { body; left -= step }`."""
     compare = 0xF1000000 | step << 10 | LEFT << 5 | 31  # cmp x13, #step
     take = 0xD1000000 | step << 10 | LEFT << 5 | LEFT  # sub x13, x13, #step
     loop = [*body, take, compare]
-    return [compare, _branch_if(LO, len(loop) + 2), *loop, _branch_if(HS, -len(loop))]
+    return [compare, branch_if(LO, len(loop) + 2), *loop, branch_if(HS, -len(loop))]
 
 
 def _operate(kind: Stream, register: int, *, packed: bool) -> list[int]:
-    """destination[i] = x[i], s × x[i], x[i] + y[i] or x[i] + s × y[i], one vector or element; pointers move on."""
+    """destination[i] = s, x[i], s × x[i], x[i] + y[i] or x[i] + s × y[i], one vector or element; pointers move on."""
+    value = 0 if kind.name == "write" else register
+    return [*_compute(kind, register, packed=packed), _store(kind, value, packed)]
+
+
+def _operate_past_caches(kind: Stream) -> list[int]:
+    """The same for VECTOR_UNROLL vectors, stored by pairs past the caches."""
+    computed = [word for i in range(VECTOR_UNROLL) for word in _compute(kind, 1 + i, packed=True)]
+    stores = []
+    for first in range(0, VECTOR_UNROLL, 2):
+        one, other = (0, 0) if kind.name == "write" else (1 + first, 2 + first)
+        stores.append(0xAC000000 | first << 15 | other << 10 | DESTINATION << 5 | one)  # stnp q, q, [x10, #16 first]
+    forward = 0x91000000 | 16 * VECTOR_UNROLL << 10 | DESTINATION << 5 | DESTINATION  # add x10, x10, #bytes
+    return [*computed, *stores, forward]
+
+
+def _compute(kind: Stream, register: int, *, packed: bool) -> list[int]:
+    """What is to be stored, in `register`; nothing for `write`, which stores the scalar itself."""
+    if kind.name == "write":
+        return []
     other = register + 15
     load = [_load(kind, register, X, packed)]
     if kind.name == "scale":
@@ -86,7 +114,7 @@ def _operate(kind: Stream, register: int, *, packed: bool) -> list[int]:
         load += [_load(kind, other, Y, packed), _add(kind, register, other, packed)]
     elif kind.name == "triad":
         load += [_load(kind, other, Y, packed), _multiply_add(kind, register, other, packed)]
-    return [*load, _store(kind, register, packed)]
+    return load
 
 
 def _load(kind: Stream, register: int, pointer: int, packed: bool) -> int:
@@ -126,15 +154,16 @@ def _multiply_add(kind: Stream, register: int, other: int, packed: bool) -> int:
     return (0x1F400000 if kind.double else 0x1F000000) | 0 << 16 | register << 10 | other << 5 | register
 
 
-def _move(register: int, source: int) -> int:
+def move(register: int, source: int) -> int:
     """mov register, source."""
     return 0xAA0003E0 | source << 16 | register
 
 
-def _branch_if(condition: int, words: int) -> int:
+def branch_if(condition: int, words: int) -> int:
     """b.condition by `words` instructions from here."""
     return 0x54000000 | (words & 0x7FFFF) << 5 | condition
 
 
-def _words(words: list[int]) -> bytes:
-    return struct.pack(f"<{len(words)}I", *words)
+def words(instructions: list[int]) -> bytes:
+    """The instructions as bytes."""
+    return struct.pack(f"<{len(instructions)}I", *instructions)

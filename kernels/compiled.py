@@ -14,7 +14,17 @@ from pathlib import Path
 
 from probe.errors import UnavailableError
 from probe.files import atomic_path, cache_directory
-from probe.kernels.loops import ADDS_TYPE, CHASE_TYPE, SAXPY, STREAMS, Loops, stream_type
+from probe.kernels.loops import (
+    ADDS_TYPE,
+    ALL_STREAMS,
+    CHASE_TYPE,
+    LOAD_WIDTHS,
+    READ,
+    LoadLoop,
+    Loops,
+    load_symbol,
+    stream_type,
+)
 
 SOURCE = Path(__file__).with_name("cpu_loops.c")
 # No loop-distribute-patterns: it would turn the copy loop into a call of memcpy.
@@ -23,14 +33,24 @@ BUILD_TIMEOUT_S = 60
 
 
 def load(directory: Path | None = None) -> Loops:
-    """The measuring loops compiled by `cc`; UnavailableError where there is no compiler or it fails."""
+    """The measuring loops compiled by `cc`; UnavailableError where there is no compiler or it fails.
+
+    Loops that the processor has no instructions for (wide loads, non-temporal stores) are not in the library.
+    """
     library = ctypes.CDLL(str(build(directory)))
     return Loops(
         origin="compiled",
         instruction_set="compiler",
         chase=CHASE_TYPE(("probe_chase", library)),
         adds=ADDS_TYPE(("probe_adds", library)),
-        stream={kind: stream_type(kind)((kind.symbol, library)) for kind in (*STREAMS, SAXPY)},
+        stream={
+            kind: stream_type(kind)((kind.symbol, library)) for kind in ALL_STREAMS if hasattr(library, kind.symbol)
+        },
+        loads=tuple(
+            LoadLoop(width, stream_type(READ)((load_symbol(width), library)))
+            for width in LOAD_WIDTHS
+            if hasattr(library, load_symbol(width))
+        ),
     )
 
 

@@ -11,10 +11,21 @@ import functools
 import mmap
 import platform
 import sys
+from collections.abc import Callable
 
 from probe.errors import UnavailableError
-from probe.kernels import aarch64, compiled, x86_64
-from probe.kernels.loops import ADDS_TYPE, CHASE_TYPE, SAXPY, STREAMS, Function, Loops, stream_type
+from probe.kernels import aarch64, aarch64_loads, compiled, x86_64, x86_64_loads
+from probe.kernels.loops import (
+    ADDS_TYPE,
+    ALL_STREAMS,
+    CHASE_TYPE,
+    READ,
+    Function,
+    LoadLoop,
+    LoadRun,
+    Loops,
+    stream_type,
+)
 
 X86_64 = ("x86_64", "amd64")
 AARCH64 = ("aarch64", "arm64")
@@ -47,15 +58,26 @@ def assemble(isa: tuple[str, ...], machine: str | None = None) -> Loops:
     else:
         fma, chains, name, lanes = aarch64.fma(isa), aarch64.FMA_CHAINS, "neon", 4
     code = x86_64 if machine in X86_64 else aarch64
+    loads = x86_64_loads if machine in X86_64 else aarch64_loads
     return Loops(
         origin="machine code",
         instruction_set=name,
         chase=function(code.chase(), CHASE_TYPE),
         adds=function(code.adds(), ADDS_TYPE),
-        stream={kind: function(code.stream(kind, isa), stream_type(kind)) for kind in (*STREAMS, SAXPY)},
+        stream={
+            kind: function(loads.read(isa) if kind == READ else code.stream(kind, isa), stream_type(kind))
+            for kind in ALL_STREAMS
+        },
         fma=function(fma, ADDS_TYPE) if fma else None,
         fma_flops=2 * chains * lanes,
+        loads=tuple(_load_loop(width, loads.load(width), loads.decode) for width in loads.widths(isa)),
     )
+
+
+def _load_loop(width: int, code: bytes, decode: Callable[[bytes], LoadRun]) -> LoadLoop:
+    """The loop of `code`, and what its bytes say it loads with."""
+    found = decode(code)
+    return LoadLoop(width, function(code, stream_type(READ)), found.instruction, found.encoding.hex())
 
 
 def function(code: bytes, signature: type[ctypes._CFunctionType]) -> Function:

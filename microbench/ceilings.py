@@ -12,6 +12,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 from probe.device import Ceilings, Device, Level
+from probe.kernels.loops import STREAMS
 from probe.measurement import Measurement
 from probe.microbench import launch, plateaus
 from probe.microbench.plateaus import Plateau
@@ -96,12 +97,21 @@ def dram_bytes_per_s(measurements: Sequence[Measurement]) -> float | None:
 
 def memory_roof(measurements: Sequence[Measurement]) -> Measurement | None:
     """The measurement that is the memory roof; None where bandwidth was not measured."""
-    streams = [m for m in measurements if m.suite == "memory_bandwidth"]
-    return max(streams, key=lambda m: (m.params["threads"] or 0, m.params["size_bytes"], m.value), default=None)
+    return max(
+        roof_streams(measurements),
+        key=lambda m: (m.params["threads"] or 0, m.params["size_bytes"], m.value),
+        default=None,
+    )
+
+
+def roof_streams(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """The bandwidths that may set a roof: STREAM's kernels with ordinary stores, as torch's operators use them."""
+    kernels = {kind.name for kind in STREAMS}
+    return [m for m in measurements if m.suite == "memory_bandwidth" and m.params.get("kernel") in kernels]
 
 
 def _levels(measurements: Sequence[Measurement], found: Sequence[Plateau], device: Device) -> dict[str, Level]:
-    streams = [m for m in measurements if m.suite == "memory_bandwidth"]
+    streams = roof_streams(measurements)
     threads = max((m.params["threads"] or 0 for m in streams), default=0)
     levels = {}
     for plateau in found:

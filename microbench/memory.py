@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ SMALLEST_BYTES = 4 * KIB
 LARGEST_BYTES = 256 * MIB
 LINE_BYTES = 64
 SAFE_SHARE = 0.25  # of the free memory; the rest belongs to whoever else is on the machine
+LEVELS_UNKNOWN = (16 * KIB, 256 * KIB, 4 * MIB, LARGEST_BYTES)  # footprints where the system reports no caches
+BEYOND_CACHES = 4  # times the last level: what is left of an earlier pass is then at most a quarter
 STAGGER_BYTES = 1344  # between arrays: 21 lines, so that they do not start at the same place of a page
 
 
@@ -32,6 +35,24 @@ def sizes(device: Device, *, coarse: bool = False) -> tuple[int, ...]:
     exponents = range(SMALLEST_BYTES.bit_length() - 1, largest.bit_length())
     chosen = exponents[::2] if coarse else exponents
     return tuple(sorted({1 << e for e in chosen} | {largest}))
+
+
+def footprints(device: Device) -> tuple[tuple[str | None, int], ...]:
+    """For each level as the system reports it, and DRAM, bytes (whole KiB) that lie clearly in it for one core.
+
+    Half of L1; for the others the geometric mean of the capacities inside and of their own, so that a neighbour who
+    uses much of a shared cache does not push it out. Where no caches are reported the levels have no names (None).
+    """
+    known = sorted({cache.level: cache.bytes for cache in device.caches}.items())
+    if not known:
+        return tuple((None, size) for size in LEVELS_UNKNOWN)
+    found: list[tuple[str | None, int]] = []
+    inside = 0
+    for level, capacity in known:
+        middle = math.isqrt(inside * capacity) if inside else capacity // 2
+        found.append((f"L{level}", middle // KIB * KIB))
+        inside = capacity
+    return (*found, ("DRAM", max(64 * MIB, 1 << (BEYOND_CACHES * inside - 1).bit_length())))
 
 
 def total_cache_bytes(device: Device) -> int:

@@ -7,13 +7,15 @@ import difflib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from probe import environment
 from probe.device import Device
 from probe.errors import UnavailableError, UsageError
 from probe.measurement import Measurement, MicrobenchResult, Unsupported
-from probe.microbench import ceilings, plateaus, references
+from probe.microbench import ceilings, consistency, plateaus, references
+from probe.microbench.collective_operations import OPERATIONS
 from probe.microbench.harness import Clock
 from probe.microbench.precisions import CPU_PRECISIONS, CUDA_PRECISIONS
 from probe.microbench.suite import Context, Suite
@@ -29,6 +31,7 @@ class Options:
     suites: tuple[str, ...] = ()
     device: str = "auto"
     quick: bool = False
+    path: Path | None = None  # directory whose storage is measured; None for the current one
 
 
 class Progress(Protocol):
@@ -89,7 +92,7 @@ def find_device(name: str) -> tuple[Device, int | None]:
 
 def _context(suite: Suite, device: Device, index: int | None, options: Options, clock: Clock) -> Context:
     budget_s = suite.quick_s if options.quick else suite.full_s
-    return Context(device, budget_s, quick=options.quick, index=index, clock=clock)
+    return Context(device, budget_s, quick=options.quick, index=index, path=options.path, clock=clock)
 
 
 @dataclass
@@ -146,9 +149,11 @@ def _order(measurement: Measurement) -> tuple[int, int]:
     if measurement.suite == "matmul":
         names = (*CPU_PRECISIONS, *CUDA_PRECISIONS)
         return (names.index(params["dtype"]), 0)
-    if measurement.suite not in ("cache_latency", "memory_bandwidth", "saxpy"):
+    if measurement.suite == "collectives":
+        return (OPERATIONS.index(params["operation"]), params.get("size_bytes", 1 << 62))
+    if measurement.suite not in ("cache_latency", "memory_bandwidth", "saxpy", "vector_loads", "copies"):
         return (0, 0)
-    threads = 0 if measurement.suite == "saxpy" else params.get("threads") or 0
+    threads = 0 if measurement.suite in ("saxpy", "copies") else params.get("threads") or 0
     return (threads, params.get("size_bytes") or 0)
 
 
@@ -160,19 +165,22 @@ def _result(
     unsupported: list[Unsupported],
     warnings: list[str],
 ) -> MicrobenchResult:
-    levels = ceilings.levels_of(found, device)
-    clock_hz = core_clock_hz(found)
-    labelled = ceilings.label(found, levels, device)
     core = references.this_family() if device.kind == "cpu" else None
+    labelled = ceilings.label(found, ceilings.levels_of(found, device), device)
+    checked = consistency.check(labelled, device, core, core_clock_hz(found))
+    sound = consistency.plausible(checked.measurements)
+    levels, clock_hz = ceilings.levels_of(sound, device), core_clock_hz(sound)
     if device.kind == "cpu" and clock_hz:
         device = dataclasses.replace(device, clock_hz=clock_hz)
+    described = environment.describe(device, cuda_index=index or 0)
+    throttled_by = described.get("clocks_event_reasons") or ()
     return MicrobenchResult(
         device=device,
-        environment=environment.describe(device, cuda_index=index or 0),
-        measurements=references.annotate(labelled, device, core, clock_hz),
-        ceilings=ceilings.derive(labelled, levels, device, quick=options.quick),
+        environment=described,
+        measurements=references.annotate(checked.measurements, device, core, clock_hz, throttled_by),
+        ceilings=ceilings.derive(sound, levels, device, quick=options.quick),
         unsupported=tuple(unsupported),
-        warnings=(*warnings, *plateaus.disagreements(levels, device.caches)),
+        warnings=(*warnings, *plateaus.disagreements(levels, device.caches), *checked.warnings),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from probe.device import Device, DeviceKind
@@ -20,13 +21,15 @@ def _unreported(fraction: float) -> None:
 class Context:
     """What a suite gets: the device, its time, and where to leave warnings.
 
-    `budget_s` is the time the suite should take; `index` the CUDA device's number (None on a CPU).
+    `budget_s` is the time the suite should take; `index` the CUDA device's number (None on a CPU); `path` the directory
+    whose storage is measured (None: the current one).
     """
 
     device: Device
     budget_s: float
     quick: bool = False
     index: int | None = None
+    path: Path | None = None
     clock: Clock = time.perf_counter
     report: Callable[[float], None] = _unreported
     warnings: list[str] = field(default_factory=list)

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from probe.device import Ceilings, DeviceKind
 from probe.findings import Finding
-from probe.multirank import ClockOffset, CollectiveRow, Rank, Scaling, Straggler
+from probe.multirank import ClockOffset, CollectiveRow, Rank, Straggler
+from probe.scaling import Scaling
 from probe.schema import to_jsonable
 
 SCHEMA = "probe.analysis/1"

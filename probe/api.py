@@ -7,23 +7,26 @@ from concurrent.futures import Executor
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probe import analysis as objects
-from probe import session
 from probe.analyzers.cost_models import register
 from probe.analyzers.cost_models.registry import Quantity
 from probe.errors import UsageError
 from probe.examine import Request, examine
+from probe.export.traces import Traces, named
 from probe.findings import Finding
-from probe.multirank import ScalingMode
+from probe.ranks.asked import refuse_missing
 from probe.readers import formats
 from probe.readers.narrow import CATEGORIES, Category, Selection
 from probe.report.analysis import as_text
+from probe.scaling import ScalingMode
 from probe.sources import Named, files_of
 from probe.tensors import Tensors
 from probe.trace import Trace
-from probe.verify import Result, verify_site
+
+if TYPE_CHECKING:
+    from probe.verify import Result
 
 
 class Analysis(objects.Analysis):
@@ -53,9 +56,20 @@ def load(
     return formats.read(files_of(source)[0], _selection(steps, window_s, categories))
 
 
-def load_all(source: Named) -> tuple[Trace, ...]:
-    """The traces of all ranks that `source` names, in order of rank."""
-    return tuple(formats.read(file) for file in files_of(source))
+def load_all(
+    source: Named, *, steps: tuple[int, int] | None = None, window_s: tuple[float, float] | None = None,
+    ranks: Collection[int] | None = None, progress: Callable[[str, int, int | None], None] | None = None,
+) -> Traces:  # fmt: skip
+    """The traces of the ranks that `source` names, in order of rank; each is read when it is asked for, and one held.
+
+    steps, window_s: as for `load`, of each rank. ranks: only these. progress: as for `analyze`.
+    """
+    traces = Traces(named(files_of(source)), _selection(steps, window_s, None), progress)
+    if ranks is None:
+        return traces
+    there = traces.ranks
+    refuse_missing(traces.name, ranks, (rank for rank in there if rank is not None), there.count(None))
+    return traces.of(ranks)
 
 
 def load_tensors(source: Named, execution_trace: str | Path) -> Tensors:
@@ -115,6 +129,8 @@ def verify(
     codes, op: only suggestions of these rules, only those that concern the operator of that index.
     budget_s: time for all of them together; most saving first.
     """
+    from probe.verify import verify_site  # with what runs replacements; reading a trace does without it
+
     diagnosis = examine(source, Request(ceilings=ceilings))
     chosen = [f for f in diagnosis.found if f.site is not None and _asked(f.finding, codes, op)]
     if (codes or op is not None) and not chosen:
@@ -140,6 +156,8 @@ def _asked(finding: Finding, codes: Sequence[str], op: int | None) -> bool:
 
 def roofline(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:
     """Time and place one callable: each call is a step of the analysis."""
+    from probe import session
+
     with TemporaryDirectory(prefix="probe-") as folder:
         with session.profile(Path(folder) / "call", wait=6, warmup=1, active=3, telemetry=False) as prof:
             prof.quiet = True

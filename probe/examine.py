@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,17 +17,23 @@ from probe.analyzers.ranks.scaling import scaling, scaling_job
 from probe.analyzers.ranks.summary import summarise
 from probe.analyzers.steps import mean_data_wait_s, run_times, warm
 from probe.device import Device
-from probe.multirank import Rank, RanksAnalysis, RankSummary, ScalingJob, ScalingMode
+from probe.errors import UsageError
+from probe.multirank import Rank, RanksAnalysis
+from probe.ranks.asked import refuse_missing
 from probe.ranks.files import Job, RankFile
-from probe.ranks.summaries import summaries
+from probe.ranks.summaries import RankRead, summaries
 from probe.readers import formats, ncu
 from probe.readers.narrow import Selection
 from probe.readers.ncu import KernelCounters
 from probe.readers.opening import shown
+from probe.readers.rank_names import numbers
 from probe.roofs import choose_ceilings
 from probe.run import Run
-from probe.sources import FileSource, Found, Jobs, JobSource, Named, RunSource, find, only, trace_of
+from probe.scaling import ScalingJob, ScalingMode
+from probe.sources import FileSource, Found, Jobs, JobSource, Named, RunSource, find, name_of, trace_of
 from probe.trace import Trace
+
+_RanksRead: TypeAlias = tuple[Sequence[RankRead], Sequence[str]]  # and what to know of them
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Request:
     selection: Selection = field(default_factory=Selection)
     ranks: frozenset[int] | None = None
     counters: str | Path | None = None  # CSV of Nsight Compute
-    engine: Any = None  # "dask://host:port", or an executor
+    engine: str | Executor | None = None  # "dask://host:port", or an executor
     jobs: int | None = None  # processes
     scaling: ScalingMode | None = None  # what stays the same over jobs of several sizes
     progress: Callable[[str, int, int | None], None] | None = None  # what is read, how far, of how much
@@ -68,6 +75,8 @@ def read(source: str, request: Request) -> Trace:
 
 def _examine_file(found: FileSource, request: Request) -> Diagnosis:
     trace = read(found.source, request)
+    known = [] if trace.rank is None else [trace.rank]
+    refuse_missing(shown(found.source), request.ranks, known, unknown=1 - len(known))
     diagnosis = _of_trace(trace, shown(found.source), formats.format_of(found.source).kind, request)
     if not len(trace.collectives):
         return diagnosis
@@ -86,40 +95,57 @@ def _counters(request: Request) -> tuple[KernelCounters, ...]:
     return ncu.read(request.counters) if request.counters is not None else ()
 
 
-def _examine_job(found: JobSource, request: Request) -> Diagnosis:
-    """The ranks compared, each read where it lies, and the lowest of them in full."""
-    job = only(found.job, request.ranks)
-    ranks, warnings = _summaries(job, request)
-    lowest = next(f.source for f in job.files if shown(f.source) == ranks[0].path)
+def _examine_job(found: JobSource, request: Request, known: _RanksRead | None = None) -> Diagnosis:
+    """The ranks compared, each read where it lies unless that is `known`, and the lowest of them in full."""
+    ranks, warnings = known or _summaries(found.job, request)
+    lowest = ranks[0].task.source
     diagnosis = _of_trace(read(lowest, request), found.name, formats.format_of(lowest).kind, request)
-    said = f"operators, parts of the step and findings are those of rank {ranks[0].rank}"
-    return replace(diagnosis, analysis=_with_ranks(diagnosis.analysis, compare_ranks(ranks), (*warnings, said)))
+    said = f"operators, parts of the step and findings are those of rank {ranks[0].summary.rank}"
+    compared = compare_ranks([one.summary for one in ranks])
+    return replace(diagnosis, analysis=_with_ranks(diagnosis.analysis, compared, (*warnings, said)))
 
 
-def _summaries(job: Job, request: Request) -> tuple[list[RankSummary], list[str]]:
+def _summaries(job: Job, request: Request) -> _RanksRead:
+    """What was read of the ranks that are asked for, and what to know of them."""
     told = request.progress
     progress = None if told is None else (lambda done, count: told("reading ranks", done, count))
-    steps = None if request.selection.everything else request.selection
-    return summaries(job, request.engine, request.jobs, steps, progress)
+    selection = None if request.selection.everything else request.selection
+    return summaries(job, request.engine, request.jobs, selection, progress, request.ranks)
 
 
 def _examine_jobs(found: Jobs, request: Request) -> Diagnosis:
     """How the same training scales over jobs of several sizes; the largest one in full."""
-    told = [(_scaling_job(one, request), one) for one in found.jobs]
-    scaled = scaling([job for job, _ in told], request.scaling)
-    largest = max(told, key=lambda entry: entry[0].world_size)[1]
-    diagnosis = _examine(largest, request)
+    told = [_scaling_job(one, request) for one in found.jobs]
+    scaled = scaling([entry.job for entry in told], request.scaling)
+    warnings = [f"{name_of(entry.source)}: {warning}" for entry in told for warning in entry.warnings]
+    scaled = replace(scaled, warnings=(*scaled.warnings, *warnings))
+    largest = max(told, key=lambda entry: entry.job.world_size)
+    if isinstance(largest.source, JobSource):
+        diagnosis = _examine_job(largest.source, request, (largest.ranks, []))  # its warnings are those of the scaling
+    else:
+        diagnosis = _examine(largest.source, request)
     said = f"operators, parts of the step and findings are those of the largest job, {diagnosis.analysis.source.path}"
-    warnings = (*diagnosis.analysis.warnings, *scaled.warnings, said)
-    return replace(diagnosis, analysis=replace(diagnosis.analysis, scaling=scaled, warnings=warnings))
+    everything = (*diagnosis.analysis.warnings, *scaled.warnings, said)
+    return replace(diagnosis, analysis=replace(diagnosis.analysis, scaling=scaled, warnings=everything))
 
 
-def _scaling_job(found: FileSource | RunSource | JobSource, request: Request) -> ScalingJob:
+@dataclass(frozen=True)
+class _Sized:
+    """One of several jobs: its steps, and what was read to know them."""
+
+    source: FileSource | RunSource | JobSource
+    job: ScalingJob
+    ranks: Sequence[RankRead] = ()
+    warnings: Sequence[str] = ()
+
+
+def _scaling_job(found: FileSource | RunSource | JobSource, request: Request) -> _Sized:
     """The steps of one job: as the run timed them, else as its traces mark them."""
     if isinstance(found, RunSource):
-        return _scaling_run(found.run)
+        return _Sized(found, _scaling_run(_asked_parts(found.run, request.ranks)))
     job = found.job if isinstance(found, JobSource) else Job((RankFile(found.source, None),))
-    return scaling_job(_summaries(job, request)[0])
+    ranks, warnings = _summaries(job, request)
+    return _Sized(found, scaling_job([one.summary for one in ranks]), ranks, warnings)
 
 
 def _scaling_run(run: Run) -> ScalingJob:
@@ -142,10 +168,29 @@ def _with_ranks(analysis: Analysis, compared: RanksAnalysis, warnings: tuple[str
     )
 
 
+def _asked_parts(run: Run, ranks: frozenset[int] | None) -> Run:
+    """The run with the parts of the asked ranks; UsageError where one is not there."""
+    if ranks is None:
+        return run
+    refuse_missing(str(run.path), ranks, (part.rank for part in run.parts))
+    return replace(run, parts=tuple(part for part in run.parts if part.rank in ranks))
+
+
+def _with_trace(run: Run, ranks: frozenset[int] | None) -> Run:
+    """The same, where one of these ranks has a trace; UsageError where only others have."""
+    chosen = _asked_parts(run, ranks)
+    recorded = {rank for rank, _, _ in run.traces}
+    if recorded and not chosen.traces:
+        asked = numbers(part.rank for part in chosen.parts)
+        raise UsageError(f"{run.path}: rank {asked} recorded no trace; ask for one that did: {numbers(recorded)}")
+    return chosen
+
+
 def _examine_run(found: RunSource, request: Request) -> Diagnosis:
-    run = found.run
-    part = run.main
+    run = _with_trace(found.run, request.ranks)
     trace = read(trace_of(run), request)
+    recorded = run.traces[0][0]  # the lowest rank with a trace: what was timed beside it counts, not rank 0's
+    part = next(part for part in run.parts if part.rank == recorded)
     device = part.device or Device(kind="unknown", name="unknown device")
     if device.kind != "cpu" and not trace.on_device:
         device = Device(kind="cpu", name="CPU")  # a GPU was there and the program did not use it
@@ -169,10 +214,10 @@ def _examine_run(found: RunSource, request: Request) -> Diagnosis:
         warnings=(*run.warnings, *part.warnings, *roofs.warnings),
     )
     diagnosis = diagnose(trace, source, roofs.ceilings, beside)
-    return replace(diagnosis, analysis=_with_parts(diagnosis.analysis, run, found.job, request))
+    return replace(diagnosis, analysis=_with_parts(diagnosis.analysis, run, request))
 
 
-def _with_parts(analysis: Analysis, run: Run, job: Job, request: Request) -> Analysis:
+def _with_parts(analysis: Analysis, run: Run, request: Request) -> Analysis:
     """What the other ranks of a run say: those with a trace are compared, of the others the steps were timed."""
     if len(run.parts) < 2:
         return analysis
@@ -181,9 +226,10 @@ def _with_parts(analysis: Analysis, run: Run, job: Job, request: Request) -> Ana
         rank: Rank(rank, times.bare_mean_s or times.mean_s, None, None, None, None, None)
         for rank, times in timed.items()
     }
+    job = RunSource(run).job
     if len(job.files) > 1:
-        found, warnings = _summaries(only(job, request.ranks), request)
-        analysis = _with_ranks(analysis, compare_ranks(found), tuple(warnings))
+        found, warnings = _summaries(job, replace(request, ranks=None))  # the parts are those of the asked ranks
+        analysis = _with_ranks(analysis, compare_ranks([one.summary for one in found]), tuple(warnings))
         rows |= {row.rank: row for row in analysis.ranks}
     ranks = tuple(rows[rank] for rank in sorted(rows))
     return replace(analysis, source=replace(analysis.source, ranks=len(ranks)), ranks=ranks)

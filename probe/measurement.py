@@ -40,6 +40,8 @@ class Measurement:
     flags: tuple[str, ...] = ()  # "contended", "throttled", "launch-bound", "emulated", …
     reference: Reference | None = None
     proof: dict[str, Any] | None = None
+    verdict: str | None = None  # against the reference: "as published", "better", "worse"; None where that is not known
+    because: str | None = None  # what explains a worse result, or why there is a reference and no verdict
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,11 @@
-"""What several ranks of one job say together: types only. Absolute times are integer nanoseconds of the wall clock."""
+"""What several ranks of one job say, each and together: types only. Absolute times are wall-clock nanoseconds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
 
 from probe.device import DeviceKind
-from probe.schema import to_jsonable
 from probe.trace import Int32s, Int64s, Mask, Table
-
-KINDS = (
-    "all_reduce", "all_gather", "reduce_scatter", "barrier", "all_to_all", "broadcast", "reduce", "gather", "scatter",
-    "send_recv", "unknown",
-)  # fmt: skip
-# A rank that has finished one of these has heard from every other: it cannot end before the last rank began.
-BLOCKING = ("all_reduce", "all_gather", "reduce_scatter", "barrier")
-# Every rank waits for every other here too, unless an all-to-all sends nothing between two of them.
-MEETINGS = (*BLOCKING, "all_to_all")
 
 Interval = tuple[float, float]
 
@@ -62,7 +49,7 @@ class CollectiveTimes(Table):
     """A rank's collectives in order of their start; -1 where the trace does not say."""
 
     group: Int32s  # into RankSummary.groups
-    kind: Int32s  # into KINDS
+    kind: Int32s  # into analyzers.ranks.kinds.KINDS
     sequence: Int64s
     step: Int64s  # number of the step that issued it
     in_bytes: Int64s
@@ -91,22 +78,17 @@ class RankSummary:
 
 @dataclass(frozen=True)
 class ClockOffset:
-    """How far a rank's clock is ahead of its reference's, in the middle of the recording."""
+    """How far a rank's clock is ahead of its reference's in the middle of the recording, seconds."""
 
     rank: int
     reference: int  # rank whose clock counts as right
-    offset_ns: int | None
-    interval_ns: tuple[int, int] | None  # 95 %; None with fewer than six collectives on the way to the reference
-    bounds_ns: tuple[int, int] | None  # hard: outside, a collective would end before its last rank began
+    offset_s: float | None
+    interval_s: Interval | None  # 95 %; None with fewer than six collectives on the way to the reference
+    bounds_s: Interval | None  # hard: outside, a collective would end before its last rank began
     n: int  # collectives shared with the rank it was compared to
-    drift_ppm: float | None = None  # None: not decided
-    drift_error_ppm: float | None = None  # standard error
+    drift_fraction: float | None = None  # seconds per second; None: not decided
+    drift_error_fraction: float | None = None  # standard error
     reason: str | None = None  # why something above is None
-
-    @property
-    def known_ns(self) -> tuple[int, int] | None:
-        """The interval where there is one, else the hard bounds."""
-        return self.interval_ns or self.bounds_ns
 
 
 @dataclass(frozen=True)
@@ -128,8 +110,8 @@ class CollectiveRow:
     algbw_bytes_per_s: float | None
     busbw_bytes_per_s: float | None
     busbw_interval_bytes_per_s: Interval | None
-    spread_fraction: float  # median above minimum
-    imbalance_ratio: float | None  # longest over mean time in the collective among the ranks; median
+    median_over_min: float | None  # of the durations; None where the shortest is 0
+    imbalance: float | None  # longest over mean time in the collective among the ranks; median
     wait_s: float | None  # mean over collectives and ranks
     notes: tuple[str, ...] = ()
 
@@ -140,7 +122,7 @@ class Arrivals(Table):
 
     meeting: Int64s
     rank: Int32s
-    kind: Int32s  # into KINDS
+    kind: Int32s  # into analyzers.ranks.kinds.KINDS
     step: Int64s
     start_ns: Int64s
     wait_ns: Int64s  # for the last to arrive
@@ -160,7 +142,7 @@ class Straggler:
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank's step, seconds."""
+    """One rank's mean step, seconds."""
 
     rank: int
     step_s: float | None
@@ -168,7 +150,8 @@ class Rank:
     exposed_communication_s: float | None
     wait_s: float | None
     late_s: float | None
-    late_interval_s: tuple[float, float] | None
+    late_interval_s: Interval | None
+    compute_s: float | None = None  # other kernels and copies; without a device, operators that do not communicate
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,59 +168,3 @@ class RanksAnalysis:
     matched: int  # collectives found on two ranks or more
     unmatched: int  # rows of ranks that should have had a partner and have none
     warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the arrivals as plain dicts, lists and numbers."""
-        fields = ("world_size", "ranks", "missing", "offsets", "collectives", "stragglers", "matched", "unmatched")
-        return {name: to_jsonable(getattr(self, name)) for name in (*fields, "warnings")}
-
-    def to_pandas(self) -> Any:
-        """The ranks as a pandas DataFrame, one row each."""
-        import pandas as pd
-
-        return pd.DataFrame([to_jsonable(rank) for rank in self.ranks])
-
-
-ScalingMode = Literal["weak", "strong", "throughput"]
-
-
-@dataclass(frozen=True)
-class ScalingJob:
-    """Steps of the same training at one number of ranks."""
-
-    world_size: int
-    step_s: tuple[float, ...]  # each the mean over the ranks at hand
-    work_per_step: float | None = None  # samples or tokens of all ranks together
-
-
-@dataclass(frozen=True)
-class ScalingPoint:
-    """One job against the smallest: throughput per rank as a share of the smallest job's."""
-
-    world_size: int
-    n: int  # steps
-    step_s: float  # median
-    efficiency_fraction: float
-    interval: Interval | None  # at least 95 %; None with too few steps
-    speedup: float  # total throughput against the smallest job's
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Scaling efficiency over the number of ranks."""
-
-    mode: ScalingMode
-    assumption: str
-    points: tuple[ScalingPoint, ...]
-    warnings: tuple[str, ...]
-
-
-def kind_number(kind: str) -> int:
-    """Place of a kind in KINDS."""
-    return KINDS.index(kind)
-
-
-def is_kind(column: Int32s, kinds: tuple[str, ...]) -> Mask:
-    """Which rows are of one of the kinds, [n]."""
-    wanted: Mask = np.isin(column, [KINDS.index(kind) for kind in kinds])
-    return wanted

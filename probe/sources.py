@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 from probe import run as runs
 from probe.errors import InputError, RunError, UsageError
+from probe.ranks.asked import refuse_missing
 from probe.ranks.files import Job, RankFile, discover
 from probe.readers.opening import is_url, shown
-from probe.readers.rank_names import numbers
 from probe.run import Run
 
 RUNS = Path("runs")
@@ -87,16 +87,15 @@ def _job(sources: Sequence[str | Path]) -> FileSource | JobSource:
 
 
 def only(job: Job, ranks: frozenset[int] | None) -> Job:
-    """The job with the asked ranks, as the names of the files say them."""
+    """The job with the asked ranks, as the names of the files say them: for those that are not read at once."""
     if ranks is None:
         return job
-    chosen = tuple(f for f in job.files if f.rank in ranks)
-    missing = ranks - {f.rank for f in chosen}
-    if missing:
-        there = [f.rank for f in job.files if f.rank is not None]
-        have = f"there are {numbers(there)}" if there else "the names of the files say none"
-        raise UsageError(f"no rank {numbers(missing)}: {have}")
-    return replace(job, files=chosen)
+    names = [f.rank for f in job.files]
+    known = [rank for rank in names if rank is not None]
+    first = shown(job.files[0].source) if job.files else "no files"
+    where = first if len(names) < 2 else f"{first} and {len(names) - 1} more"
+    refuse_missing(where, ranks, known, len(names) - len(known))
+    return replace(job, files=tuple(f for f in job.files if f.rank in ranks))
 
 
 def trace_of(run: Run) -> str:
@@ -125,12 +124,19 @@ def files_of(source: Named) -> tuple[str, ...]:
     """The trace files that `source` names, one a rank."""
     found = find(source)
     if isinstance(found, Jobs):
-        raise UsageError("several jobs were named; name one")
+        raise UsageError(f"several jobs were named: {', '.join(map(name_of, found.jobs))}; name one")
     if isinstance(found, FileSource):
         return (found.source,)
     if isinstance(found, RunSource):
         trace_of(found.run)  # says why there is none
     files = found.job.files
     if not files:
-        raise InputError("no traces there")
+        raise InputError(f"{name_of(found)}: no traces there; name a trace or a directory of traces")
     return tuple(f.source for f in files)
+
+
+def name_of(found: RunSource | FileSource | JobSource) -> str:
+    """What was named, as messages may show it."""
+    if isinstance(found, RunSource):
+        return str(found.run.path)
+    return shown(found.source) if isinstance(found, FileSource) else found.name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Sequence
 
 from probe.errors import UsageError
 
@@ -86,6 +87,28 @@ def format_value(value: float | None, unit: str) -> str:
     if unit == "fraction":
         return format_fraction(value)
     return format_si(value, unit)
+
+
+def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """First and last of each run of whole numbers that follow each other, in rising order."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
+def runs_text(numbers: Iterable[int], most: int = 8) -> str:
+    """Whole numbers for people, at most so many runs of them: 0–3, 5, 7–8, …"""
+    return spans_text(runs(numbers), most)
+
+
+def spans_text(spans: Sequence[tuple[int, int]], most: int = 8) -> str:
+    """The same of runs that are known by their ends, which may lie far apart."""
+    text = [str(first) if first == last else f"{first}–{last}" for first, last in spans[:most]]
+    return ", ".join(text + ["…"] * (len(spans) > most))
 
 
 def parse_size(text: str) -> int:

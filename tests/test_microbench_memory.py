@@ -1,5 +1,7 @@
 """Are permutations single cycles, arrays where they should be, and sizes what memory allows?"""
 
+import dataclasses
+import itertools
 import os
 
 import numpy as np
@@ -7,9 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from probe import environment
 from probe.device import Cache, Device
-from probe.microbench import cache_latency, memory
-from probe.microbench.pinning import allowed_cpus, pinned
+from probe.kernels import machine_code
+from probe.kernels.loops import BANDWIDTHS, Stream
+from probe.measurement import Measurement
+from probe.microbench import cache_latency, memory, memory_bandwidth
+from probe.microbench.pinning import allowed_cpus, pinned, working_cpus
+from probe.microbench.suite import Context
 from probe.microbench.team import Team
 
 CPU = Device("cpu", "x", cores=2)
@@ -84,3 +91,117 @@ def test_a_team_runs_every_thread_and_raises_what_one_raised() -> None:
         with pytest.raises(ValueError, match="thread"):
             team.run(fail)
         assert team.run(seen.add) >= 0
+
+
+CACHES = (
+    Cache(1, 32 * memory.KIB, 64, 1),
+    Cache(2, 512 * memory.KIB, 64, 1),
+    Cache(3, 32 * memory.MIB, 64, 2),
+)
+
+
+def test_footprints_lie_between_the_capacities() -> None:
+    found = memory.footprints(Device("cpu", "x", cores=2, caches=CACHES))
+
+    assert found == (
+        ("L1", 16 * memory.KIB),
+        ("L2", 128 * memory.KIB),
+        ("L3", 4 * memory.MIB),
+        ("DRAM", 128 * memory.MIB),
+    )
+    assert [level for level, _ in memory.footprints(CPU)] == [None] * 4
+
+
+@given(
+    exponents=st.lists(st.integers(13, 31), min_size=1, max_size=3, unique=True),
+    odd=st.integers(0, 7),
+)
+def test_a_footprint_fits_its_level_and_not_the_one_inside(exponents: list[int], odd: int) -> None:
+    capacities = [(1 << e) + odd * (1 << (e - 3)) for e in sorted(exponents)]
+    caches = tuple(Cache(i + 1, capacity, 64, 1) for i, capacity in enumerate(capacities))
+    *inner, (name, largest) = memory.footprints(Device("cpu", "x", cores=1, caches=caches))
+
+    assert name == "DRAM"
+    assert largest >= 4 * capacities[-1]
+    assert all(size < capacity for (_, size), capacity in zip(inner, capacities, strict=True))
+    assert all(size > inside for (_, size), inside in zip(inner[1:], capacities, strict=False))
+
+
+def test_bytes_are_counted_as_stream_counts_them_and_write_allocation_is_told() -> None:
+    factors = {kind.label: memory_bandwidth.write_allocate_factor(kind) for kind in BANDWIDTHS}
+
+    assert factors == {
+        "read": 1.0,
+        "write": 2.0,
+        "copy": 1.5,
+        "scale": 1.5,
+        "add": pytest.approx(4 / 3),
+        "triad": pytest.approx(4 / 3),
+        "write_nt": 1.0,
+        "copy_nt": 1.0,
+        "triad_nt": 1.0,
+    }
+
+
+def _bandwidths(monkeypatch: pytest.MonkeyPatch, *, quick: bool) -> list[Measurement]:
+    monkeypatch.setattr(memory, "LARGEST_BYTES", 64 * memory.KIB)
+    return list(memory_bandwidth.run(Context(environment.cpu_device(), 0.05, quick=quick)))
+
+
+def test_every_kernel_is_measured_with_one_thread_and_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "total_cache_bytes", lambda device: 0)
+    found = _bandwidths(monkeypatch, quick=False)
+    largest = [m for m in found if m.params["size_bytes"] == 64 * memory.KIB]
+
+    for threads in {1, len(working_cpus())}:
+        kinds = [(m.params["kernel"], m.params["stores"]) for m in largest if m.params["threads"] == threads]
+        assert kinds == [(kind.label, memory_bandwidth.stores(kind)) for kind in BANDWIDTHS]
+    assert len({m.name for m in found}) == len(found)
+    assert all(m.value >= m.median >= m.min > 0 for m in found)
+
+
+def test_a_quick_run_has_fewer_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "total_cache_bytes", lambda device: 0)
+    names = {(m.params["kernel"], m.params["stores"]) for m in _bandwidths(monkeypatch, quick=True)}
+
+    assert names == {(kind.label, memory_bandwidth.stores(kind)) for kind in memory_bandwidth.QUICK}
+
+
+def test_a_compiler_without_stores_past_the_caches_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = environment.cpu_device()
+    loops = machine_code.load(device.isa)
+    ordinary = {kind: loop for kind, loop in loops.stream.items() if not kind.non_temporal}
+    monkeypatch.setattr(machine_code, "load", lambda isa: dataclasses.replace(loops, stream=ordinary))
+    monkeypatch.setattr(memory, "LARGEST_BYTES", 16 * memory.KIB)
+    monkeypatch.setattr(memory, "total_cache_bytes", lambda device: 0)
+    context = Context(device, 0.05, quick=True)
+    found = list(memory_bandwidth.run(context))
+
+    assert "non-temporal" not in {m.params["stores"] for m in found}
+    assert any("no stores past the caches" in warning for warning in context.warnings)
+
+
+@pytest.mark.parametrize("kind", BANDWIDTHS, ids=lambda kind: kind.symbol)
+def test_a_window_touches_what_it_counts(kind: Stream) -> None:
+    """The loops get as many elements as the bytes that are counted, inside the arrays, and aligned for any vector."""
+    asked: list[tuple[int, ...]] = []
+    loops = machine_code.load(environment.cpu_device().isa)
+
+    def loop(destination: int, x: int, y: int, elements: int, repeats: int, gate: int, scalar: float) -> int:
+        asked.append((destination, x, y, elements))
+        return 0
+
+    with Team(allowed_cpus()[:1]) as team:
+        arrays = memory_bandwidth.Arrays(dataclasses.replace(loops, stream={kind: loop}), team, 96 * memory.KIB)
+        window, counted = arrays.window_of(kind, 48 * memory.KIB)
+        window(1)
+    [(destination, x, y, elements)] = asked
+    touched = {"read": {x}, "write": {destination}, "copy": {destination, x}, "scale": {destination, x}}
+    starts = sorted(touched.get(kind.name, {destination, x, y}))
+
+    assert len(starts) == kind.accesses
+    assert counted == 8 * elements * kind.accesses
+    assert all(start % 64 == 0 for start in starts)
+    assert all(b - a >= 8 * elements for a, b in itertools.pairwise(starts))
+    if kind.name == "read":
+        assert not x <= destination < x + 8 * elements

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 from pathlib import Path
 from typing import Any
 
+import builders
 import numpy as np
 import pytest
 import traces
@@ -13,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.errors import InputError
-from probe.readers import kineto
+from probe.readers import kineto, kineto_text
 from probe.readers.narrow import CATEGORIES, Selection, narrow
-from probe.trace import Trace
+from probe.trace import Quality, Trace
 
 
 def rows(table: Any) -> list[dict[str, int]]:
@@ -85,6 +87,7 @@ def unnumbered(whole: Trace, part: dict[str, list[dict[str, int]]]) -> dict[str,
     return {name: [named(row) for row in table] for name, table in part.items()}
 
 
+EARLY = "{} device activities were launched before the part that was read"
 TABLES = ("host_ops", "runtime_calls", "kernels", "copies", "annotations", "collectives", "steps")
 
 
@@ -243,14 +246,15 @@ def test_everything_is_the_trace_itself() -> None:
 def test_one_warning_says_what_the_figures_cover(selection: Selection, said: str) -> None:
     trace = traces.busy()
     part = narrow(trace, selection)
-    assert part.warnings == (*trace.warnings, f"the figures cover a part of the trace: {said}")
+    assert part.warnings[:-1] in (trace.warnings, (*trace.warnings, EARLY.format(1)))
+    assert part.warnings[-1] == f"the figures cover a part of the trace: {said}"
 
 
 @pytest.mark.parametrize(
     ("selection", "said"),
     [
-        (Selection(steps=(5, 7)), "no step 5; choose from 3 to 4, 7"),
-        (Selection(steps=(3, 9)), "no step 9; choose from 3 to 4, 7"),
+        (Selection(steps=(5, 7)), "no step 5; choose from 3–4, 7"),
+        (Selection(steps=(3, 9)), "no step 9; choose from 3–4, 7"),
         (Selection(steps=(7, 3)), "run backwards"),
         (Selection(window_ns=(9, 9)), "is empty; the trace covers 0 s to 60 ns"),
         (Selection(window_ns=(9, 3)), "is empty"),
@@ -291,3 +295,145 @@ def test_index_columns_keep_their_type() -> None:
     for table in (getattr(part, name) for name in TABLES):
         whole = dict(getattr(traces.busy(), next(n for n in TABLES if type(getattr(part, n)) is type(table))).columns())
         assert all(column.dtype == np.dtype(whole[name].dtype) for name, column in table.columns())
+
+
+def counted_by_hand(whole: Trace, part: Trace) -> dict[str, int]:
+    """The counts of quality that are those of rows, by looking at one row after another."""
+    calls = {(row["start_ns"], row["correlation"]) for row in rows(part.runtime_calls)}
+    work = [*rows(part.kernels), *rows(part.copies)]
+    done = {row["correlation"] for row in (*rows(whole.kernels), *rows(whole.copies))}
+    ids = [row["external_id"] for row in rows(part.host_ops)]
+    overlapping = 0
+    for table in (part.kernels, part.copies):  # on one stream, all of them
+        row = sorted(rows(table), key=lambda r: r["start_ns"])
+        overlapping += sum(any(b["end_ns"] > a["start_ns"] for b in row[:i]) for i, a in enumerate(row))
+    launched = whole.on_device and "cudaLaunchKernel" in whole.names
+    return {
+        "unlaunched": sum(row["launch"] < 0 for row in work),
+        "unattributed": sum(row["op"] < 0 for row in work),
+        "duplicated": len(ids) - len(set(ids)),
+        "overlapping": overlapping,
+        "unfinished": sum(correlation not in done for _, correlation in calls) if launched else 0,
+        "replayed": 0,
+    }
+
+
+@settings(deadline=None, max_examples=150)
+@given(trace=traces.drawn(), edges=st.tuples(st.integers(-5, 90), st.integers(-5, 90)))
+def test_the_quality_of_a_part_counts_its_own_rows(trace: Trace, edges: tuple[int, int]) -> None:
+    trace = dataclasses.replace(trace, quality=dataclasses.replace(trace.quality, unlaunched=77, overlapping=77))
+    try:
+        part = narrow(trace, Selection(window_ns=(min(edges), max(edges) + 1)))
+    except InputError:
+        return
+    found = dataclasses.asdict(part.quality)
+    wanted = counted_by_hand(trace, part)
+    assert {name: found[name] for name in wanted} == wanted
+    of_file = ("events", "dropped", "clamped", "unknown_devices", "truncated")
+    assert all(found[name] == getattr(trace.quality, name) for name in of_file)
+    early = sum(int(((w.launch < 0) & (w.correlation >= 0)).sum()) for w in (part.kernels, part.copies))
+    told = len(trace.runtime_calls) and early
+    assert (EARLY.format(early) in part.warnings) == bool(told)
+
+
+def test_left_out_kinds_of_rows_change_no_count() -> None:
+    """A kernel whose launch was not asked for has one nevertheless."""
+    trace = narrow(traces.busy(), Selection(window_ns=(19, 20)))
+    kernels = narrow(traces.busy(), Selection(window_ns=(19, 20), categories=frozenset({"kernels"})))
+    assert kernels.quality == trace.quality
+    assert kernels.quality.unlaunched == 0
+    assert narrow(traces.busy(), Selection(categories=frozenset({"kernels"}))).quality == traces.busy().quality
+
+
+def test_a_part_of_a_part_says_everything_once() -> None:
+    part = narrow(narrow(traces.busy(), Selection(steps=(4, 7))), Selection(steps=(4, 4)))
+    direct = narrow(traces.busy(), Selection(steps=(4, 4)))
+    assert part.quality == direct.quality
+    assert part.warnings.count(EARLY.format(1)) == 1
+    assert len(part.warnings) == len(direct.warnings) + 1  # both say what they cover
+
+
+def long_trace(folder: Path, steps: int = 60, **head: Any) -> Path:
+    """Steps in which one kernel is launched and runs in the next one, and an operator whose arguments are odd."""
+    events = []
+    for n in range(steps):
+        start = n * 2e6
+        events += [
+            builders.step(n, start, 1.9e6),
+            builders.op("aten::mm", start + 10, 100, **builders.shapes([4, 8], [8, 16])),
+            builders.launch(n + 1, start + 20),
+            builders.kernel("sgemm", start + 2e6 + 15, 30, n + 1),
+        ]
+    return builders.write(folder, events, deviceProperties=builders.GPU, **head)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a short trace has many pieces, of which a few are read for a part."""
+    monkeypatch.setattr(kineto_text, "PIECE", 2048)
+
+
+def of_part(trace: Trace) -> list[str]:
+    """The warnings but the last, which says what they are about."""
+    return list(trace.warnings[:-1])
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_part_that_is_read_alone_says_what_the_part_of_the_whole_says(tmp_path: Path) -> None:
+    path = long_trace(tmp_path)
+    whole = kineto.read(path)
+    assert whole.quality == Quality(events=240) and whole.warnings == ()
+    for selection in (Selection(steps=(30, 30)), Selection(steps=(1, 2)), Selection(window_ns=(0, 50_000))):
+        read, cut = kineto.read(path, selection), narrow(whole, selection)
+        assert of_part(read) == of_part(cut)
+        rows_read = sum(len(getattr(read, name)) for name in TABLES[:5])
+        assert read.quality == dataclasses.replace(cut.quality, events=rows_read)
+        assert rows_read < 40
+    early = kineto.read(path, Selection(steps=(30, 30)))
+    assert of_part(early) == [EARLY.format(1)]
+    assert early.warnings[-1].endswith(
+        "the rest of the file was not read: events that were left out or cut are not counted"
+    )
+    assert early.quality.unlaunched == 1
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_what_is_wrong_elsewhere_in_the_file_is_not_the_parts(tmp_path: Path) -> None:
+    path = long_trace(tmp_path)
+    text = path.read_text().replace('"ts": 20000010.0, "dur": 100', '"ts": 20000010.0, "dur": -100')
+    packed = tmp_path / "trace.json.gz"
+    packed.write_bytes(gzip.compress(text.encode())[:-4])  # the events are whole, the file is not
+    whole = kineto.read(packed)
+    assert (whole.quality.dropped, whole.quality.truncated) == (1, True)
+    far, near = kineto.read(packed, Selection(steps=(30, 30))), kineto.read(packed, Selection(steps=(10, 10)))
+    for part in (far, near):
+        assert (part.quality.dropped, part.quality.truncated) == (0, True)
+        assert "the file is cut; what followed the cut is missing" in part.warnings
+        assert not any("of 240" in warning or "events before the cut" in warning for warning in part.warnings)
+    dropped = "some events in or near the part that was read could not be read and were left out"
+    assert dropped in near.warnings and dropped not in far.warnings
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_file_with_text_that_cannot_be_looked_at_is_read_whole(tmp_path: Path) -> None:
+    path = long_trace(tmp_path)
+    path.write_text(path.read_text()[:-400])
+    part = kineto.read(path, Selection(steps=(30, 30)))
+    assert (part.quality.events, part.quality.dropped) == (239, 1)
+    assert "1 of 239 events could not be read and were left out" in part.warnings
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_part_without_device_work_is_no_recording_without_it(tmp_path: Path) -> None:
+    path = long_trace(tmp_path)
+    quiet = Selection(window_ns=(61_000_000_000, 61_500_000_000))
+    for part in (kineto.read(path, quiet), narrow(kineto.read(path), quiet)):
+        assert len(part.annotations) == 1 and not part.on_device
+        assert of_part(part) == ["no device activity in the part that was read"]
+
+
+def test_a_file_that_is_read_whole_for_its_part_keeps_its_counts(tmp_path: Path) -> None:
+    path = long_trace(tmp_path, steps=3)
+    part = kineto.read(path, Selection(steps=(1, 1)))
+    assert part.quality.events == 12
+    assert "not read" not in part.warnings[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,9 @@ class TestDirectory:
 
     def test_nothing_there(self, tmp_path: Path, place: Callable[[Path], str]) -> None:
         touch(tmp_path, "a.csv", ".hidden/rank0.json", "1/2/3/4/rank0.json")
-        with pytest.raises(InputError, match=r"no traces in it or 3 levels below.*; other files there: 1"):
+        with pytest.raises(InputError, match=r"no traces in it or 3 levels below.*; other files there: 1") as told:
             discover([place(tmp_path)])
+        assert ("*.sqlite" in str(told.value)) == (place(tmp_path) == str(tmp_path))  # read from local files only
 
     def test_nsight_only_when_alone(self, tmp_path: Path) -> None:
         assert [name for name, _ in found(discover([touch(tmp_path, "rank0.sqlite")]))] == ["rank0.sqlite"]
@@ -181,8 +182,9 @@ class TestPatternsAndLists:
     def test_a_pattern_without_matches(self, tmp_path: Path, place: Callable[[Path], str]) -> None:
         with pytest.raises(InputError, match="nothing matches"):
             discover([f"{place(tmp_path)}/rank*.json"])
-        with pytest.raises(InputError, match="only files that are no traces match"):
+        with pytest.raises(InputError, match="only files that are no traces match") as told:
             discover([f"{place(touch(tmp_path, 'a.txt'))}/*"])
+        assert ("*.sqlite" in str(told.value)) == (place(tmp_path) == str(tmp_path))
 
     def test_a_name_with_brackets_is_a_name(self, tmp_path: Path, place: Callable[[Path], str]) -> None:
         root = place(touch(tmp_path, "run[1]rank2.json"))
@@ -230,13 +232,14 @@ def failed(name: str, error: str) -> Outcome[RankTask, RankRead]:
     return Outcome(RankTask(name, None, 0, alone=False), None, error)
 
 
-class TestCombined:
-    def ranks(self, *outcomes: Outcome[RankTask, RankRead]) -> list[int]:
-        return [s.rank for s in combined(outcomes)[0]]
+def ranks_of(found: Sequence[RankRead]) -> list[int]:
+    return [one.summary.rank for one in found]
 
+
+class TestCombined:
     def test_all_is_well(self) -> None:
-        summaries, warnings = combined([read(1, world_size=2), read(0, world_size=2)])
-        assert ([s.rank for s in summaries], warnings) == ([0, 1], [])
+        found, warnings = combined([read(1, world_size=2), read(0, world_size=2)])
+        assert (ranks_of(found), warnings) == ([0, 1], [])
 
     def test_one_that_cannot_be_read(self) -> None:
         _, warnings = combined([read(0), failed("a.json", "a.json: cut"), failed("b.json", "killed"), read(1)])
@@ -257,8 +260,9 @@ class TestCombined:
         """The one recorded last; of two copies the whole one."""
         old, new = read(0, name="old", recorded_unix_ns=1), read(0, name="new", recorded_unix_ns=2)
         for pair in ([old, new], [new, old]):
-            summaries, warnings = combined([*pair, read(1)])
-            assert [s.rank for s in summaries] == [0, 1]
+            found, warnings = combined([*pair, read(1)])
+            assert ranks_of(found) == [0, 1]
+            assert found[0].task.source == "new"
             assert warnings == ["rank 0: 2 files; only the one recorded last is used, new"]
         cut, whole = read(0, name="cut", truncated=True), read(0, name="whole")
         assert combined([cut, whole])[1] == ["rank 0: 2 files; only the one recorded last is used, whole"]
@@ -266,20 +270,15 @@ class TestCombined:
     def test_without_ranks(self) -> None:
         """They take the free numbers in their order."""
         unknown = [read(place, known=False, place=place, name=f"{place}") for place in (0, 2, 3)]
-        summaries, warnings = combined([*unknown[::-1], read(1)])
-        assert [s.rank for s in summaries] == [0, 1, 2, 3]
+        found, warnings = combined([*unknown[::-1], read(1)])
+        assert ranks_of(found) == [0, 1, 2, 3]
         assert warnings == ["3 of 4 files say no rank, nor do their names; they are numbered in order of name"]
 
     def test_different_jobs(self) -> None:
-        together = "they may not belong together"
-        assert (
-            f"the files are of jobs of 2 and 4 ranks; {together}"
-            in combined([read(0, world_size=2), read(1, world_size=4)])[1]
-        )
-        assert (
-            f"the files are of jobs of 1 ranks; {together}"
-            in combined([read(0, world_size=1), read(1, world_size=1)])[1]
-        )
+        """That the sizes they say differ is for the comparison of the ranks to tell, once."""
+        assert combined([read(0, world_size=2), read(1, world_size=4)])[1] == []
+        assert combined([read(0, world_size=1), read(1, world_size=1)])[1] == []
+        assert combined([read(0, world_size=1), read(3, world_size=1)])[1] == ["2 of at least 4 ranks missing: 1–2"]
 
     def test_the_same_warning_once(self) -> None:
         outcomes = [read(r, truncated=r == 1, warnings=("no shapes",)) for r in range(3)]
@@ -309,20 +308,20 @@ class TestSummaries:
 
     def test_the_file_counts_more_than_its_name(self, tmp_path: Path) -> None:
         found, warnings = summaries.summaries(self.job(tmp_path, rank0="1 2", rank1="0 2"), jobs=1)
-        assert [(s.rank, Path(s.path).name) for s in found] == [(0, "rank1.json"), (1, "rank0.json")]
+        assert [(r.summary.rank, Path(r.task.source).name) for r in found] == [(0, "rank1.json"), (1, "rank0.json")]
         assert warnings == []
 
     def test_the_name_counts_where_the_file_says_nothing(self, tmp_path: Path) -> None:
         found, _ = summaries.summaries(self.job(tmp_path, rank3="- -", rank1="1 1"), jobs=1)
-        assert [s.rank for s in found] == [1, 3]
+        assert ranks_of(found) == [1, 3]
 
     def test_order_counts_where_neither_does(self, tmp_path: Path) -> None:
         found, warnings = summaries.summaries(self.job(tmp_path, b10="- -", b9="- -", b8="0 3"), jobs=1)
-        assert [(s.rank, Path(s.path).stem) for s in found] == [(0, "b8"), (1, "b9"), (2, "b10")]
+        assert [(r.summary.rank, Path(r.task.source).stem) for r in found] == [(0, "b8"), (1, "b9"), (2, "b10")]
         assert warnings == ["2 of 3 files say no rank, nor do their names; they are numbered in order of name"]
 
     def test_a_single_file_is_what_it_says(self, tmp_path: Path) -> None:
-        assert [s.rank for s in summaries.summaries(self.job(tmp_path, rank3="0 1"))[0]] == [0]
+        assert ranks_of(summaries.summaries(self.job(tmp_path, rank3="0 1"))[0]) == [0]
 
     def test_progress(self, tmp_path: Path) -> None:
         seen: list[tuple[int, int]] = []
@@ -335,6 +334,71 @@ class TestSummaries:
         job = replace(self.job(tmp_path, rank0="0 1"), warnings=("two iterations",))
         assert summaries.summaries(job)[1] == ["two iterations", "other files left aside: 1"]
 
+    def read_files(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The names of the files that are read from here on."""
+        names: list[str] = []
+        task = summaries.read_rank
+
+        def noted(asked: RankTask) -> RankRead:
+            names.append(Path(asked.source).stem)
+            return task(asked)
+
+        monkeypatch.setattr(summaries, "read_rank", noted)
+        return names
+
+    def asked(self, job: Job, *ranks: int) -> list[tuple[int, str]]:
+        found, _ = summaries.summaries(job, jobs=1, ranks=frozenset(ranks))
+        return [(r.summary.rank, Path(r.task.source).stem) for r in found]
+
+    def test_only_the_asked_files_are_read_where_names_say_ranks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = self.job(tmp_path, rank0="0 4", rank1="1 4", rank2="- -", rank3="0 1")
+        names = self.read_files(monkeypatch)
+        assert self.asked(job, 1, 2, 3) == [(1, "rank1"), (2, "rank2"), (3, "rank3")]
+        assert names == ["rank1", "rank2", "rank3"]
+
+    def test_a_single_asked_file_is_still_one_of_several(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = self.job(tmp_path, rank0="0 1", rank3="0 1")
+        names = self.read_files(monkeypatch)
+        assert self.asked(job, 3) == [(3, "rank3")]
+        assert names == ["rank3"]
+
+    def test_asked_ranks_are_those_in_the_files_where_names_say_others(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, rank0="1 3", rank1="0 3", rank2="7 9")
+        assert self.asked(job, 0) == [(0, "rank1")]
+        assert self.asked(job, 0, 1) == [(0, "rank1"), (1, "rank0")]
+        assert self.asked(job, 7) == [(7, "rank2")]
+        with pytest.raises(UsageError, match=r"rank0\.json and 2 more: no rank 2: there are 0–1, 7; ask for some"):
+            self.asked(job, 1, 2)
+
+    def test_asked_ranks_are_looked_for_in_files_whose_names_say_none(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, a="5 8", b="2 8", c="- -")
+        assert self.asked(job, 5) == [(5, "a")]
+        with pytest.raises(UsageError, match=r"no rank 0: there are 2, 5 and 1 file of which no rank is known"):
+            self.asked(job, 0)
+
+    def test_a_rank_that_no_name_says_costs_one_look(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = self.job(tmp_path, rank0="0 3", rank1="1 3", rank2="2 3")
+        names = self.read_files(monkeypatch)
+        with pytest.raises(UsageError, match="no rank 8: there are 0–2"):
+            self.asked(job, 8)
+        assert names == ["rank0"]
+        with pytest.raises(UsageError, match="no rank 8: there are 0–2"):
+            self.asked(job, 1, 8)
+
+    def test_no_rank_is_missing_that_was_not_asked_for(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path, **{f"rank{rank}": "- -" for rank in range(4)})
+        assert summaries.summaries(job, jobs=1, ranks=frozenset({3}))[1] == []
+        assert summaries.summaries(job, jobs=1, ranks=frozenset({1, 3}))[1] == []
+
+    def test_an_asked_file_that_cannot_be_read_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = self.job(tmp_path, rank0="0 2", rank1="one of two")
+        monkeypatch.setattr("probe.engine._told", lambda error: "broken")
+        found, warnings = summaries.summaries(job, jobs=1, ranks=frozenset({0, 1}))
+        assert ranks_of(found) == [0]
+        assert [w.rsplit("/", 1)[-1] for w in warnings] == ["rank1.json: broken; this file is left out"]
+
 
 def test_real_tasks_in_processes(tmp_path: Path) -> None:
     """Files read by workers: one is cut, one is no trace."""
@@ -345,7 +409,7 @@ def test_real_tasks_in_processes(tmp_path: Path) -> None:
     (tmp_path / "rank1.json.gz").write_bytes(gzip.compress(gzip.decompress(whole)[:-200]))
     (tmp_path / "rank2.json").write_text('{"a": 1}')
     found, warnings = summaries.summaries(discover([tmp_path]), jobs=2)
-    assert [(s.rank, s.device_kind) for s in found] == [(0, "cuda"), (1, "cuda")]
+    assert [(r.summary.rank, r.summary.device_kind) for r in found] == [(0, "cuda"), (1, "cuda")]
     assert any(w.startswith("rank 1: the file breaks off") for w in warnings), warnings
     assert any("rank2.json: JSON, but no trace" in w and w.endswith("left out") for w in warnings), warnings
     assert not any("missing" in w for w in warnings), warnings
@@ -353,8 +417,8 @@ def test_real_tasks_in_processes(tmp_path: Path) -> None:
 
 def test_real_traces(foreign_traces: Path) -> None:
     found, warnings = summaries.summaries(discover([foreign_traces / "v100_dlrm_4_of_8_ranks"]), jobs=1)
-    assert [s.rank for s in found] == [0, 1, 2, 3]
-    assert warnings is not None
+    assert ranks_of(found) == [0, 1, 2, 3]
+    assert not any("missing" in warning for warning in warnings)
 
 
 def test_selected_steps(tmp_path: Path) -> None:
@@ -362,8 +426,8 @@ def test_selected_steps(tmp_path: Path) -> None:
     for rank in (0, 1):
         builders.write(tmp_path, [*builders.gpu_step(), builders.step(4, 200, 50)], f"rank{rank}.json")
     chosen = Selection(steps=(4, 4))
-    found, _ = summaries.summaries(discover([tmp_path]), jobs=1, steps=chosen)
-    assert [list(s.steps.number) for s in found] == [[4], [4]]
+    found, _ = summaries.summaries(discover([tmp_path]), jobs=1, selection=chosen)
+    assert [list(r.summary.steps.number) for r in found] == [[4], [4]]
 
 
 def test_memory_follows_the_largest_file() -> None:

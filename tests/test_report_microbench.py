@@ -33,11 +33,12 @@ def _measured(
     suite: str, unit: str, value: float, *, n: int = 20, flags: tuple[str, ...] = (), **params: object
 ) -> Measurement:
     worse = value * (1.02 if unit == "s" else 0.98)
+    metric = {"s": "latency", "FLOP/s": "flops_per_s"}.get(unit, "bandwidth")
     reference = Reference(value, value * 1.25, "somebody") if suite == "cache_latency" else None
     return Measurement(
         suite,
-        "x",
-        "m",
+        f"{suite} x",
+        metric,
         unit,
         value,
         min(value, worse),
@@ -47,6 +48,7 @@ def _measured(
         dict(params),
         flags,
         reference,
+        verdict="as published" if reference else None,
     )
 
 
@@ -63,7 +65,12 @@ def _result() -> MicrobenchResult:
         for threads in (1, 2)
     ]
     rest = [
-        _measured("matmul", "FLOP/s", 189e9, dtype="float32", shape=[512, 512, 512]),
+        dataclasses.replace(
+            _measured("matmul", "FLOP/s", 189e9, dtype="float32", shape=[512, 512, 512]),
+            reference=Reference(250e9, 250e9, "somebody"),
+            verdict="worse",
+            because="throttled (sw_power_cap)",
+        ),
         _measured("matmul", "FLOP/s", 3.1e9, flags=("contended", "emulated"), dtype="bfloat16", shape=[256, 1024, 256]),
         _measured("saxpy", "B/s", 59e9, implementation="machine code", threads=2, size_bytes=64 * MIB),
         _measured("saxpy", "B/s", 12e9, implementation="numpy", threads=1, size_bytes=64 * MIB),
@@ -119,6 +126,46 @@ def test_bandwidth_without_levels_is_by_size() -> None:
 
     assert "1 GiB copy" in text
     assert "132 SMs" in text
+
+
+def test_a_suite_without_rows_of_its_own() -> None:
+    curve = [_measured("warp_speed", "B/s", 1e9 * (i + 1), size_bytes=KIB << i, engine="left") for i in range(5)]
+    others = [dataclasses.replace(_measured("doors", "s", 1e-3), name=f"doors {i} " + "long " * 9) for i in range(11)]
+    whole = _result()
+    text = _rendered(dataclasses.replace(whole, measurements=(*whole.measurements, *curve, *others)))
+
+    assert text.count("5.00 GB/s") == 1  # the best of the curve, and no other point of it
+    assert "4.00 GB/s" not in text
+    assert "  3 more" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_what_cannot_be_true_is_not_shown_as_a_levels_best() -> None:
+    rows = [
+        _measured("memory_bandwidth", "B/s", 9e12, kernel="copy", size_bytes=KIB, threads=1, level="L1",
+                  flags=("implausible",)),
+        _measured("memory_bandwidth", "B/s", 2e11, kernel="add", size_bytes=KIB, threads=1, level="L1"),
+    ]  # fmt: skip
+    text = _rendered(MicrobenchResult(DEVICE, {}, tuple(rows), Ceilings("measured", "x")))
+
+    assert "L1 add" in text
+    assert "L1 copy" not in text
+
+
+def test_latencies_without_levels_are_shown_all_the_same() -> None:
+    rows = [_measured("cache_latency", "s", 1e-9 * (i + 1), size_bytes=KIB << i) for i in range(4)]
+    text = _rendered(MicrobenchResult(Device("cuda", "Some GPU"), {}, tuple(rows), Ceilings("measured", "x")))
+
+    assert "1.00 ns" in text
+
+
+def test_an_implausible_row_says_so() -> None:
+    whole = _result()
+    rows = [dataclasses.replace(m, flags=("implausible",), verdict=None) for m in whole.measurements[:1]]
+    text = _rendered(dataclasses.replace(whole, measurements=tuple(rows)))
+
+    assert "implausible" in text
+    assert "as published" not in text
 
 
 def test_nothing_measured() -> None:

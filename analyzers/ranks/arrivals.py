@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.analyzers.ranks.clocks import Clocks
-from probe.analyzers.ranks.matching import Meetings, waits_for_all
+from probe.analyzers.ranks.matching import Meetings, openings, runs, waits_for_all
 from probe.multirank import Arrivals
 from probe.trace import Int64s, Mask
 
@@ -25,7 +25,7 @@ def arrive(meetings: Meetings, clocks: Clocks, ranks: tuple[int, ...]) -> Arriva
     start = rows.start_ns[usable] - np.rint(shift).astype(np.int64)
     order = np.lexsort((start, rows.meeting[usable]))
     usable, start, place = usable[order], start[order], place[order]
-    first, size = _runs(rows.meeting[usable])
+    first, size = runs(openings(rows.meeting[usable]))
     return Arrivals(
         meeting=rows.meeting[usable],
         rank=np.asarray(ranks, np.int32)[place],
@@ -65,12 +65,6 @@ def _delays(start: Int64s, last: Int64s) -> Int64s:
     delay = np.zeros(len(start), np.int64)
     delay[last] = start[last] - start[last - 1]
     return delay
-
-
-def _runs(column: Int64s) -> tuple[Int64s, Int64s]:
-    """Where each run of equal values begins, and how long it is."""
-    first = np.flatnonzero(np.append(True, column[1:] != column[:-1])) if len(column) else np.zeros(0, np.int64)
-    return first, np.diff(np.append(first, len(column)))
 
 
 def slacks(clocks: Clocks) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe.analyzers.ranks.kinds import bus_factor
+from probe.analyzers.ranks.kinds import KINDS, MEETINGS, is_kind
 from probe.analyzers.ranks.matching import Meetings
-from probe.multirank import KINDS, MEETINGS, Arrivals, CollectiveRow, Interval, is_kind
-from probe.stats import Summary, summarise
+from probe.bus_bandwidth import bus_factor
+from probe.multirank import Arrivals, CollectiveRow, Interval
+from probe.stats import Summary, fewest_for_interval, summarise
 from probe.trace import Int64s, Mask, Table
-
-FEWEST = 6  # samples from which an interval of the median has 95 %
 
 Numbers = npt.NDArray[np.float64]
 
@@ -111,7 +110,7 @@ def _row(kind_number: int, size: int, ranks: int, found: _Measured) -> Collectiv
     known = None if ranks < 0 else ranks
     factor = bus_factor(kind, known)
     algbw = size / times.median if size > 0 and times.median > 0 else None
-    enough = times.n >= FEWEST
+    enough = times.n >= fewest_for_interval()
     fewest = int(found.present.min())
     return CollectiveRow(
         kind=kind,
@@ -126,8 +125,8 @@ def _row(kind_number: int, size: int, ranks: int, found: _Measured) -> Collectiv
         algbw_bytes_per_s=algbw,
         busbw_bytes_per_s=None if algbw is None or factor is None else algbw * factor,
         busbw_interval_bytes_per_s=_rates(size, factor, times) if enough and algbw is not None else None,
-        spread_fraction=times.spread_fraction,
-        imbalance_ratio=_middle(found.imbalance),
+        median_over_min=times.median / times.min if times.min > 0 else None,
+        imbalance=_middle(found.imbalance),
         wait_s=_mean(found.wait_s),
         notes=tuple(_notes(kind, fewest, known, bool(found.in_switch.any()))),
     )

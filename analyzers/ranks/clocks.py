@@ -17,14 +17,15 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from probe.analyzers.ranks.kinds import BLOCKING, is_kind
 from probe.analyzers.ranks.matching import Meetings
-from probe.multirank import BLOCKING, ClockOffset, is_kind
-from probe.stats import median_interval_ranks
+from probe.analyzers.ranks.offsets import Offset
+from probe.stats import fewest_for_interval, median_interval_ranks
 from probe.trace import Mask
+from probe.units import runs_text
 
 Numbers = npt.NDArray[np.float64]
 
-FEWEST = 6  # samples from which two of them enclose the median with 95 %
 TOLERANCE_NS = 5_000  # devices' time stamps, converted to the host's clock, miss it by a few microseconds
 COINCIDE_NS = 50_000  # ends of an unnamed group's collectives closer than this coincide
 BLOCKS = 10  # of a drift fit, each with its median
@@ -57,7 +58,7 @@ class Edge:
 class Clocks:
     """Offsets of all clocks; `rejected` rows belong to collectives that cannot be the same on that rank."""
 
-    offsets: tuple[ClockOffset, ...]  # in the order of the summaries
+    offsets: tuple[Offset, ...]  # in the order of the summaries
     tree: npt.NDArray[np.int64]  # place of the reference of each rank; -1 where it can be compared to none
     shift_ns: Numbers  # [ranks], NaN where not known
     drift: Numbers  # [ranks], 0 where not decided
@@ -81,7 +82,7 @@ class _Ends:
 class _Known:
     """What is known of a rank on its way from the reference."""
 
-    offset: ClockOffset
+    offset: Offset
     shift: float
     drift: float
 
@@ -123,7 +124,7 @@ def _grow(
     middle: float, refused: dict[tuple[int, int], str], taken: set[int],
 ) -> dict[int, _Known]:  # fmt: skip
     """All that can be compared to `reference`, over the edges of smallest uncertainty; each group is used once."""
-    first = ClockOffset(ranks[reference], ranks[reference], 0, (0, 0), (0, 0), 0, 0.0, 0.0)
+    first = Offset(ranks[reference], ranks[reference], 0, (0, 0), (0, 0), 0, 0.0, 0.0)
     known: dict[int, _Known] = {}
     best: dict[int, _Known] = {reference: _Known(first, 0.0, 0.0)}
     queue: list[tuple[float, int]] = [(0.0, reference)]
@@ -159,18 +160,18 @@ def _behind(before: _Known, edge: Edge, rank: int) -> _Known:
     """A rank's clock by way of the one before it: everything adds up."""
     own, shift = before.offset, before.shift + edge.offset_ns
     interval = _added(own.interval_ns, edge.interval_ns)
-    decided = edge.drift is not None and own.drift_ppm is not None
+    decided = edge.drift is not None and own.drift is not None
     drift = before.drift + (edge.drift or 0.0)
-    error = None if edge.drift_error is None else float(np.hypot(own.drift_error_ppm or 0.0, edge.drift_error * 1e6))
-    offset = ClockOffset(
+    error = None if edge.drift_error is None else float(np.hypot(own.drift_error or 0.0, edge.drift_error))
+    offset = Offset(
         rank=rank,
         reference=own.reference,
         offset_ns=round(shift),
         interval_ns=interval,
         bounds_ns=_added(own.bounds_ns, edge.bounds_ns),
         n=edge.n,
-        drift_ppm=drift * 1e6 if decided else None,
-        drift_error_ppm=error,
+        drift=drift if decided else None,
+        drift_error=error,
         reason=_reasons(edge, interval is not None, decided),
     )
     return _Known(offset, shift, drift)
@@ -179,7 +180,7 @@ def _behind(before: _Known, edge: Edge, rank: int) -> _Known:
 def _reasons(edge: Edge, has_interval: bool, decided: bool) -> str | None:
     said = []
     if not has_interval:
-        said.append(f"an interval takes {FEWEST} collectives on every way, there are {edge.n}")
+        said.append(f"an interval takes {fewest_for_interval()} collectives on every way, there are {edge.n}")
     if not decided and edge.drift_error is None:
         said.append(f"a drift takes {BLOCKS * PER_BLOCK} collectives, there are {edge.n}")
     elif not decided and edge.drift_error is not None:
@@ -227,7 +228,7 @@ def _interval(
     ordered: Numbers, slack_ns: float, bounds: tuple[float, float], offset: float
 ) -> tuple[float, float] | None:
     """95 % interval of the median, no wider than the hard bounds; None with too few samples."""
-    if len(ordered) < FEWEST:
+    if len(ordered) < fewest_for_interval():
         return None
     first, last = _enclosing(len(ordered))
     low, high = float(ordered[first]) - slack_ns, float(ordered[last]) + slack_ns
@@ -314,10 +315,10 @@ def _clocks(
     )
 
 
-def _incomparable(offset: ClockOffset, why: list[str]) -> ClockOffset:
+def _incomparable(offset: Offset, why: list[str]) -> Offset:
     reason = why[0] if why else "shares no blocking collective with another rank at hand"
     return replace(
-        offset, offset_ns=None, interval_ns=None, bounds_ns=None, drift_ppm=None, drift_error_ppm=None, reason=reason
+        offset, offset_ns=None, interval_ns=None, bounds_ns=None, drift=None, drift_error=None, reason=reason
     )
 
 
@@ -325,6 +326,6 @@ def _refusals(refused: dict[tuple[int, int], str], ranks: tuple[int, ...], meeti
     """One line for each reason, with the ranks and the groups."""
     for reason in dict.fromkeys(refused.values()):
         found = [key for key, why in refused.items() if why == reason]
-        named = ", ".join(str(ranks[place]) for place in sorted({place for _, place in found})[:8])
+        named = runs_text(ranks[place] for _, place in found)
         groups = ", ".join(sorted({str(meetings.groups[g].name or "unnamed") for g, _ in found})[:4])
         yield f"collectives of rank {named} (group {groups}) are left out: {reason}, so they are not the same ones"

@@ -13,15 +13,15 @@ from probe.analyzers.ranks.arrivals import arrive, slacks
 from probe.analyzers.ranks.bandwidth import collective_rows
 from probe.analyzers.ranks.clocks import compare_clocks
 from probe.analyzers.ranks.matching import Meetings, match
+from probe.analyzers.ranks.offsets import in_seconds
 from probe.errors import UsageError
 from probe.intervals import union
 from probe.multirank import Arrivals, Interval, Rank, RanksAnalysis, RankSummary, Straggler
+from probe.stats import fewest_for_interval, student_quantile
 from probe.trace import Int64s
-from probe.units import format_time
+from probe.units import runs_text
 
 MATERIAL_FRACTION = 0.01  # of the step; a rank that is late by less is not worth a name
-FEWEST = 6  # steps, or collectives, from which a mean gets an interval by their spread
-_NORMAL = 1.959964  # 97.5 % of the normal distribution
 
 Numbers = npt.NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def compare_ranks(summaries: Sequence[RankSummary]) -> RanksAnalysis:
         world_size=world,
         ranks=rows,
         missing=tuple(rank for rank in range(world or 0) if rank not in ranks),
-        offsets=clocks.offsets,
+        offsets=tuple(in_seconds(offset) for offset in clocks.offsets),
         collectives=collective_rows(same, arrivals),
         arrivals=arrivals,
         stragglers=tuple(_straggler(rows[at], own[at], _per_step(distinct[at], steps)) for at in named),
@@ -73,7 +73,7 @@ def _window(summaries: Sequence[RankSummary]) -> tuple[Int64s | None, list[str]]
     """Numbers of the steps that every rank recorded; None where they are not marked or none is common."""
     unmarked = [s.rank for s in summaries if not s.steps_marked]
     if unmarked:
-        many = f"rank {_listed(unmarked)}"
+        many = f"rank {runs_text(unmarked)}"
         return None, [f"steps are not marked on {many}: means are of whole recordings, which may differ in length"]
     common = summaries[0].steps.number
     for summary in summaries[1:]:
@@ -83,19 +83,8 @@ def _window(summaries: Sequence[RankSummary]) -> tuple[Int64s | None, list[str]]
     if not len(common):
         return None, ["no step was recorded by every rank: means are of each rank's own steps"]
     extra = [s.rank for s in summaries if len(s.steps) > len(common)]
-    return common, [f"rank {_listed(extra)} recorded steps that others did not: means are of the {len(common)} common"]
-
-
-def _listed(ranks: Sequence[int], most: int = 8) -> str:
-    """Ranks as people write them, "0–3, 7, …"."""
-    runs: list[list[int]] = []
-    for rank in sorted(ranks):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    said = [str(a) if a == b else f"{a}–{b}" for a, b in runs[:most]]
-    return ", ".join(said + ["…"] * (len(runs) > most))
+    longer = f"rank {runs_text(extra)} recorded steps that others did not"
+    return common, [f"{longer}: means are of the {len(common)} common"]
 
 
 def _about_ranks(summaries: Sequence[RankSummary], world: int | None) -> Iterator[str]:
@@ -103,7 +92,7 @@ def _about_ranks(summaries: Sequence[RankSummary], world: int | None) -> Iterato
     missing = sorted(set(range(world or 0)) - set(ranks))
     if missing:
         yield (
-            f"{len(ranks)} of {world} ranks are at hand (not rank {_listed(missing)}): waits and lateness are among"
+            f"{len(ranks)} of {world} ranks are at hand (not rank {runs_text(missing)}): waits and lateness are among"
             " these, and a wait for another rank is not seen"
         )
     worlds = sorted({s.world_size for s in summaries if s.world_size is not None})
@@ -113,7 +102,7 @@ def _about_ranks(summaries: Sequence[RankSummary], world: int | None) -> Iterato
     untimed = [s.rank for s in summaries if s.untimed]
     if untimed:
         total = sum(s.untimed for s in summaries)
-        yield f"{total:,} collectives on rank {_listed(untimed)} have no kernel in the trace and are not counted"
+        yield f"{total:,} collectives on rank {runs_text(untimed)} have no kernel in the trace and are not counted"
 
 
 def _about(meetings: Meetings) -> Iterator[str]:
@@ -144,7 +133,7 @@ def _lateness(own: Arrivals, n: int, slack_ns: tuple[float, float]) -> tuple[flo
         return None
     instant = own.start_ns - own.late_ns
     sums = _covered(own.step, instant, own.start_ns) - _covered(own.step, own.start_ns, instant)
-    chance = _half_width(sums) if len(sums) == n >= FEWEST else _half_width(late) * len(late) / n
+    chance = _half_width(sums) if len(sums) == n >= fewest_for_interval() else _half_width(late) * len(late) / n
     below, above = (slack * len(late) / n for slack in slack_ns)
     mean = float(sums.sum()) / n
     return mean / 1e9, ((mean - chance - below) / 1e9, (mean + chance + above) / 1e9)
@@ -164,17 +153,9 @@ def _covered(step: Int64s, start_ns: Int64s, end_ns: Int64s) -> Numbers:
 def _half_width(samples: Numbers) -> float:
     """Half the 95 % interval of the mean by Student's distribution; the whole range where samples are few."""
     n = len(samples)
-    if n < FEWEST:
+    if n < fewest_for_interval():
         return float(np.ptp(samples)) if n > 1 else abs(float(samples[0]))
-    return _student(n - 1) * float(samples.std(ddof=1)) / math.sqrt(n)
-
-
-def _student(freedom: int) -> float:
-    """97.5 % of Student's distribution by its expansion (Abramowitz and Stegun 26.7.5), 1 % low at 5 degrees."""
-    z = _NORMAL
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / freedom + second / freedom**2
+    return student_quantile(n - 1) * float(samples.std(ddof=1)) / math.sqrt(n)
 
 
 def _rank(summary: RankSummary, own: Arrivals, steps: Int64s | None, slack_ns: tuple[float, float]) -> Rank:
@@ -188,6 +169,7 @@ def _rank(summary: RankSummary, own: Arrivals, steps: Int64s | None, slack_ns: t
         wait_s=_waited_s(own, len(table)),
         late_s=lateness[0] if lateness else None,
         late_interval_s=lateness[1] if lateness else None,
+        compute_s=_mean_s(table.compute_ns),
     )
 
 
@@ -216,7 +198,7 @@ def _latest(rows: tuple[Rank, ...], tree: Int64s) -> tuple[list[int], list[str]]
             doubts += _doubt(max((row for _, row in known), key=lambda row: row.late_s or 0.0))
     apart = [row.rank for row, at in zip(rows, tree.tolist(), strict=True) if at < 0]
     if apart and len(rows) > 1:
-        doubts.append(f"the clock of rank {_listed(apart)} cannot be compared: its waits and lateness are not known")
+        doubts.append(f"the clock of rank {runs_text(apart)} cannot be compared: its waits and lateness are not known")
     return sorted(found, key=lambda place: -(rows[place].late_s or 0.0)), doubts
 
 
@@ -243,15 +225,6 @@ def _straggler(row: Rank, own: Arrivals, n: int) -> Straggler:
 
 
 def _doubt(row: Rank) -> Iterator[str]:
-    """Why the latest rank is not named, where it is late enough to ask."""
-    if row.late_interval_s is None or not _material(row):
-        return
-    low, high = row.late_interval_s
-    yield (
-        f"no straggler is named: rank {row.rank} seems late by {format_time(row.late_s)} a step, but clocks and spread"
-        f" leave {_signed(low)} to {_signed(high)}, or others as late; record more steps"
-    )
-
-
-def _signed(seconds: float) -> str:
-    return f"-{format_time(-seconds)}" if seconds < 0 else format_time(seconds)
+    """That the latest rank is not named, where it is late enough to ask; by how much is in its row."""
+    if row.late_interval_s is not None and _material(row):
+        yield f"no straggler is named: clocks and spread leave open whether rank {row.rank} is one; record more steps"

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from probe.analyzers.cost_models.collectives import KERNELS, PREFIXES
 from probe.analyzers.cost_models.dtypes import COLLECTIVE_TYPES, ELEMENT_TYPES
-from probe.multirank import KINDS
+from probe.trace import Int32s, Mask
+
+KINDS = (
+    "all_reduce", "all_gather", "reduce_scatter", "barrier", "all_to_all", "broadcast", "reduce", "gather", "scatter",
+    "send_recv", "unknown",
+)  # fmt: skip
+# A rank that has finished one of these has heard from every other: it cannot end before the last rank began.
+BLOCKING = ("all_reduce", "all_gather", "reduce_scatter", "barrier")
+# Every rank waits for every other here too, unless an all-to-all sends nothing between two of them.
+MEETINGS = (*BLOCKING, "all_to_all")
 
 # The first that occurs in a name without its underscores decides, so "reducescatter" stands before "reduce".
 _SPELLINGS = (
@@ -14,6 +25,17 @@ _SPELLINGS = (
 )  # fmt: skip
 # NCCL names the kernels of its symmetric memory "ncclSymkDevKernel_…".
 _OF_KERNELS = (*(prefix.lower() for prefix in KERNELS), "ncclsym")
+
+
+def kind_number(kind: str) -> int:
+    """Place of a kind in KINDS."""
+    return KINDS.index(kind)
+
+
+def is_kind(column: Int32s, kinds: tuple[str, ...]) -> Mask:
+    """Which rows are of one of the kinds, [n]."""
+    wanted: Mask = np.isin(column, [KINDS.index(kind) for kind in kinds])
+    return wanted
 
 
 def is_collective_kernel(name: str) -> bool:
@@ -45,12 +67,3 @@ def payload_bytes(elements: int | None, dtype: str | None) -> int:
     """Elements × size of one; -1 where either is not known."""
     element = ELEMENT_TYPES.get(COLLECTIVE_TYPES.get(dtype or "", dtype or ""))
     return -1 if elements is None or element is None else elements * element.itemsize
-
-
-def bus_factor(kind: str, ranks: int | None) -> float | None:
-    """busbw over algbw, by nccl-tests (doc/PERFORMANCE.md; gather and scatter: src/gather.cu, src/scatter.cu)."""
-    if kind in ("broadcast", "reduce", "send_recv"):
-        return 1.0
-    if ranks is None or kind in ("barrier", "unknown"):
-        return None
-    return (2.0 if kind == "all_reduce" else 1.0) * (ranks - 1) / ranks

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from probe.multirank import MEETINGS, Group, RankSummary, is_kind, kind_number
+from probe.analyzers.ranks.kinds import MEETINGS, is_kind, kind_number
+from probe.multirank import Group, RankSummary
 from probe.trace import Int32s, Int64s, Mask, Table
 
 _LARGEST = 2**62
@@ -48,7 +49,7 @@ class Meetings:
     def where(self, keep: Mask) -> Meetings:
         """The meetings that keep at least one of these rows, with those rows only."""
         rows = self.rows.where(keep)
-        first = _openings(rows.meeting)
+        first = openings(rows.meeting)
         meeting = np.cumsum(first) - 1
         return replace(self, rows=replace(rows, meeting=meeting), first=np.flatnonzero(first))
 
@@ -71,7 +72,7 @@ def match(summaries: Sequence[RankSummary]) -> Meetings:
     key = _packed(rows.group, rows.kind, bucket, place)
     key[alone] = _LARGEST + np.arange(int(alone.sum()))
     order = np.lexsort((rows.rank, key))
-    opens = _openings(key[order])
+    opens = openings(key[order])
     meeting = np.cumsum(opens) - 1
     found = Meetings(replace(rows.where(order), meeting=meeting), np.flatnonzero(opens), groups, base)
     outside = counted & (bucket < 0)
@@ -136,9 +137,8 @@ def _places(rows: MeetingRows, bucket: Int64s, counted: Mask) -> tuple[Int64s, M
     place, count = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
     shared = _packed(rows.group, rows.kind, bucket)
     order = np.lexsort((rows.start_ns, rows.rank, shared))
-    opens = _openings(shared[order]) | _openings(rows.rank[order])
-    first = np.flatnonzero(opens)
-    lengths = np.diff(np.append(first, len(rows)))
+    opens = openings(shared[order]) | openings(rows.rank[order])
+    first, lengths = runs(opens)
     place[order] = np.arange(len(rows)) - np.repeat(first, lengths)
     count[order] = np.repeat(lengths, lengths)
     agreed = np.ones(len(rows), bool)
@@ -149,9 +149,8 @@ def _places(rows: MeetingRows, bucket: Int64s, counted: Mask) -> tuple[Int64s, M
 def _by_majority(bucket: Int64s, count: Int64s) -> Mask:
     """For each rank's count in a (sorted) bucket, whether more than half of the bucket's ranks counted the same."""
     order = np.lexsort((count, bucket))
-    opens = _openings(bucket[order]) | _openings(count[order])
-    same = np.diff(np.append(np.flatnonzero(opens), len(bucket)))
-    ranks = np.diff(np.append(np.flatnonzero(_openings(bucket)), len(bucket)))
+    opens = openings(bucket[order]) | openings(count[order])
+    same, ranks = runs(opens)[1], runs(openings(bucket))[1]
     agree = np.empty(len(bucket), bool)
     agree[order] = 2 * np.repeat(same, same) > np.repeat(ranks, ranks)
     return agree
@@ -195,11 +194,17 @@ def waits_for_all(meetings: Meetings) -> Mask:
     return np.repeat(meetings.size > 1, meetings.size) & is_kind(meetings.rows.kind, MEETINGS)
 
 
-def _openings(column: Int64s | Int32s) -> Mask:
+def openings(column: Int64s | Int32s) -> Mask:
     """Where a value differs from the one before, [n]; the first always does."""
     opens = np.ones(len(column), bool)
     opens[1:] = column[1:] != column[:-1]
     return opens
+
+
+def runs(opens: Mask) -> tuple[Int64s, Int64s]:
+    """Where each run begins, and how long it is, [runs]; opens: whether a run begins there, [n]."""
+    first = np.flatnonzero(opens)
+    return first, np.diff(np.append(first, len(opens)))
 
 
 def _packed(*columns: Int64s | Int32s) -> Int64s:

@@ -8,12 +8,13 @@ from functools import reduce
 import numpy as np
 
 from probe.errors import UsageError
-from probe.multirank import Interval, RankSummary, Scaling, ScalingJob, ScalingMode, ScalingPoint
-from probe.stats import median_interval_ranks
+from probe.multirank import Interval, RankSummary
+from probe.scaling import Scaling, ScalingJob, ScalingMode, ScalingPoint
+from probe.stats import fewest_for_interval, median_interval_ranks
 
 # Two intervals that each hold with 97.5 % hold together with 95 %, whatever their dependence.
 CONFIDENCE = 0.975
-FEWEST = 7  # steps from which two of them enclose the median with that
+FEWEST = fewest_for_interval(CONFIDENCE)
 
 ASSUMPTIONS: dict[ScalingMode, str] = {
     "weak": "weak scaling: every rank does the same work in a step whatever their number, so steps should take as long",

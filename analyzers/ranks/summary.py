@@ -9,6 +9,7 @@ import numpy as np
 from probe.analyzers.cost_models.collectives import is_collective
 from probe.analyzers.parts import exclusive
 from probe.analyzers.ranks.kinds import (
+    KINDS,
     is_collective_kernel,
     kind_of_call,
     kind_of_kernel,
@@ -17,7 +18,7 @@ from probe.analyzers.ranks.kinds import (
 )
 from probe.analyzers.steps import recorded_steps, step_of
 from probe.intervals import Intervals, clip, difference, union
-from probe.multirank import KINDS, CollectiveTimes, Group, RankSteps, RankSummary
+from probe.multirank import CollectiveTimes, Group, RankSteps, RankSummary
 from probe.trace import CollectiveCall, Int32s, Int64s, Mask, Steps, Trace
 
 NONE = -1

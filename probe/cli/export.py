@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from probe.cli.options import Ranks, Steps, Window, ranks_of, steps_of, window_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -44,22 +46,28 @@ def command(
             "Parquet file, which holds one.",
         ),
     ] = None,
+    steps: Steps = None,
+    window: Window = None,
+    ranks: Ranks = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
     """Write a trace for other tools: Chrome JSON, or tables with names resolved and times in nanoseconds (_ns).
-    Times count from the first event of all ranks; JSON and Parquet say when that was (origin_unix_ns). In CSV, text
-    that a spreadsheet would take for a formula (it begins with = + - or @) gets an apostrophe in front.
+    Times count from the first event of all ranks; JSON and Parquet say when that was (origin_unix_ns). The clocks of
+    several ranks are set by the collectives they share. In CSV, text that a spreadsheet would take for a formula (it
+    begins with = + - or @) gets an apostrophe in front.
     """
     from probe import api
-    from probe.errors import InputError
+    from probe.cli.output import progress_bar
     from probe.export import targets
 
     target = targets.choose(source, output, format, table or ())
     targets.refuse(target, source, force)
-    traces = api.load_all(source)
-    if not traces:
-        raise InputError(f"{source}: holds no trace; record one with probe.profile or torch.profiler")
-    _tell(targets.write(target, traces))
+    with progress_bar() as progress:
+        traces = api.load_all(
+            source, steps=steps_of(steps), window_s=window_of(window), ranks=ranks_of(ranks), progress=progress
+        )
+        files = targets.write(target, traces, progress)
+    _tell(files)
 
 
 def _tell(files: Iterable[Written]) -> None:
@@ -71,7 +79,8 @@ def _tell(files: Iterable[Written]) -> None:
     for written in files:
         warnings.update(dict.fromkeys(written.warnings))
         if written.path.is_file():
-            text = f"{written.path}: {written.rows:,} {written.unit}"
+            unit = written.unit.removesuffix("s") if written.rows == 1 else written.unit
+            text = f"{written.path}: {written.rows:,} {unit}"
             console().print(printable(text), markup=False, soft_wrap=True)
     for warning in warnings:
         console(stderr=True).print(f"warning: {printable(warning)}", markup=False, soft_wrap=True)

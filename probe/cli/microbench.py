@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from probe.cli.options import AsJson
+from probe.errors import UsageError
 
 if TYPE_CHECKING:
     from probe.measurement import MicrobenchResult
@@ -26,12 +27,18 @@ def command(
     quick: Annotated[bool, typer.Option("--quick", help="A first impression in seconds.")] = False,
     list_suites: Annotated[bool, typer.Option("--list", help="List the suites and what each one answers.")] = False,
     as_json: AsJson = False,
+    html: Annotated[Optional[Path], typer.Option("--html", help="Write one self-contained page to this file.")] = None,
     output: Annotated[Optional[Path], typer.Option("-o", "--output", help="Write the JSON object to a file.")] = None,
+    path: Annotated[
+        Optional[Path], typer.Option("--path", help="Directory whose storage is measured; by default this one.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let -o overwrite a file.")] = False,
 ) -> None:
     """Measure this machine's ceilings, store them for later analyses, and draw the roofs."""
     from probe.cli.output import console, print_json, refuse_overwrite, write_text
+    from probe.launchers import launched_rank
     from probe.microbench.run import SUITES, Options, measure
+    from probe.report import microbench_html
     from probe.report.microbench import render, render_suites
     from probe.schema import to_jsonable
 
@@ -42,18 +49,35 @@ def command(
         render_suites(SUITES, console())
         return
     refuse_overwrite(output, force)
-    with _progress() as progress:
-        result = measure(Options(tuple(suites or ()), device, quick), progress)
+    refuse_same_file(output, html)
+    place = launched_rank()
+    if place.ranks > 1 and suites != ["collectives"]:
+        raise UsageError(
+            f"started as {place.ranks} ranks, which measure only collectives together; name that suite, or start one "
+            "process for the others"
+        )
+    with _progress(shown=place.rank == 0) as progress:
+        result = measure(Options(tuple(suites or ()), device, quick, path), progress)
+    if place.rank:
+        return  # the first rank has the result of all
     result = _store(result)
     content = to_jsonable(result)
     if output is not None:
         write_text(output, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    if html is not None:
+        write_text(html, microbench_html.render(result))
     if as_json:
         print_json(content)
     else:
         render(result, console())
     if result.interrupted:
         raise KeyboardInterrupt
+
+
+def refuse_same_file(output: Path | None, html: Path | None) -> None:
+    """UsageError where the object and the page would be written to one file; called before anything is measured."""
+    if output is not None and html is not None and output.resolve() == html.resolve():
+        raise UsageError(f"-o and --html name the same file, {output}; give two")
 
 
 def _store(result: MicrobenchResult) -> MicrobenchResult:
@@ -67,9 +91,9 @@ def _store(result: MicrobenchResult) -> MicrobenchResult:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress | None]:
+def _progress(shown: bool) -> Iterator[Progress | None]:
     """A progress bar on standard error where that is a terminal."""
-    if not sys.stderr.isatty():
+    if not shown or not sys.stderr.isatty():
         yield None
         return
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn

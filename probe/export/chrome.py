@@ -17,9 +17,11 @@ import numpy as np
 
 from probe.export import kineto_keys as keys
 from probe.export.chrome_args import Arguments, Fields, fields, numbers, picked
-from probe.export.clocks import Axis, common_axis, labels
+from probe.export.clocks import labels
+from probe.export.outlines import Lineup, Outline, line_up
 from probe.export.places import Places
-from probe.export.written import Written, output
+from probe.export.traces import Told
+from probe.export.written import Written, output, told
 from probe.trace import DeviceWork, Int32s, Int64s, Table, Trace
 
 _CHUNK = 1 << 13  # events that are text at the same time
@@ -27,20 +29,27 @@ _DRIVER_CALL = re.compile(r"cu[A-Z]")  # cuLaunchKernel; the runtime's begin wit
 _MEMSET = re.compile(r"memset|fillbuffer", re.IGNORECASE)
 
 
-def write(traces: Sequence[Trace], path: Path, *, offsets_ns: Mapping[int, int] | None = None) -> Written:
+def write(
+    traces: Sequence[Trace], path: Path, *, offsets_ns: Mapping[int, int] | None = None, progress: Told | None = None
+) -> Written:
     """Write the traces, one a rank, to `path` (zipped for .gz); InputError where that cannot be written.
 
-    offsets_ns: how much later the events of a rank are than its wall clock says, by rank, in nanoseconds.
+    offsets_ns: how much later the events of a rank are than its wall clock says, by rank, in nanoseconds. By default
+        what the collectives that ranks share say of it.
     """
-    axis = common_axis(traces, offsets_ns)
+    lineup = line_up(traces, offsets_ns)
+    rows = 0
     with output(path) as stream:
-        stream.write(_head(traces, axis).encode())
+        stream.write(_head(lineup).encode())
         separator = b"\n"
-        for text in _texts(traces, axis):
-            stream.write(separator + text.encode())
-            separator = b",\n"
+        for number, texts in enumerate(_texts(lineup)):
+            rows += _events(traces[number])
+            for text in texts:
+                stream.write(separator + text.encode())
+                separator = b",\n"
+            told(progress, number, len(traces))
         stream.write(b"\n]}\n")
-    return Written(path, sum(_events(t) for t in traces), "events", axis.warnings)
+    return Written(path, rows, "events", lineup.axis.warnings)
 
 
 def _events(trace: Trace) -> int:
@@ -48,8 +57,9 @@ def _events(trace: Trace) -> int:
     return sum(map(len, tables)) + len(_unmarked(trace))
 
 
-def _head(traces: Sequence[Trace], axis: Axis) -> str:
+def _head(lineup: Lineup) -> str:
     """The top-level fields; the events come last, so that a reader knows the clock and the device before them."""
+    traces = lineup.outlines
     sizes = {t.world_size for t in traces}
     who = {
         keys.RANK: traces[0].rank if len(traces) == 1 else None,
@@ -62,20 +72,19 @@ def _head(traces: Sequence[Trace], axis: Axis) -> str:
         keys.DISTRIBUTED: known or None,
         keys.WITH_SHAPES: 1 if any(t.with_shapes for t in traces) else None,
         keys.DISPLAY_UNIT: "ms",
-        keys.BASE_NS: axis.origin_unix_ns,
+        keys.BASE_NS: lineup.axis.origin_unix_ns,
     })  # fmt: skip
     return f'{{{head},"{keys.EVENTS}":['
 
 
-def _device(trace: Trace) -> list[dict[str, Any]]:
+def _device(trace: Outline) -> list[dict[str, Any]]:
     """The device as Kineto describes it; nothing where the trace is of a CPU or does not name its device."""
     device = trace.device
     if device.kind not in ("cuda", "rocm") or (device.name == "unknown device" and device.sm_count is None):
         return []
-    used = np.concatenate([trace.kernels.device, trace.copies.device])
     major, _, minor = (device.compute_capability or "").partition(".")
     known = {
-        keys.DEVICE_ID: int(used[used >= 0].min(initial=2**31 - 1)) if (used >= 0).any() else 0,
+        keys.DEVICE_ID: trace.device_number,
         keys.DEVICE_NAME: device.name,
         keys.DEVICE_MEMORY: device.memory_bytes,
         keys.DEVICE_MAJOR: int(major) if major.isdigit() else None,
@@ -85,18 +94,31 @@ def _device(trace: Trace) -> list[dict[str, Any]]:
     return [{k: v for k, v in known.items() if v is not None}]
 
 
-def _texts(traces: Sequence[Trace], axis: Axis) -> Iterator[str]:
-    """All events, several to a text, separated by commas."""
-    fresh = count(1) if len(traces) > 1 else None
-    arrows, order, ids = count(1), 0, _Ids()
-    for trace, shift, label in zip(traces, axis.shifts_ns, labels(traces), strict=True):
-        places = Places(trace, label, fresh, order)
-        names = list(places.metadata())
-        order += len(names)  # more than there are processes
-        if names:
-            yield ",\n".join(names)
-        yield from _Events(trace, places, shift, ids, arrows).texts()
-        ids = ids.after(trace)
+class _Numbers:
+    """What the traces before have used up of numbers that must differ between traces."""
+
+    def __init__(self, several: bool) -> None:
+        self.places = count(1) if several else None
+        self.arrows = count(1)
+        self.order = 0
+        self.ids = _Ids()
+
+
+def _texts(lineup: Lineup) -> Iterator[Iterator[str]]:
+    """The events of each trace, several to a text, separated by commas."""
+    used = _Numbers(len(lineup.traces) > 1)
+    for number, label in enumerate(labels(lineup.outlines)):
+        yield _texts_of(lineup.traces[number], lineup.axis.shifts_ns[number], label, used)
+
+
+def _texts_of(trace: Trace, shift: int, label: str, used: _Numbers) -> Iterator[str]:
+    places = Places(trace, label, used.places, used.order)
+    names = list(places.metadata())
+    used.order += len(names)  # more than there are processes
+    if names:
+        yield ",\n".join(names)
+    yield from _Events(trace, places, shift, used.ids, used.arrows).texts()
+    used.ids = used.ids.after(trace)
 
 
 class _Ids:
@@ -214,19 +236,26 @@ class _Events:
         return ",\n".join(_arrow(next(self.arrows), *b, *e) for b, e in zip(begins, ends, strict=True))
 
 
+_COMPLETE = f'{{"{keys.PHASE}":"{keys.COMPLETE}","{keys.CATEGORY}":"'
+_NAME, _START, _DURATION, _ARGUMENTS = (
+    f',"{key}":' for key in (keys.NAME, keys.START_US, keys.DURATION_US, keys.ARGUMENTS)
+)
+
+
 def _event(category: str, name: str, place: str, start_ns: int, end_ns: int, arguments: Iterable[str]) -> str:
     """One complete event; its name and arguments are JSON text already."""
     return (
-        f'{{"ph":"X","cat":"{category}","name":{name},{place},"ts":{_microseconds(start_ns)},'
-        f'"dur":{_microseconds(end_ns - start_ns)},"args":{{{",".join(filter(None, arguments))}}}}}'
+        f'{_COMPLETE}{category}"{_NAME}{name},{place}{_START}{_microseconds(start_ns)}'
+        f"{_DURATION}{_microseconds(end_ns - start_ns)}{_ARGUMENTS}{{{','.join(filter(None, arguments))}}}}}"
     )
 
 
 def _arrow(number: int, start: str, start_ns: int, end: str, end_ns: int) -> str:
-    kind = f'"cat":"{keys.ARROW}","name":"{keys.ARROW}","id":{number}'
+    kind = f'"{keys.CATEGORY}":"{keys.ARROW}"{_NAME}"{keys.ARROW}","{keys.ARROW_ID}":{number}'
+    end = f'"{keys.BINDING}":"{keys.ENCLOSING}",{kind},{end}'
     return (
-        f'{{"ph":"s",{kind},{start},"ts":{_microseconds(start_ns)}}},\n'
-        f'{{"ph":"f","bp":"e",{kind},{end},"ts":{_microseconds(end_ns)}}}'
+        f'{{"{keys.PHASE}":"{keys.ARROW_STARTS}",{kind},{start}{_START}{_microseconds(start_ns)}}},\n'
+        f'{{"{keys.PHASE}":"{keys.ARROW_ENDS}",{end}{_START}{_microseconds(end_ns)}}}'
     )
 
 

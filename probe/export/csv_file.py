@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from probe.export.tables import Column, Export
+from probe.export.tables import Add, Column, Columns, Export
 from probe.export.written import Written, output
 
 _ACTIVE = tuple("=+-@\t\r\n'＝＋－＠")  # the wide forms count as formulas in Japanese and Chinese settings
@@ -22,11 +23,21 @@ _ACTIVE = tuple("=+-@\t\r\n'＝＋－＠")  # the wide forms count as formulas i
 
 def write(export: Export, table: str, path: Path) -> Written:
     """Write one table, zipped for .gz; InputError where it cannot be written."""
+    with opened(export, table, path) as add:
+        rows = export.fill({table: add})
+    return Written(path, rows[table], warnings=export.axis.warnings)
+
+
+@contextmanager
+def opened(export: Export, table: str, path: Path) -> Iterator[Add]:
+    """What takes the rows of a table, whose file is there when the block ends; InputError as for `write`."""
     with output(path) as stream:
         stream.write(_lines([list(export.kinds(table))]))
-        for chunk in export.chunks(table):
-            stream.write(_lines(zip(*map(_cells, chunk.values()), strict=True)))
-    return Written(path, export.rows(table))
+        yield lambda chunk: _written(stream, chunk)
+
+
+def _written(stream: BinaryIO, chunk: Columns) -> None:
+    stream.write(_lines(zip(*map(_cells, chunk.values()), strict=True)))
 
 
 def _lines(rows: Iterable[Iterable[Any]]) -> bytes:

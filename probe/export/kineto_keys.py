@@ -15,6 +15,7 @@ _ARGS = _names(reader.Args)
 _DEVICE = _names(reader.DeviceProperties)
 _DISTRIBUTED = _names(reader.DistributedInfo)
 _HEAD = _names(reader.Head)
+_EVENT = _names(reader.Event)
 
 # Arguments of events.
 EXTERNAL_ID = _ARGS["external_id"]
@@ -63,19 +64,40 @@ DISTRIBUTED = _HEAD["distributed"]
 RANK = _DISTRIBUTED["rank"]
 WORLD_SIZE = _DISTRIBUTED["world_size"]
 BASE_NS = _HEAD["base_ns"]
-EVENTS = "traceEvents"
+EVENTS = reader.EVENT_LIST
 
-# What a reader does not need to know by name, or knows in several spellings; these are today's.
+# Of every event.
+PHASE = _EVENT["ph"]
+CATEGORY = _EVENT["cat"]
+NAME = _EVENT["name"]
+PROCESS = _EVENT["pid"]
+THREAD = _EVENT["tid"]
+START_US = _EVENT["ts"]
+DURATION_US = _EVENT["dur"]
+ARGUMENTS = _EVENT["args"]
+
+# Categories, and phases of events.
+OPERATOR = reader.OPERATOR
+RUNTIME = reader.RUNTIME
+DRIVER = reader.DRIVER
+KERNEL = reader.KERNEL
+COPY = reader.COPY
+SET = reader.SET
+ANNOTATION = reader.ANNOTATION
+DEVICE_ANNOTATION = reader.DEVICE_ANNOTATION
+STEP_PREFIX = reader.STEP_PREFIX
+COMPLETE = reader.COMPLETE
+
+# What the reader does not look at.
 SCHEMA_VERSION = "schemaVersion"
 DISPLAY_UNIT = "displayTimeUnit"
 WITH_SHAPES = "record_shapes"
-OPERATOR = "cpu_op"
-RUNTIME = "cuda_runtime"  # HIP's runtime calls too
-DRIVER = "cuda_driver"
-KERNEL = "kernel"
-COPY = "gpu_memcpy"
-SET = "gpu_memset"
-ANNOTATION = "user_annotation"
-DEVICE_ANNOTATION = "gpu_user_annotation"
+METADATA = "M"
 ARROW = "ac2g"  # from a launch to what it launched
-STEP_PREFIX = reader.STEP_PREFIX
+ARROW_STARTS, ARROW_ENDS = "s", "f"
+ARROW_ID = "id"
+BINDING, ENCLOSING = "bp", "e"  # an arrow ends at the event that encloses its time
+PROCESS_NAME, PROCESS_LABELS, PROCESS_ORDER, THREAD_NAME = (
+    "process_name", "process_labels", "process_sort_index", "thread_name",
+)  # fmt: skip
+LABEL_OF = {PROCESS_NAME: "name", PROCESS_LABELS: "labels", PROCESS_ORDER: "sort_index", THREAD_NAME: "name"}

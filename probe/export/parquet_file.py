@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from probe.errors import UnavailableError
-from probe.export.tables import SCHEMA, Export
+from probe.export.tables import SCHEMA, Add, Columns, Export
 from probe.export.written import Written, output
 
-_ROW_GROUP = 1 << 17  # rows; readers skip whole groups, and small ones compress badly
+ROW_GROUP = 1 << 17  # rows; readers skip whole groups, and small ones compress badly
 
 
 def require() -> Any:
@@ -24,15 +26,24 @@ def require() -> Any:
 
 def write(export: Export, table: str, path: Path) -> Written:
     """Write one table; InputError where it cannot be written."""
+    with opened(export, table, path) as add:
+        rows = export.fill({table: add}, ROW_GROUP)
+    return Written(path, rows[table], warnings=export.axis.warnings)
+
+
+@contextmanager
+def opened(export: Export, table: str, path: Path) -> Iterator[Add]:
+    """What takes the rows of a table, a row group each time; the file is there when the block ends."""
     arrow = require()
     schema = _schema(arrow, export, table)
+
+    def add(chunk: Columns) -> None:
+        columns = zip(chunk.values(), schema, strict=True)
+        arrays = [arrow.array(column.values(), field.type) for column, field in columns]
+        writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+
     with output(path) as stream, arrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
-        for chunk in export.chunks(table, _ROW_GROUP):
-            arrays = [
-                arrow.array(column.values(), field.type) for column, field in zip(chunk.values(), schema, strict=True)
-            ]
-            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
-    return Written(path, export.rows(table))
+        yield add
 
 
 def _schema(arrow: Any, export: Export, table: str) -> Any:

@@ -13,6 +13,7 @@ from itertools import count
 
 import numpy as np
 
+from probe.export import kineto_keys as keys
 from probe.trace import DeviceWork, Trace
 
 _UNKNOWN = -1  # of a device or stream
@@ -39,12 +40,12 @@ class Places:
                 self._known[on_device, process] = self._number(_device_name(process) if taken else process)
 
     def thread(self, index: int) -> str:
-        """The fields "pid" and "tid" of a thread of the trace."""
+        """The fields that place an event on a thread of the trace."""
         if index < 0:
             return self._fields((False, _STEPS), _STEPS)
         thread = self.trace.threads[index]
         if self._fresh is None:
-            return f'"pid":{_identifier(thread.process)},"tid":{_identifier(thread.id)}'
+            return _place(_identifier(thread.process), _identifier(thread.id))
         return self._fields((index not in self._hosts, thread.process), thread.id)
 
     def threads(self) -> list[str]:
@@ -59,21 +60,22 @@ class Places:
         """Events that name and order the processes and threads."""
         for key, pid in self._known.items():
             on_device, process = key
-            yield _named("process_name", f'"pid":{pid}', "name", self._name(on_device, process))
-            yield _named("process_labels", f'"pid":{pid}', "labels", self._detail(on_device, process))
-            yield _named("process_sort_index", f'"pid":{pid}', "sort_index", next(self._order))
+            place = _process(pid)
+            yield _named(keys.PROCESS_NAME, place, self._name(on_device, process))
+            yield _named(keys.PROCESS_LABELS, place, self._detail(on_device, process))
+            yield _named(keys.PROCESS_ORDER, place, next(self._order))
         for index, thread in enumerate(self.trace.threads):
             kind = "thread" if index in self._hosts else "stream"
-            yield _named("thread_name", self.thread(index), "name", f"{kind} {thread.id}")
+            yield _named(keys.THREAD_NAME, self.thread(index), f"{kind} {thread.id}")
         for device, stream in _streams(self.trace.kernels, self.trace.copies):
             name = "unknown stream" if stream == _UNKNOWN else f"stream {stream}"
-            yield _named("thread_name", self.stream(device, stream), "name", name)
+            yield _named(keys.THREAD_NAME, self.stream(device, stream), name)
 
     def _fields(self, process: tuple[bool, str], thread: str) -> str:
         key = (*process, thread)
         if key not in self._threads:
             self._threads[key] = self._number(thread)
-        return f'"pid":{self._known[process]},"tid":{self._threads[key]}'
+        return _place(self._known[process], self._threads[key])
 
     def _processes(self) -> Iterator[tuple[bool, str]]:
         """All processes, hosts before devices, devices by their numbers."""
@@ -125,5 +127,15 @@ def _identifier(text: str) -> str:
     return text if canonical and text != "-0" else json.dumps(text)
 
 
-def _named(what: str, place: str, key: str, value: str | int) -> str:
-    return f'{{"ph":"M","name":"{what}",{place},"args":{{"{key}":{json.dumps(value)}}}}}'
+def _process(pid: str) -> str:
+    return f'"{keys.PROCESS}":{pid}'
+
+
+def _place(pid: str, tid: str) -> str:
+    return f'{_process(pid)},"{keys.THREAD}":{tid}'
+
+
+def _named(what: str, place: str, value: str | int) -> str:
+    """A metadata event: what a process or thread is called, or where it stands."""
+    told = f'{{"{keys.LABEL_OF[what]}":{json.dumps(value)}}}'
+    return f'{{"{keys.PHASE}":"{keys.METADATA}","{keys.NAME}":"{what}",{place},"{keys.ARGUMENTS}":{told}}}'

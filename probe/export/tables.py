@@ -7,16 +7,20 @@ export share. `row` counts within a rank; the columns that end in `_row` refer t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-from probe.export.clocks import Axis, common_axis
+from probe.export.clocks import Axis
+from probe.export.outlines import line_up
+from probe.export.traces import Told
+from probe.export.written import told
 from probe.trace import DeviceWork, LaunchShape, Signature, Trace
 
 SCHEMA = "probe.export/1"
 Kind: TypeAlias = Literal["text", "integer", "real", "boolean"]
-_CHUNK = 1 << 14  # rows that are Python objects at the same time
+CHUNK = 1 << 14  # rows that are Python objects at the same time
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Column:
 
 
 Columns: TypeAlias = dict[str, Column]
+Add: TypeAlias = Callable[[Columns], None]  # takes the next rows of a table
 
 
 class Source:
@@ -199,27 +204,44 @@ NAMES = tuple(_TABLES)
 
 
 class Export:
-    """The traces of an export on one axis, a table and a chunk of rows at a time."""
+    """The traces of an export on one axis, one trace and a chunk of rows at a time."""
 
     def __init__(self, traces: Sequence[Trace], offsets_ns: Mapping[int, int] | None = None) -> None:
-        """offsets_ns: added to the times of a rank, by rank."""
-        self.axis: Axis = common_axis(traces, offsets_ns)
-        self.sources = tuple(Source(t, shift) for t, shift in zip(traces, self.axis.shifts_ns, strict=True))
+        """offsets_ns: added to the times of a rank, by rank; by default by the collectives that ranks share."""
+        self.lineup = line_up(traces, offsets_ns)
+        self.axis: Axis = self.lineup.axis
+
+    @cached_property
+    def _kinds(self) -> dict[str, dict[str, Kind]]:
+        first, nothing = Source(self.lineup.traces[0], 0), slice(0, 0)
+        return {
+            table: {name: column.kind for name, column in columns(first, nothing).items()}
+            for table, (_, columns) in _TABLES.items()
+        }
 
     def kinds(self, table: str) -> dict[str, Kind]:
         """Name and kind of each column."""
-        return {name: column.kind for name, column in _TABLES[table][1](self.sources[0], slice(0, 0)).items()}
+        return self._kinds[table]
 
-    def chunks(self, table: str, size: int = _CHUNK) -> Iterator[Columns]:
-        """The rows of all traces, trace after trace, at most `size` at a time."""
-        of_trace, columns = _TABLES[table]
-        for source in self.sources:
-            for at in range(0, len(getattr(source.trace, of_trace)), size):
-                yield columns(source, slice(at, at + size))
+    def fill(self, sinks: Mapping[str, Add], size: int = CHUNK, progress: Told | None = None) -> dict[str, int]:
+        """Give each table's rows of all traces, trace after trace, to its sink; how many there were of each."""
+        rows = dict.fromkeys(sinks, 0)
+        for number, shift in enumerate(self.axis.shifts_ns):
+            source = Source(self.lineup.traces[number], shift)
+            for table, add in sinks.items():
+                rows[table] += _each(source, table, size, add)
+            del source  # before the next is read: two would take twice the memory
+            told(progress, number, len(self.lineup.traces))
+        return rows
 
-    def rows(self, table: str) -> int:
-        """How many rows the table has."""
-        return sum(len(getattr(s.trace, _TABLES[table][0])) for s in self.sources)
+
+def _each(source: Source, table: str, size: int, add: Add) -> int:
+    """Give the rows of one trace to a sink; how many there are."""
+    of_trace, columns = _TABLES[table]
+    count = len(getattr(source.trace, of_trace))
+    for at in range(0, count, size):
+        add(columns(source, slice(at, at + size)))
+    return count
 
 
 def _integer(column: Any) -> Column:

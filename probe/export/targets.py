@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, cast, get_args
 
 from probe.errors import InputError, UsageError
 from probe.export import chrome, csv_file, json_file, parquet_file
-from probe.export.tables import NAMES, Export
+from probe.export.tables import CHUNK, NAMES, Export
+from probe.export.traces import Told
 from probe.export.written import Written
 from probe.files import MAX_SIBLINGS
 from probe.trace import Trace
@@ -133,19 +134,19 @@ def _refuse(file: Path, source: str, force: bool) -> None:
         raise UsageError(f"{file}: exists already and is kept; give another name or --force")
 
 
-def write(target: Target, traces: Sequence[Trace]) -> tuple[Written, ...]:
+def write(target: Target, traces: Sequence[Trace], progress: Told | None = None) -> tuple[Written, ...]:
     """Write what was chosen, one trace a rank; a directory that an error leaves empty is removed again."""
     if target.format == "chrome":
-        return (chrome.write(traces, target.path),)
+        return (chrome.write(traces, target.path, progress=progress),)
     export = Export(traces)
     if target.format == "json":
-        return (json_file.write(export, target.path, target.tables),)
+        return (json_file.write(export, target.path, target.tables, progress=progress),)
     if not target.is_folder:
-        return (_table(export, target.tables[0], target),)
+        return _write_tables(export, target, progress)
     made = not target.path.exists()
     try:
         target.path.mkdir(exist_ok=True)
-        return tuple(_table(export, table, target) for table in target.tables)
+        return _write_tables(export, target, progress)
     except OSError as error:
         raise InputError(f"{target.path}: cannot be made: {error.strerror or error}; give another name") from None
     finally:
@@ -154,7 +155,11 @@ def write(target: Target, traces: Sequence[Trace]) -> tuple[Written, ...]:
                 target.path.rmdir()
 
 
-def _table(export: Export, table: str, target: Target) -> Written:
-    path = target.files[target.tables.index(table)] if target.is_folder else target.path
-    write_table = csv_file.write if target.format == "csv" else parquet_file.write
-    return replace(write_table(export, table, path), warnings=export.axis.warnings)
+def _write_tables(export: Export, target: Target, progress: Told | None) -> tuple[Written, ...]:
+    """A file each, all open at the same time: a trace is read once for all of them."""
+    module, size = (csv_file, CHUNK) if target.format == "csv" else (parquet_file, parquet_file.ROW_GROUP)
+    places = dict(zip(target.tables, target.files, strict=True))
+    with ExitStack() as files:
+        sinks = {table: files.enter_context(module.opened(export, table, path)) for table, path in places.items()}
+        rows = export.fill(sinks, size, progress)
+    return tuple(Written(path, rows[table], warnings=export.axis.warnings) for table, path in places.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,12 @@ class Written:
     rows: int
     unit: str = "rows"  # "events" of a Chrome trace, where metadata and arrows are not counted
     warnings: tuple[str, ...] = ()
+
+
+def told(progress: Callable[[str, int, int | None], None] | None, number: int, count: int) -> None:
+    """Tell that the trace of this number, of so many, is written."""
+    if progress is not None:
+        progress("writing ranks" if count > 1 else "writing", number + 1, count)
 
 
 @contextmanager

@@ -160,8 +160,8 @@ def _in_directory(source: str, files: Callable[[int], Iterator[_Entry]]) -> _Fou
     below = _newest_iteration(source, _traces(every))
     if not below.entries:
         also = f"; other files there: {len(every)}" if every else ""
-        looked = "looked for run.json, *.json and *.json.gz"
-        raise InputError(f"{shown(source)}: no traces in it or {DEPTH} levels below: {looked}{also}")
+        looked = _patterns(source) if is_url(source) else f"run.json, {_patterns(source)}"
+        raise InputError(f"{shown(source)}: no traces in it or {DEPTH} levels below: looked for {looked}{also}")
     folders = sorted({entry.folder for entry in below.entries}, key=rank_names.natural)
     if len(folders) > 1 and not _are_ranks_of_one_job(below.entries):
         some = ", ".join(folders[:3]) + (", …" if len(folders) > 3 else "")
@@ -177,8 +177,13 @@ def _matched(source: str, found: list[tuple[str, tuple[str, ...], int | None]]) 
     chosen = _traces([_Entry(name, parts[shared:], size) for name, parts, size in visible])
     if not chosen.entries:
         what = "only files that are no traces match" if visible else "nothing matches"
-        raise InputError(f"{shown(source)}: {what}; looked for *.json and *.json.gz (put the pattern in quotes)")
+        raise InputError(f"{shown(source)}: {what}; looked for {_patterns(source)} (put the pattern in quotes)")
     return _newest_iteration(source, chosen)
+
+
+def _patterns(source: str) -> str:
+    """What traces are called; databases are read from local files only."""
+    return "*.json and *.json.gz" if is_url(source) else f"*.json, *.json.gz and *{_SQLITE}"
 
 
 def _traces(entries: list[_Entry]) -> _Found:
@@ -191,8 +196,7 @@ def _traces(entries: list[_Entry]) -> _Found:
 
 def _newest_iteration(source: str, found: _Found) -> _Found:
     """Only the traces below the iteration directory with the highest number, where there are such directories."""
-    iterations = {e.source: max((n for p in e.parts[:-1] if (n := rank_names.iteration_of(p)) is not None), default=None)
-                  for e in found.entries}  # fmt: skip
+    iterations = {entry.source: _iteration(entry) for entry in found.entries}
     several = {number for number in iterations.values() if number is not None}
     if len(several) < 2:
         return found
@@ -200,6 +204,12 @@ def _newest_iteration(source: str, found: _Found) -> _Found:
     kept = tuple(e for e in found.entries if iterations[e.source] == last)
     warning = f"{shown(source)}: {len(several)} iterations; only the last, {last}, is read; name another to read that"
     return replace(found, entries=kept, ignored=found.ignored + len(found.entries) - len(kept), warnings=(warning,))
+
+
+def _iteration(entry: _Entry) -> int | None:
+    """The highest number of an iteration that a directory above the file has."""
+    numbers = (rank_names.iteration_of(part) for part in entry.parts[:-1])
+    return max((number for number in numbers if number is not None), default=None)
 
 
 def _are_ranks_of_one_job(entries: Sequence[_Entry]) -> bool:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import count
 
 from probe.engine import Outcome, executor, run
 from probe.errors import TraceError
 from probe.multirank import RankSummary
+from probe.ranks.asked import refuse_missing
 from probe.ranks.files import Job
 from probe.readers.narrow import Selection
 from probe.readers.opening import shown
 from probe.readers.rank_names import gaps, numbers
 
-Progress = Callable[[int, int], None]  # files done, files in all
+FileProgress = Callable[[int, int], None]  # files done, files in all
 _TEXT_PER_ZIPPED_BYTE = 25  # real traces: 18–30
 _MEMORY_PER_TEXT_BYTE = 0.4  # of reading and summarising; measured: 0.35 with 1.5 million events
 _MEMORY_OF_A_WORKER = 100 << 20
@@ -30,7 +32,7 @@ class RankTask:
     named: int | None  # the rank that its name says
     place: int  # a number of its own, where nobody says a rank
     alone: bool  # the only file
-    steps: Selection | None = None  # what to read; None for all
+    selection: Selection | None = None  # what to read; None for all
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,60 @@ def summaries(
     job: Job,
     engine: str | Executor | None = None,
     jobs: int | None = None,
-    steps: Selection | None = None,
-    progress: Progress | None = None,
-) -> tuple[list[RankSummary], list[str]]:
-    """One summary per rank in order of rank, and what to know of them; TraceError where no file could be read."""
-    tasks = _tasks(job, steps)
-    done = 0
+    selection: Selection | None = None,
+    progress: FileProgress | None = None,
+    ranks: Collection[int] | None = None,
+) -> tuple[list[RankRead], list[str]]:
+    """What was read of each rank in order of rank, and what to know of all; TraceError where no file could be read.
 
-    def count(_: Outcome[RankTask, RankRead]) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, len(tasks))
-
+    ranks: only these; UsageError, which names those that are there, where one is not.
+    """
     if engine is None and jobs is None and _is_small(job):
         jobs = 1
-    with executor(engine, jobs, tasks=len(tasks), bytes_per_task=_bytes_per_task(job)) as pool:
-        outcomes = run(pool, read_rank, tasks, count)
-    found, warnings = combined(outcomes)
+
+    def read(tasks: Sequence[RankTask]) -> list[Outcome[RankTask, RankRead]]:
+        with executor(engine, jobs, tasks=len(tasks), bytes_per_task=_bytes_per_task(job)) as pool:
+            return run(pool, read_rank, tasks, _counting(len(tasks), progress))
+
+    tasks = _tasks(job, selection)
+    found, warnings = combined(read(tasks)) if ranks is None else combined(_asked(tasks, ranks, read), partial=True)
     ignored = [f"other files left aside: {job.ignored}"] if job.ignored else []
     return found, [*job.warnings, *ignored, *warnings]
+
+
+def _counting(files: int, progress: FileProgress | None) -> Callable[[Outcome[RankTask, RankRead]], None]:
+    """Counts the files that are done, and tells it."""
+    done = count(1)
+    return lambda _: progress(next(done), files) if progress is not None else None
+
+
+def _asked(
+    tasks: Sequence[RankTask],
+    ranks: Collection[int],
+    read: Callable[[Sequence[RankTask]], list[Outcome[RankTask, RankRead]]],
+) -> list[Outcome[RankTask, RankRead]]:
+    """What became of the files of the asked ranks.
+
+    Where every name says a rank of its own only those files are read, or one to see whether names tell the truth. A
+    file counts more than its name: where one says another rank than its name does, all are read.
+    """
+    names = {task.named for task in tasks} - {None}
+    where = _where(tasks)
+    if len(names) == len(tasks):
+        outcomes = read([task for task in tasks if task.named in ranks] or tasks[:1])
+        if all(o.result is None or o.result.summary.rank == o.item.named for o in outcomes):
+            refuse_missing(where, ranks, (name for name in names if name is not None))
+            return outcomes
+    outcomes = read(tasks)
+    known = {o.result.summary.rank for o in outcomes if o.result is not None and o.result.known}
+    refuse_missing(where, ranks, known, sum(o.result is not None and not o.result.known for o in outcomes))
+    return [o for o in outcomes if o.result is None or (o.result.known and o.result.summary.rank in ranks)]
+
+
+def _where(tasks: Sequence[RankTask]) -> str:
+    """The files in a few words."""
+    first = shown(tasks[0].source)
+    return first if len(tasks) == 1 else f"{first} and {len(tasks) - 1} more"
 
 
 def read_rank(task: RankTask) -> RankRead:
@@ -76,7 +112,7 @@ def read_rank(task: RankTask) -> RankRead:
     from probe.analyzers.ranks.summary import summarise
     from probe.readers import formats
 
-    trace = formats.read(task.source, task.steps)
+    trace = formats.read(task.source, task.selection)
     rank = _rank(task, trace.rank, trace.world_size)
     return RankRead(
         task=task,
@@ -88,8 +124,13 @@ def read_rank(task: RankTask) -> RankRead:
     )
 
 
-def combined(outcomes: Sequence[Outcome[RankTask, RankRead]]) -> tuple[list[RankSummary], list[str]]:
-    """One summary per rank in order of rank, and what is wrong with the ranks as a whole."""
+def combined(
+    outcomes: Sequence[Outcome[RankTask, RankRead]], *, partial: bool = False
+) -> tuple[list[RankRead], list[str]]:
+    """What was read of each rank in order of rank, and what is wrong with them as a whole.
+
+    partial: more ranks are there than were asked for.
+    """
     read = [o.result for o in outcomes if o.result is not None]
     failed = [o.error for o in outcomes if o.error is not None]
     if not read:
@@ -99,16 +140,17 @@ def combined(outcomes: Sequence[Outcome[RankTask, RankRead]]) -> tuple[list[Rank
     chosen, repeated = _one_per_rank([r for r in read if r.known])
     placed = _placed([r for r in read if not r.known], {r.summary.rank for r in chosen})
     kept = sorted([*chosen, *placed], key=lambda r: r.summary.rank)
-    return [r.summary for r in kept], [*warnings, *repeated, *_of_ranks(kept, len(placed)), *_of_files(kept)]
+    missing = () if partial else _missing(kept)
+    return kept, [*warnings, *repeated, *_without_rank(kept, len(placed)), *missing, *_of_files(kept)]
 
 
-def _tasks(job: Job, steps: Selection | None) -> list[RankTask]:
+def _tasks(job: Job, selection: Selection | None) -> list[RankTask]:
     """A task per file; files without a rank in their name have the free numbers as places, in order."""
     taken = {file.rank for file in job.files}
     free = (number for number in range(2 * len(job.files)) if number not in taken)
     alone = len(job.files) == 1
     return [
-        RankTask(file.source, file.rank, next(free) if file.rank is None else file.rank, alone, steps)
+        RankTask(file.source, file.rank, next(free) if file.rank is None else file.rank, alone, selection)
         for file in job.files
     ]
 
@@ -168,19 +210,19 @@ def _placed(unknown: Sequence[RankRead], taken: set[int]) -> list[RankRead]:
     ]
 
 
-def _of_ranks(kept: Sequence[RankRead], placed: int) -> Iterator[str]:
-    """What the set of ranks lacks."""
+def _without_rank(kept: Sequence[RankRead], placed: int) -> Iterator[str]:
     if placed and len(kept) > 1:
         yield f"{placed} of {len(kept)} files say no rank, nor do their names; they are numbered in order of name"
-    sizes = sorted({size for r in kept if (size := r.summary.world_size) is not None})
-    if len(sizes) > 1 or (sizes == [1] and len(kept) > 1):
-        yield f"the files are of jobs of {' and '.join(map(str, sizes))} ranks; they may not belong together"
-    if sizes not in ([], [1]) or len(kept) == 1:
-        return  # of a job whose size is known, the comparison says which ranks are missing; one file may be all
+
+
+def _missing(kept: Sequence[RankRead]) -> Iterator[str]:
+    """Which ranks lack, where no file says how many there were; else the comparison of the ranks tells it."""
+    if len(kept) == 1 or any(r.summary.world_size not in (None, 1) for r in kept):
+        return  # one file may be all
     have = [r.summary.rank for r in kept]
-    count, missing = gaps(have, max(have) + 1)
-    if count:
-        yield f"{count} of at least {max(have) + 1} ranks missing: {missing}"
+    lacking, missing = gaps(have, max(have) + 1)
+    if lacking:
+        yield f"{lacking} of at least {max(have) + 1} ranks missing: {missing}"
 
 
 def _of_files(kept: Sequence[RankRead]) -> Iterator[str]:

@@ -5,13 +5,14 @@ Readers of every format end here; nothing in this file knows a format's keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
+from probe.readers.counts import counted, told_of_file, told_of_rows
 from probe.readers.events import NONE, About, Events, OpEvents, RuntimeEvents, WorkEvents, empty
 from probe.readers.nesting import innermost, nest, self_times
+from probe.readers.step_marks import marked_steps
 from probe.trace import (
     Annotations,
     Collectives,
@@ -22,16 +23,9 @@ from probe.trace import (
     Mask,
     Quality,
     RuntimeCalls,
-    Steps,
     Trace,
-    step_number,
 )
 
-_OVERLAP_NS = 1000  # steps may overlap by this much: the ends of a mark are rounded apart
-_REPLAYS = ("cudaGraphLaunch", "cuGraphLaunch", "hipGraphLaunch")  # nsys appends a version: cudaGraphLaunch_v10000
-_LAUNCHES = ("cudaLaunch", "cuLaunch", "hipLaunch", "hipModuleLaunch", "hipExtModuleLaunch", "hipExtLaunch")
-_HOST_FUNCTION = "LaunchHostFunc"  # cudaLaunchHostFunc: what it launches runs on the host and is not recorded
-_CAPTURE_BEGINS, _CAPTURE_ENDS = "StreamBeginCapture", "StreamEndCapture"
 _ROUNDING_NS = 1000  # old files hold whole microseconds, those of 2023 floats with a quarter: ends are rounded by that
 
 
@@ -47,7 +41,7 @@ def trace(events: Events, about: About) -> Trace:
     events.kernels = empty(WorkEvents)
     copies = device_work(events.copies, ops, calls, origin)
     marks = _annotations(events.annotations, origin)
-    steps, step_thread, overlapping = _steps(marks, events.names)
+    steps, step_thread, _ = marked_steps(marks, events.names)
     made = Trace(
         path=about.path,
         device=about.device,
@@ -70,9 +64,20 @@ def trace(events: Events, about: About) -> Trace:
         with_shapes=about.with_shapes,
         with_memory=about.with_memory,
         with_stacks=about.with_stacks,
-        quality=_quality(about, clamped, events.names, ops, calls, (kernels, copies)),
+        quality=_of_file(about, clamped),
     )
-    return replace(made, warnings=(*_warnings(made, overlapping), *about.warnings))
+    warnings = (*told_of_file(made.quality), *told_of_rows(made), *about.warnings)
+    return replace(made, quality=counted(made), warnings=warnings)
+
+
+def _of_file(about: About, clamped: int) -> Quality:
+    return Quality(
+        events=about.events,
+        dropped=about.dropped,
+        clamped=clamped,
+        unknown_devices=about.unknown_devices,
+        truncated=about.truncated,
+    )
 
 
 def _timed(events: Events) -> tuple[OpEvents | RuntimeEvents | WorkEvents | Annotations, ...]:
@@ -216,33 +221,6 @@ def _annotations(marks: Annotations, origin: int) -> Annotations:
     return replace(chosen, start_ns=chosen.start_ns - origin, end_ns=chosen.end_ns - origin)
 
 
-def _steps(marks: Annotations, names: tuple[str, ...]) -> tuple[Steps, int, int]:
-    """The steps, once each and one after another; the thread that marks them; how many overlapped an earlier."""
-    rows: list[tuple[int, int, int, int]] = []
-    kept: set[int] = set()
-    overlapping = 0
-    for number, start, end, thread in _step_marks(marks, names):
-        if number in kept:
-            continue
-        if rows and start < rows[-1][2] - _OVERLAP_NS:
-            overlapping += 1
-            continue
-        kept.add(number)
-        rows.append((number, start, end, thread))
-    columns = np.array(rows, np.int64).reshape(-1, 4).T
-    steps = Steps(number=columns[0], start_ns=columns[1], end_ns=columns[2])
-    return steps, rows[0][3] if rows else NONE, overlapping
-
-
-def _step_marks(marks: Annotations, names: tuple[str, ...]) -> Iterator[tuple[int, int, int, int]]:
-    """Number, start, end and thread of the marks of steps on the host; outer before inner."""
-    told = [step_number(name) for name in names]
-    numbers = np.array([NONE if number is None else number for number in told], np.int64)
-    rows = np.flatnonzero((numbers[marks.name] >= 0) & ~marks.on_device) if len(marks) else np.empty(0, np.int64)
-    for row in rows.tolist():
-        yield int(numbers[marks.name[row]]), int(marks.start_ns[row]), int(marks.end_ns[row]), int(marks.thread[row])
-
-
 def _collectives(events: Events, ops: HostOps, kernels: DeviceWork) -> Collectives:
     """Collectives described on kernels and, where no described kernel belongs to them, on operators."""
     told = events.collectives
@@ -257,98 +235,3 @@ def _collectives(events: Events, ops: HostOps, kernels: DeviceWork) -> Collectiv
     order = np.flatnonzero(keep)
     order = order[np.argsort(start[order], kind="stable")]
     return Collectives(call=told.call[order], op=op[order], kernel=kernel[order], sequence=told.sequence[order])
-
-
-def _quality(
-    about: About, clamped: int, names: tuple[str, ...], ops: HostOps, calls: RuntimeCalls,
-    work: tuple[DeviceWork, DeviceWork],
-) -> Quality:  # fmt: skip
-    replays = np.array([name.startswith(_REPLAYS) for name in names], bool)
-    return Quality(
-        events=about.events,
-        dropped=about.dropped,
-        clamped=clamped,
-        unlaunched=sum(int((w.launch < 0).sum()) for w in work),
-        unattributed=sum(int((w.op < 0).sum()) for w in work),
-        replayed=sum(_replayed(w, calls, replays) for w in work),
-        unfinished=_unfinished(names, calls, work),
-        duplicated=_duplicates(ops.external_id),
-        overlapping=sum(_overlaps(w) for w in work),
-        unknown_devices=about.unknown_devices,
-        truncated=about.truncated,
-    )
-
-
-def _replayed(work: DeviceWork, calls: RuntimeCalls, replays: np.ndarray) -> int:
-    """How much work the replay of a graph ran."""
-    ran = work.graph >= 0
-    launched = work.launch >= 0
-    ran[launched] |= replays[calls.name[work.launch[launched]]]
-    return int(ran.sum())
-
-
-def _unfinished(names: tuple[str, ...], calls: RuntimeCalls, work: tuple[DeviceWork, DeviceWork]) -> int:
-    """Launches whose work did not end before the recording did, where any work was recorded."""
-    if not any(len(w) for w in work):
-        return 0
-    launches = np.array([name.startswith(_LAUNCHES) and _HOST_FUNCTION not in name for name in names], bool)
-    asked = calls.correlation[launches[calls.name] & ~_captured(names, calls)]
-    done = np.concatenate([w.correlation for w in work])
-    return int((~np.isin(asked[asked >= 0], done)).sum())
-
-
-def _captured(names: tuple[str, ...], calls: RuntimeCalls) -> Mask:
-    """Which calls were made while their thread captured a graph: they run nothing until the graph is replayed."""
-    edge = np.array([(_CAPTURE_BEGINS in name) - (_CAPTURE_ENDS in name) for name in names], np.int64)
-    if not edge.any():
-        return np.zeros(len(calls), bool)
-    depth = np.cumsum(edge[calls.name])
-    first = np.searchsorted(calls.thread, calls.thread)  # row of the thread's first call
-    inside: Mask = depth - (depth - edge[calls.name])[first] > 0
-    return inside
-
-
-def _duplicates(ids: Int64s) -> int:
-    """How many ids occur a second time."""
-    known = np.sort(ids[ids > 0])  # 0 is what is written where there is none
-    return int((known[1:] == known[:-1]).sum())
-
-
-def _overlaps(work: DeviceWork) -> int:
-    """How much work began before earlier work on the same stream ended; work of no known stream is passed over."""
-    order = np.lexsort((work.start_ns, work.stream, work.device))
-    order = order[work.stream[order] >= 0]
-    places = np.stack([work.device[order], work.stream[order]])
-    edges = np.flatnonzero((places[:, 1:] != places[:, :-1]).any(axis=0)) + 1
-    return sum(
-        int((work.start_ns[rows[1:]] < np.maximum.accumulate(work.end_ns[rows])[:-1]).sum())
-        for rows in np.split(order, edges)
-    )
-
-
-def _warnings(made: Trace, overlapping: int) -> Iterator[str]:
-    """What a reader of the figures must know about the file."""
-    quality = made.quality
-    if quality.truncated:
-        yield f"the file is cut; {quality.events - quality.dropped} events before the cut were kept"
-    if quality.dropped:
-        yield f"{quality.dropped} of {quality.events} events could not be read and were left out"
-    if overlapping:
-        yield f"{overlapping} steps begin inside an earlier step and were left out"
-    if not len(made.host_ops) and not made.on_device:
-        yield "no operators and no device activity among the events"
-    if made.device.kind in ("cuda", "rocm") and not made.on_device:
-        yield "no device activity recorded; record with ProfilerActivity.CUDA"
-    early, unnumbered = _without_launch(made)
-    if early:
-        yield f"{early} device activities were launched before the recording began"
-    if unnumbered:
-        yield f"{unnumbered} device activities have no correlation id: which call launched them is unknown"
-
-
-def _without_launch(made: Trace) -> tuple[int, int]:
-    """Device work without its launch, with and without a number, where launches were recorded."""
-    if not len(made.runtime_calls):
-        return 0, 0
-    numbers = np.concatenate([w.correlation[w.launch < 0] for w in (made.kernels, made.copies)])
-    return int((numbers >= 0).sum()), int((numbers < 0).sum())

@@ -34,11 +34,14 @@ def read(source: str | Path, selection: Selection | None = None, progress: Progr
             return narrow(whole, selection) if selection is not None else whole
         with open_stream(source) as stream:
             found = survey(Text(shown(source), _watched(stream, progress)))
-        return narrow(_read(source, found.pieces(shown(source), selection), progress), selection)
+        wanted = found.pieces(shown(source), selection)
+        if all(number in wanted for number in range(len(found.reach))):
+            return narrow(_read(source, None, progress), selection)
+        return narrow(_read(source, wanted, progress), selection, whole=False)
 
 
 def _read(source: str | Path, wanted: Container[int] | None, progress: Progress | None) -> Trace:
-    """The trace that the wanted pieces of text make."""
+    """The trace that the wanted pieces of text make, None for all."""
     path = shown(source)
     columns = Columns()
     with open_stream(source) as stream:
@@ -48,7 +51,7 @@ def _read(source: str | Path, wanted: Container[int] | None, progress: Progress 
     if columns.events == columns.dropped:
         raise TraceError(f"{path}: {_no_events(text.cut, columns.dropped)}")
     events = columns.finished()
-    about = _about(path, text, columns, events)
+    about = _about(path, text, columns, events, tuple(_warnings(columns, whole=wanted is None)))
     del columns
     return assemble.trace(events, about)
 
@@ -94,7 +97,7 @@ def _no_events(cut: bool, dropped: int) -> str:
     return "the trace holds no events; record with torch.profiler or probe.profile"
 
 
-def _about(path: str, text: Text, columns: Columns, events: Events) -> About:
+def _about(path: str, text: Text, columns: Columns, events: Events, warnings: tuple[str, ...]) -> About:
     """What the file says beside its events."""
     rank, world_size = _rank(path, text.head)
     categories = {category.lower() for category in columns.kinds}
@@ -111,15 +114,21 @@ def _about(path: str, text: Text, columns: Columns, events: Events) -> About:
         dropped=columns.dropped,
         unknown_devices=columns.unknown_devices,
         truncated=text.cut,
-        warnings=tuple(_warnings(columns)),
+        warnings=warnings,
     )
 
 
-def _warnings(columns: Columns) -> Iterator[str]:
+def _warnings(columns: Columns, *, whole: bool) -> Iterator[str]:
+    """What must be known of the events; how many lie in the pieces that were read for a part is chance."""
+
+    def some(count: int, what: str) -> str:
+        return f"{count} {what}" if whole else f"some {what} in or near the part that was read"
+
     if columns.unreadable:
-        yield f"{columns.unreadable} operators have arguments that cannot be read; they count as not recorded"
+        yield f"{some(columns.unreadable, 'operators')} have arguments that cannot be read; they count as not recorded"
     if devices := ", ".join(sorted(set(columns.kinds.unknown_devices.values()))):
-        yield f"{columns.unknown_devices} events are those of a device ({devices}) that probe does not know: no roofs"
+        events = some(columns.unknown_devices, "events")
+        yield f"{events} are those of a device ({devices}) that probe does not know: no roofs"
 
 
 def _rank(path: str, head: Head) -> tuple[int | None, int | None]:

@@ -33,6 +33,17 @@ KINDS: dict[str, Kind] = {
     "cpu_instant_event": "instant",
     "": "instant",  # in 2021 instants had no category
 }  # categories by age: capitalised in 2021, lower case since; compared in lower case
+# The spelling of today, for a writer.
+OPERATOR = "cpu_op"
+RUNTIME = "cuda_runtime"  # HIP's runtime calls too
+DRIVER = "cuda_driver"
+KERNEL = "kernel"
+COPY = "gpu_memcpy"
+SET = "gpu_memset"
+ANNOTATION = "user_annotation"
+DEVICE_ANNOTATION = "gpu_user_annotation"
+EVENT_LIST = "traceEvents"
+COMPLETE = "X"  # phase of an event with a duration
 _RUNTIME = re.compile(r"(.+_)?(runtime|driver)")  # cuda_runtime, hip_driver, xpu_runtime, …, in 2021 plain Runtime
 _KNOWN_RUNTIME = re.compile(r"((cuda|hip)_)?(runtime|driver)")
 STACKS = "python_function"

@@ -13,14 +13,16 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from probe.errors import InputError
-from probe.trace import Collectives, DeviceWork, HostOps, Int32s, Int64s, Mask, RuntimeCalls, Trace
-from probe.units import format_time
+from probe.readers.counts import Rows, counted_part, told_of_file, told_of_part, told_of_rows
+from probe.trace import Collectives, DeviceWork, HostOps, Int32s, Int64s, Mask, Quality, RuntimeCalls, Trace
+from probe.units import format_time, runs_text
 
 Category: TypeAlias = Literal["ops", "runtime", "kernels", "copies", "annotations", "collectives"]
 CATEGORIES: frozenset[Category] = frozenset(get_args(Category))
 
 _DIGITS = 6  # of times in messages
 _LISTED = 12  # steps in a message
+_UNREAD = "; the rest of the file was not read: events that were left out or cut are not counted"
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class Selection:
         return self.steps is None and self.window_ns is None and self.categories in (None, CATEGORIES)
 
 
-def narrow(trace: Trace, selection: Selection) -> Trace:
+def narrow(trace: Trace, selection: Selection, *, whole: bool = True) -> Trace:
     """`trace` with the selected part only; times, names and signatures keep their origin and numbers.
 
     Rows that overlap the window are kept whole. Device work that calls inside it launched is kept too, though it ran
     later, and so are the calls and the device work of each operator that is kept. Steps must lie wholly inside.
     `collectives` without `ops` or `kernels` keeps the operators and kernels of collectives.
+    Quality and warnings are those of the window, and of its file as far as `whole`: the trace holds all of it. Leaving
+    out kinds of rows changes neither: a kernel whose launch was not asked for still has one.
 
     Raises InputError where a step does not exist, and where nothing would be left.
     """
@@ -51,14 +55,13 @@ def narrow(trace: Trace, selection: Selection) -> Trace:
     covered = []
     if selection.steps is not None or selection.window_ns is not None:
         window = _window_ns(trace, selection)
-        trace = _inside(trace, window)
+        trace = _inside(trace, window, whole)
         covered.append(_told(selection, window))
     if selection.categories not in (None, CATEGORIES):
         trace = _of_categories(trace, selection.categories or frozenset())
         covered.append(" and ".join(c for c in get_args(Category) if c in (selection.categories or ())))
-    return dataclasses.replace(
-        trace, warnings=(*trace.warnings, f"the figures cover a part of the trace: {', '.join(covered)}")
-    )
+    said = f"the figures cover a part of the trace: {', '.join(covered)}{'' if whole else _UNREAD}"
+    return dataclasses.replace(trace, warnings=(*trace.warnings, said))
 
 
 def _told(selection: Selection, window: tuple[int, int]) -> str:
@@ -106,10 +109,7 @@ def existing_steps(numbers: Int64s) -> str:
     """Which steps there are, runs of numbers as their ends."""
     if not len(numbers):
         return "it has no steps; choose a window of time"
-    ordered = np.unique(numbers)
-    runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
-    words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs[:_LISTED]]
-    return f"choose from {', '.join(words)}{', …' if len(runs) > _LISTED else ''}"
+    return f"choose from {runs_text(numbers.tolist(), _LISTED)}"
 
 
 def _span(trace: Trace) -> str:
@@ -117,7 +117,7 @@ def _span(trace: Trace) -> str:
     return f"the trace covers {_time(start)} to {_time(end)}"
 
 
-def _inside(trace: Trace, window: tuple[int, int]) -> Trace:
+def _inside(trace: Trace, window: tuple[int, int], whole: bool) -> Trace:
     """The rows that overlap the window, and what belongs to them."""
     ops = _trees(trace.host_ops, window)
     calls = _overlapping(trace.runtime_calls, window) | _chosen(trace.runtime_calls.op, ops)
@@ -135,7 +135,30 @@ def _inside(trace: Trace, window: tuple[int, int]) -> Trace:
     )
     if not any(len(t) for t in (kept.host_ops, kept.runtime_calls, kept.kernels, kept.copies, kept.annotations)):
         raise InputError(f"{trace.path}: nothing from {_time(window[0])} to {_time(window[1])}; {_span(trace)}")
-    return kept
+    return _judged(kept, trace, Rows(calls, kernels, copies), whole)
+
+
+def _judged(part: Trace, trace: Trace, kept: Rows, whole: bool) -> Trace:
+    """The part with its own counts and warnings in place of those of all rows that `trace` has."""
+    if not whole:
+        part = _without_the_file(part)
+    replaced = {*told_of_rows(trace), *told_of_part(trace, trace)}  # the latter where the trace is a part already
+    lasting = (warning for warning in part.warnings if warning not in replaced)
+    said = told_of_part(part, trace) if trace.on_device or not whole else told_of_rows(part)
+    return dataclasses.replace(part, quality=counted_part(part, trace, kept), warnings=(*lasting, *said))
+
+
+def _without_the_file(part: Trace) -> Trace:
+    """The part without what was counted over the events that were decoded, which are more than its own by chance."""
+    counted = set(told_of_file(part.quality))
+    lasting = [warning for warning in part.warnings if warning not in counted]
+    if part.quality.truncated:
+        lasting.insert(0, "the file is cut; what followed the cut is missing")
+    if part.quality.dropped:
+        lasting.append("some events in or near the part that was read could not be read and were left out")
+    tables = (part.host_ops, part.runtime_calls, part.kernels, part.copies, part.annotations)
+    quality = Quality(events=sum(len(table) for table in tables), truncated=part.quality.truncated)
+    return dataclasses.replace(part, quality=quality, warnings=tuple(lasting))
 
 
 def _overlapping(table: Any, window: tuple[int, int]) -> Mask:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from probe.units import runs_text, spans_text
+
 SUFFIXES = (".json", ".json.gz")
 _TEMPORARY = ("~", ".tmp", ".part", ".partial", ".crdownload", ".swp", ".lock")
 _RANK = re.compile(r"(?:(?P<kind>[a-z]+)[-_. ]?)?rank[-_=. ]?(?P<rank>\d+)", re.IGNORECASE)
@@ -57,25 +59,14 @@ def natural(path: str) -> list[str | int]:
 
 def numbers(ranks: Iterable[int]) -> str:
     """Sorted numbers for people: 0–3, 5, 7–8."""
-    runs: list[tuple[int, int]] = []
-    for rank in sorted(set(ranks)):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], rank)
-        else:
-            runs.append((rank, rank))
-    return _shown(runs)
+    return runs_text(ranks, _MOST_RUNS)
 
 
 def gaps(ranks: Iterable[int], size: int) -> tuple[int, str]:
     """How many of the ranks below `size` are not among `ranks`, and which: 2–3, 5. A wrong `size` may be huge."""
     have = [-1, *sorted(rank for rank in set(ranks) if rank < size), size]
     runs = [(before + 1, after - 1) for before, after in pairwise(have) if after > before + 1]
-    return sum(last - first + 1 for first, last in runs), _shown(runs)
-
-
-def _shown(runs: Sequence[tuple[int, int]]) -> str:
-    text = [str(first) if first == last else f"{first}–{last}" for first, last in runs[:_MOST_RUNS]]
-    return ", ".join(text) + (", …" if len(runs) > _MOST_RUNS else "")
+    return sum(last - first + 1 for first, last in runs), spans_text(runs, _MOST_RUNS)
 
 
 def _stem(name: str) -> str:

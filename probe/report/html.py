@@ -7,12 +7,13 @@ from html import escape
 
 from probe.analysis import PARTS, Analysis, Operator
 from probe.findings import Finding
-from probe.multirank import CollectiveRow, Rank, Scaling
+from probe.multirank import CollectiveRow, Rank
 from probe.report import ranks_svg, verdict
 from probe.report.analysis import by_possible_gain, calls_text, fact_lines, operator_name, roofs_met, uses_device
 from probe.report.ranks import Column, collective_columns, footnotes, others, rank_columns, rank_notes, scaling_columns
 from probe.report.roofline_svg import draw
 from probe.report.text import printable
+from probe.scaling import Scaling
 from probe.units import UNKNOWN, format_fraction, format_time
 
 # Colours told apart by people with the common colour-vision deficiencies (Okabe and Ito's palette).

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 
-from probe.multirank import ClockOffset, CollectiveRow, Interval, Rank, Scaling, ScalingPoint, Straggler
+from probe.multirank import ClockOffset, CollectiveRow, Interval, Rank, Straggler
+from probe.scaling import Scaling, ScalingPoint
 from probe.units import UNKNOWN, format_bytes, format_fraction, format_time
 
 BUSBW = (
@@ -37,14 +38,15 @@ class Shares:
     """How a rank's step splits, seconds. Of the wait only what surely is not covered by computation counts."""
 
     covered_s: float  # communication behind computation
-    other_s: float  # computation without communication, and whatever else is not communication
+    compute_s: float  # computation without communication
+    other_s: float  # neither; computation too, where that is not known
     wait_s: float  # exposed, for ranks that come later
     exposed_s: float  # exposed, and not known to be waiting
 
     @property
     def step_s(self) -> float:
         """The whole step."""
-        return self.covered_s + self.other_s + self.wait_s + self.exposed_s
+        return self.covered_s + self.compute_s + self.other_s + self.wait_s + self.exposed_s
 
 
 def interval(found: Interval, show: Callable[[float], str] = format_time) -> str:
@@ -67,7 +69,9 @@ def shares(rank: Rank) -> Shares | None:
         return None
     covered_s = max((rank.communication_s or exposed_s) - exposed_s, 0.0)
     wait_s = (exposed_wait(rank) or (0.0, 0.0))[0]
-    return Shares(covered_s, max(step_s - covered_s - exposed_s, 0.0), wait_s, exposed_s - wait_s)
+    free_s = max(step_s - covered_s - exposed_s, 0.0)
+    compute_s = min(max((rank.compute_s or 0.0) - covered_s, 0.0), free_s)
+    return Shares(covered_s, compute_s, free_s - compute_s, wait_s, exposed_s - wait_s)
 
 
 def exposed_wait(rank: Rank) -> Interval | None:
@@ -142,6 +146,7 @@ def between(ranks: Sequence[Rank]) -> Rank:
         wait_s=middle(r.wait_s for r in ranks),
         late_s=middle(r.late_s for r in ranks),
         late_interval_s=None,
+        compute_s=middle(r.compute_s for r in ranks),
     )
 
 
@@ -166,7 +171,7 @@ def collective_columns(rows: Sequence[CollectiveRow]) -> tuple[Column, ...]:
         Column(f"algbw {unit}", tuple(rate(row.algbw_bytes_per_s) for row in rows)),
         Column(f"busbw {unit}", tuple(bus(row) for row in rows)),
         Column("wait", tuple(format_time(row.wait_s) for row in rows)),
-        Column("imbalance", tuple(_ratio(row.imbalance_ratio) for row in rows)),
+        Column("imbalance", tuple(_ratio(row.imbalance) for row in rows)),
         Column("total", tuple(format_time(row.n * row.duration_s) for row in rows)),
     )
 
@@ -209,11 +214,11 @@ def others(rows: Sequence[CollectiveRow]) -> str:
 
 def clocks(offsets: Sequence[ClockOffset]) -> str:
     """One line: the largest offset, how well it is known, and whether the clocks drift; "" without a second clock."""
-    compared = [c for c in offsets if c.offset_ns is not None and c.rank != c.reference]
+    compared = [c for c in offsets if c.offset_s is not None and c.rank != c.reference]
     if not compared:
         return ""
-    largest = max(compared, key=lambda c: abs(c.offset_ns or 0))
-    offset_s = (largest.offset_ns or 0) / 1e9
+    largest = max(compared, key=lambda c: abs(c.offset_s or 0.0))
+    offset_s = largest.offset_s or 0.0
     way = "ahead of" if offset_s > 0 else "behind"
     line = f"largest offset {format_time(abs(offset_s))}: rank {largest.rank} is {way} rank {largest.reference}"
     return f"{line}, {_certainty(largest)}; {_drift(compared)}"
@@ -221,24 +226,22 @@ def clocks(offsets: Sequence[ClockOffset]) -> str:
 
 def _certainty(clock: ClockOffset) -> str:
     """How far an offset may be off; bounds, which may lie far to one side, as such and signed like the offset."""
-    if clock.interval_ns is not None:
-        low, high = clock.interval_ns
-        return (
-            f"known to ±{format_time(max(high - (clock.offset_ns or 0), (clock.offset_ns or 0) - low) / 1e9)} at 95 %"
-        )
-    if clock.bounds_ns is None:
+    if clock.interval_s is not None:
+        low, high = (abs(end - (clock.offset_s or 0.0)) for end in clock.interval_s)
+        return f"known to ±{format_time(max(low, high))} at 95 %"
+    if clock.bounds_s is None:
         return "by how much at most is not known"
-    return f"hard bounds {interval((clock.bounds_ns[0] / 1e9, clock.bounds_ns[1] / 1e9))}"
+    return f"hard bounds {interval(clock.bounds_s)}"
 
 
 def _drift(compared: Sequence[ClockOffset]) -> str:
-    decided = [c for c in compared if c.drift_ppm is not None]
+    decided = [c for c in compared if c.drift_fraction is not None]
     if not decided:
         why = next((c.reason for c in compared if c.reason), None)
         return "drift not decided" + (f": {why}" if why else "")
-    most = max(decided, key=lambda c: abs(c.drift_ppm or 0.0))
-    error = f" ±{2 * most.drift_error_ppm:.2g}" if most.drift_error_ppm is not None else ""
-    return f"largest drift {most.drift_ppm:.3g}{error} ppm (rank {most.rank})"
+    most = max(decided, key=lambda c: abs(c.drift_fraction or 0.0))
+    error = f" ±{2e6 * most.drift_error_fraction:.2g}" if most.drift_error_fraction is not None else ""
+    return f"largest drift {(most.drift_fraction or 0.0) * 1e6:.3g}{error} ppm (rank {most.rank})"
 
 
 def scaling_columns(scaling: Scaling) -> tuple[Column, ...]:
@@ -256,6 +259,6 @@ def scaling_columns(scaling: Scaling) -> tuple[Column, ...]:
 def efficiency(point: ScalingPoint) -> str:
     """Efficiency with its interval: 81.0 % [79.2, 83.1]."""
     found = format_fraction(point.efficiency_fraction)
-    if point.interval is None:
+    if point.efficiency_interval_fraction is None:
         return found
-    return f"{found} {interval(point.interval, lambda share: f'{share * 100:.1f}')}"
+    return f"{found} {interval(point.efficiency_interval_fraction, lambda share: f'{share * 100:.1f}')}"

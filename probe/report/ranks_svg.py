@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from probe.multirank import Rank, Scaling, ScalingPoint
+from probe.multirank import Rank
 from probe.report.ranks import Shares, efficiency, late, shares
-from probe.units import format_fraction, format_time
+from probe.scaling import Scaling, ScalingPoint
+from probe.units import format_fraction, format_time, runs
 
 WIDTH, LEFT, TOP, BOTTOM = 1072, 76, 26, 30
 STRIP_END, LATE_BEGIN, LATE_END = 760, 800, 1060
@@ -17,10 +18,12 @@ ALL_ROWS, LEAST_ROW, LARGEST_ROW = 560, 2, 18  # heights, whole so that rows are
 LABEL_APART = 12
 INK, SOFT = "currentColor", "#8a94a0"
 # The parts of a bar in their order: after its own work a rank waits, then all exchange together.
-COVERED, OTHER, WAIT, EXPOSED = "rgba(0,158,115,.45)", "rgba(138,148,160,.45)", "#d55e00", "#009e73"
+COVERED, COMPUTE, OTHER = "rgba(0,158,115,.45)", "rgba(0,114,178,.45)", "rgba(138,148,160,.45)"
+WAIT, EXPOSED = "#d55e00", "#009e73"
 LEGEND = (
     (COVERED, "communication behind computation"),
-    (OTHER, "computation and all else"),
+    (COMPUTE, "computation alone"),
+    (OTHER, "neither computation nor communication"),
     (WAIT, "exposed, known to be waiting for a later rank"),
     (EXPOSED, "exposed otherwise"),
 )
@@ -101,6 +104,7 @@ def _svg(width: float, height: float, label: str, parts: Sequence[str], style: s
 def _title(rank: Rank) -> str:
     told = (
         ("step", format_time(rank.step_s)),
+        ("computation", format_time(rank.compute_s)),
         ("communication", format_time(rank.communication_s)),
         ("exposed", format_time(rank.exposed_communication_s)),
         ("wait", format_time(rank.wait_s)),
@@ -115,7 +119,8 @@ def _bar(split: Shares, axis: _Axis, rows: _Rows, place: int) -> str:
     text = f'<rect x="{LEFT}" y="{top}" width="{LATE_END - LEFT}" height="{rows.height}" fill-opacity="0"/>'
     done_s = 0.0
     for seconds, colour in (
-        (split.covered_s, COVERED), (split.other_s, OTHER), (split.wait_s, WAIT), (split.exposed_s, EXPOSED)
+        (split.covered_s, COVERED), (split.compute_s, COMPUTE), (split.other_s, OTHER), (split.wait_s, WAIT),
+        (split.exposed_s, EXPOSED),
     ):  # fmt: skip
         begin, done_s = axis.at(done_s), done_s + seconds
         width = axis.at(done_s) - begin
@@ -136,7 +141,7 @@ def _rank_labels(numbers: Sequence[int], late_ranks: Collection[int], rows: _Row
     """Late ranks by name; of the others as many as there is room for."""
     every = next(n for n in (2**e for e in range(32)) if n * rows.height >= LABEL_APART)
     taken: list[int] = []
-    for first, last in _runs([place for place, number in enumerate(numbers) if number in late_ranks]):
+    for first, last in runs(place for place, number in enumerate(numbers) if number in late_ranks):
         if taken and (first - taken[-1]) * rows.height < LABEL_APART:
             continue
         text = f"▸ {numbers[first]}" + (f"–{numbers[last]}" if last > first else "")
@@ -146,17 +151,6 @@ def _rank_labels(numbers: Sequence[int], late_ranks: Collection[int], rows: _Row
         if all(abs(place - other) * rows.height >= LABEL_APART for other in taken):
             yield _text(LEFT - 6, rows.middle(place) + 4, str(numbers[place]), "end")
     yield _text(LEFT - 6, TOP - 10, "rank", "end")
-
-
-def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last of each run of places that follow each other."""
-    runs: list[tuple[int, int]] = []
-    for place in places:
-        if runs and place == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], place)
-        else:
-            runs.append((place, place))
-    return runs
 
 
 def _lateness_axis(ranks: Sequence[Rank]) -> _Axis | None:
@@ -207,10 +201,11 @@ def draw_scaling(scaling: Scaling) -> str:
 
 def _whisker(point: ScalingPoint, least: ScalingPoint) -> tuple[float, float]:
     """Interval of the speedup: that of the efficiency times the growth of the job."""
-    if point.interval is None:
+    if point.efficiency_interval_fraction is None:
         return point.speedup, point.speedup
     growth = point.world_size / least.world_size
-    return point.interval[0] * growth, point.interval[1] * growth
+    low, high = point.efficiency_interval_fraction
+    return low * growth, high * growth
 
 
 def _plot_axes(scaling: Scaling, across: _Axis, up: _Axis) -> Iterator[str]:
@@ -253,7 +248,7 @@ def _point(point: ScalingPoint, least: ScalingPoint, across: _Axis, up: _Axis) -
     whisker = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 5:.1f} {low:.1f}h10M{x - 5:.1f} {high:.1f}h10"
     return (
         f"<g><title>{title}</title>"
-        + (f'<path d="{whisker}" stroke="{INK}" fill="none"/>' if point.interval else "")
+        + (f'<path d="{whisker}" stroke="{INK}" fill="none"/>' if point.efficiency_interval_fraction else "")
         + f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{EXPOSED}"/>'
         + _text(x + 10, y + 16, format_fraction(point.efficiency_fraction, 0), "start", INK)
         + "</g>"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from probe.analysis import Analysis
-from probe.multirank import CollectiveRow, Rank, Scaling
+from probe.multirank import CollectiveRow, Rank
 from probe.report import parts
 from probe.report.ranks import (
     Column,
@@ -26,6 +26,7 @@ from probe.report.ranks import (
     shares,
 )
 from probe.report.text import printable
+from probe.scaling import Scaling
 from probe.units import format_time
 
 RANKS_SHOWN = 10

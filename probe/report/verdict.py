@@ -8,8 +8,9 @@ from statistics import fmean
 from probe.analysis import Analysis
 from probe.analyzers.ranks.compare import MATERIAL_FRACTION
 from probe.findings import Finding
-from probe.multirank import Rank, Scaling, Straggler
+from probe.multirank import Rank, Straggler
 from probe.report.ranks import efficiency, exposed_wait, interval, listed
+from probe.scaling import Scaling
 from probe.units import format_fraction, format_time
 
 DOING = {

@@ -21,18 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from probe.files import claim_directory
+from probe.launchers import launched_rank
 
 MARKER = ".launch"
 STALE_S = 3600.0  # ranks of one launch enter within minutes of each other; an older marker is an earlier launch's
 MARKER_WAIT_S = 2.0  # a marker is created and filled in two steps; how long to wait for the second
 
-# rank, world size, rank on its node, ranks on its node: torchrun, srun, mpirun (Open MPI), mpiexec (MPICH, Intel)
-_LAUNCHERS = (
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-)
 _IDENTITY = (
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
@@ -56,7 +50,8 @@ class Place:
 
 def find_place(environ: Mapping[str, str] = os.environ) -> Place:
     """This process's place: torch.distributed's word where it is initialised, else the launcher's variables."""
-    rank, world, local, on_node = _from_environment(environ)
+    told = launched_rank(environ)
+    rank, world, local, on_node = told.rank, told.ranks, told.local_rank, told.local_ranks
     initialised = _from_torch()
     if initialised is not None:
         rank, world = initialised
@@ -64,16 +59,6 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place:
         return Place(launch=uuid.uuid4().hex)
     one_node = on_node == world or environ.get("MASTER_ADDR", "") in ("localhost", "127.0.0.1", "::1")
     return Place(rank, world, local, _launch_identity(environ, world, one_node=one_node))
-
-
-def _from_environment(environ: Mapping[str, str]) -> tuple[int, int, int, int]:
-    """Rank, world size, local rank and ranks on this node, of the first launcher that says a rank and a size."""
-    for names in _LAUNCHERS:
-        values = [environ.get(name, "") for name in names]
-        if values[0].isdigit() and values[1].isdigit() and int(values[0]) < int(values[1]):
-            rank, world, local, on_node = (int(value) if value.isdigit() else 0 for value in values)
-            return rank, world, local, on_node
-    return 0, 1, 0, 1
 
 
 def _from_torch() -> tuple[int, int] | None:

@@ -1,0 +1,181 @@
+"""Which rows does the table of a microbenchmark show? One a level, dtype, implementation; never one for each size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from probe.measurement import Measurement, MicrobenchResult
+from probe.microbench.ceilings import roof_streams
+from probe.report.curves import arrange, is_better
+from probe.report.text import printable
+from probe.units import format_bytes, format_value
+
+LEAST_FOR_INTERVAL = 6  # fewer samples give no 95 % interval
+MOST_ROWS = 8  # of a suite that has no rows of its own here
+LEVELS = {"L1": 0, "L2": 1, "L3": 2, "DRAM": 3}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, the rows below it by name, and how many measurements are not among them because they are too many."""
+
+    title: str
+    rows: tuple[tuple[str, Measurement], ...]
+    more: int = 0
+
+
+def sections(result: MicrobenchResult) -> Iterator[Section]:
+    """A section for each suite that was measured, those without rows of their own last."""
+    by_suite: dict[str, list[Measurement]] = {}
+    for m in result.measurements:
+        by_suite.setdefault(m.suite, []).append(m)
+    if latencies := by_suite.pop("cache_latency", None):
+        levels = tuple((_latency_name(m), m) for m in _by_level(result, latencies))
+        yield Section("latency", levels) if levels else _general("cache_latency", latencies)
+    if streams := by_suite.pop("memory_bandwidth", None):
+        yield Section("bandwidth", tuple((_stream_name(m), m) for m in _best_streams(streams)))
+    if products := by_suite.pop("matmul", None):
+        yield Section("matmul", tuple((f"{m.params['dtype']} {_shape(m)}", m) for m in products))
+    if saxpy := by_suite.pop("saxpy", None):
+        largest = max(m.params["size_bytes"] for m in saxpy)
+        rows = tuple((_implementation(m), m) for m in saxpy if m.params["size_bytes"] == largest)
+        yield Section(f"saxpy, {format_bytes(largest)}", rows)
+    if launches := by_suite.pop("launch", None):
+        yield Section("launch", tuple((str(m.params.get("operator") or m.name), m) for m in launches))
+    if pages := by_suite.pop("tlb", None):
+        yield Section("tlb", tuple((m.name, m) for m in pages if "layout" not in m.params))  # the steps of the curve
+    if reads := by_suite.pop("storage", None):
+        yield Section("storage", tuple((m.name, m) for m in reads if _tells_most(m)))
+    for suite, rest in by_suite.items():
+        yield _general(suite, rest)
+
+
+def _tells_most(read: Measurement) -> bool:
+    """Whether a storage row is among the few for the terminal: what a loader meets first."""
+    params = read.params
+    return (
+        params.get("cache") != "direct"
+        and params.get("block_bytes") != 128 << 10
+        and (params.get("cache") != "warm" or params.get("pattern") == "sequential")
+    )
+
+
+def spread(measurement: Measurement) -> str:
+    """Half the width of the median's 95 % interval, relative to the median; the count where samples are too few."""
+    if measurement.n < LEAST_FOR_INTERVAL or not measurement.median:
+        return f"n={measurement.n}"
+    low, high = measurement.interval
+    half = max(high - measurement.median, measurement.median - low) / measurement.median
+    if half >= 0.995:
+        return ">99 %"
+    return f"{half * 100:.1f} %" if half < 0.0995 else f"{half * 100:.0f} %"
+
+
+def published(measurement: Measurement) -> str:
+    """The published value or range; empty where there is none."""
+    reference = measurement.reference
+    return span(reference.low, reference.high, measurement.unit) if reference else ""
+
+
+def span(low: float, high: float, unit: str) -> str:
+    """A range in words, the unit once if both ends have the same: 1.23–1.54 ns."""
+    first, last = format_value(low, unit), format_value(high, unit)
+    number, _, prefixed = first.partition(" ")
+    if first == last:
+        return last
+    return f"{number}–{last}" if last.endswith(f" {prefixed}") else f"{first}–{last}"
+
+
+def summary(result: MicrobenchResult) -> str:
+    """How the table's results compare with published ones: `9 as published · 2 worse: contended`; empty without."""
+    rows = [m for section in sections(result) for _, m in section.rows]
+    parts = []
+    for verdict in ("as published", "better", "worse"):
+        of_it = [m for m in rows if m.verdict == verdict]
+        causes = ", ".join(dict.fromkeys(printable(m.because) for m in of_it if m.because))
+        if of_it:
+            parts.append(f"{len(of_it)} {verdict}" + (f": {causes}" if causes else ""))
+    return " · ".join(parts)
+
+
+def _general(suite: str, measurements: Sequence[Measurement]) -> Section:
+    """The best of each curve and all that is on none, for any suite."""
+    figures, alone = arrange(measurements)
+    best = [_best(series.points) for figure in figures for series in figure.series]
+    rows = [*best, *(m for group in alone for m in group.measurements)]
+    names = tuple((_short_name(m), m) for m in rows[:MOST_ROWS])
+    return Section(suite.replace("_", " "), names, len(rows) - len(names))
+
+
+def _best(points: Sequence[Measurement]) -> Measurement:
+    """The best that can be true; where nothing can, the best all the same."""
+    believed = _believed(points)
+    best = believed[0]
+    for m in believed[1:]:
+        best = m if is_better(m, best) else best
+    return best
+
+
+def _believed(measurements: Sequence[Measurement]) -> Sequence[Measurement]:
+    return [m for m in measurements if "implausible" not in m.flags] or measurements
+
+
+def _short_name(measurement: Measurement) -> str:
+    """The name without the suite's, which stands above it."""
+    return printable(measurement.name).removeprefix(measurement.suite).strip() or measurement.suite
+
+
+def _by_level(result: MicrobenchResult, latencies: Sequence[Measurement]) -> Iterator[Measurement]:
+    """For each level the size whose least latency is nearest to the level's."""
+    for name, level in result.ceilings.levels.items():
+        inside = [m for m in latencies if m.params.get("level") == name]
+        wanted = level.latency_s
+        if inside and wanted is not None:
+            yield min(inside, key=lambda m, wanted=wanted: abs(m.min - wanted))  # type: ignore[misc]
+
+
+def _latency_name(measurement: Measurement) -> str:
+    params = measurement.params
+    cycles = f" · {params['cycles']:.0f} cy" if "cycles" in params else ""
+    return f"{params['level']} {format_bytes(params['size_bytes'])}{cycles}"
+
+
+def _best_streams(streams: Sequence[Measurement]) -> list[Measurement]:
+    """The best kernel of each level and number of threads, by level and then threads; without levels by size."""
+    best: dict[tuple[object, ...], Measurement] = {}
+    for m in _believed(roof_streams(streams)):
+        level = m.params.get("level")
+        if level is None and any(other.params.get("level") for other in streams):
+            continue  # between two levels
+        key = (level or m.params["size_bytes"], m.params.get("threads"))
+        larger = level == "DRAM" and key in best and m.params["size_bytes"] > best[key].params["size_bytes"]
+        if key not in best or larger or (not _smaller(m, best[key]) and m.value > best[key].value):
+            best[key] = m
+    return sorted(
+        best.values(), key=lambda m: (LEVELS.get(m.params.get("level") or "", 4), m.params.get("threads") or 0)
+    )
+
+
+def _smaller(m: Measurement, other: Measurement) -> bool:
+    """Whether m is of DRAM at a smaller footprint: there the largest counts, it has the least of the caches in it."""
+    return m.params.get("level") == "DRAM" and bool(m.params["size_bytes"] < other.params["size_bytes"])
+
+
+def _stream_name(measurement: Measurement) -> str:
+    where = measurement.params.get("level") or format_bytes(measurement.params["size_bytes"])
+    return f"{where} {measurement.params['kernel']}{_threads(measurement)}"
+
+
+def _implementation(measurement: Measurement) -> str:
+    return f"{measurement.params['implementation']}{_threads(measurement)}"
+
+
+def _threads(measurement: Measurement) -> str:
+    threads = measurement.params.get("threads")
+    return f" ×{threads}" if threads else ""
+
+
+def _shape(measurement: Measurement) -> str:
+    shape = measurement.params["shape"]
+    return f"{shape[0]}³" if len(set(shape)) == 1 else "×".join(str(n) for n in shape)
