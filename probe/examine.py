@@ -120,13 +120,17 @@ def _examine_jobs(found: Jobs, request: Request) -> Diagnosis:
     warnings = [f"{name_of(entry.source)}: {warning}" for entry in told for warning in entry.warnings]
     scaled = replace(scaled, warnings=(*scaled.warnings, *warnings))
     largest = max(told, key=lambda entry: entry.job.world_size)
-    if isinstance(largest.source, JobSource):
-        diagnosis = _examine_job(largest.source, request, (largest.ranks, []))  # its warnings are those of the scaling
-    else:
-        diagnosis = _examine(largest.source, request)
+    diagnosis = _examine_largest(largest, request)
     said = f"operators, parts of the step and findings are those of the largest job, {diagnosis.analysis.source.path}"
     everything = (*diagnosis.analysis.warnings, *scaled.warnings, said)
     return replace(diagnosis, analysis=replace(diagnosis.analysis, scaling=scaled, warnings=everything))
+
+
+def _examine_largest(largest: _Sized, request: Request) -> Diagnosis:
+    """The largest job in full, its ranks as they were read; what reading them said is with the scaling."""
+    if isinstance(largest.source, JobSource):
+        return _examine_job(largest.source, request, (largest.ranks, []))
+    return _examine(largest.source, request)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from probe.analysis import Analysis
-from probe.multirank import ClockOffset, CollectiveRow, Rank, Scaling, ScalingPoint, Straggler
+from probe.multirank import ClockOffset, CollectiveRow, Rank, Straggler
+from probe.scaling import Scaling, ScalingPoint
 
-TRANSFER_S, COVERED_S, STEP_S, HALF_S = 6e-3, 2e-3, 50e-3, 170e-6
+TRANSFER_S, COVERED_S, COMPUTE_S, STEP_S, HALF_S = 6e-3, 2e-3, 35e-3, 50e-3, 170e-6
 NVLS = "reduced in the switch (NVLS): busbw by the formula for rings can exceed what the links carry"
 PARTIAL = "not all its ranks are at hand: the last to come may be another, then bandwidths are lower than in truth"
 
@@ -24,6 +25,7 @@ def rank(number: int, late_s: float = 0.0, latest_s: float = 0.0, half_s: float 
         wait_s=latest_s - late_s,
         late_s=late_s,
         late_interval_s=(late_s - half_s, late_s + half_s),
+        compute_s=COMPUTE_S,
     )
 
 
@@ -51,9 +53,10 @@ def with_ranks(analysis: Analysis, count: int, late: dict[int, float] | None = N
 
 def clock(number: int) -> ClockOffset:
     """Clocks of nodes of eight, known to ±2 µs; no drift."""
-    offset = (number // 8) * -300_000
+    offset_s = (number // 8) * -3e-4
     why = "the recording is too short to tell a drift: its standard error is 2.9 ppm"
-    return ClockOffset(number, 0, offset, (offset - 2000, offset + 2000), None, 200, reason=why if number else None)
+    interval_s = (offset_s - 2e-6, offset_s + 2e-6)
+    return ClockOffset(number, 0, offset_s, interval_s, None, 200, reason=why if number else None)
 
 
 def collective(kind: str = "all_reduce", size: int | None = 1 << 22, n: int = 200, **more: Any) -> CollectiveRow:
@@ -66,7 +69,7 @@ def collective(kind: str = "all_reduce", size: int | None = 1 << 22, n: int = 20
         duration_interval_s=(took_s * 0.99, took_s * 1.02), min_s=took_s * 0.9, max_s=took_s * 1.4,
         algbw_bytes_per_s=algbw, busbw_bytes_per_s=bus,
         busbw_interval_bytes_per_s=None if bus is None else (bus / 1.02, bus / 0.99),
-        spread_fraction=0.15, imbalance_ratio=1.15, wait_s=361e-6,
+        median_over_min=1.15, imbalance=1.15, wait_s=361e-6,
     )  # fmt: skip
     return replace(row, **more)
 
@@ -75,7 +78,7 @@ COLLECTIVES = (
     collective(notes=(NVLS,)),
     collective("all_gather", 1 << 30, 40, notes=(PARTIAL,)),
     collective("reduce_scatter", 1 << 30, 30, notes=(NVLS, PARTIAL)),
-    collective("all_to_all", None, 30, wait_s=None, imbalance_ratio=None),
+    collective("all_to_all", None, 30, wait_s=None, imbalance=None),
     collective("broadcast", 65536, 12_000),
     collective("barrier", None, 9),
     collective("all_reduce", 8, 8),

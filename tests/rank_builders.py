@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from probe.analyzers.ranks.kinds import KINDS
 from probe.device import Device
-from probe.multirank import KINDS, CollectiveTimes, Group, RankSteps, RankSummary
+from probe.multirank import CollectiveTimes, Group, RankSteps, RankSummary
 from probe.trace import Annotations, CollectiveCall, Collectives, DeviceWork, HostOps, RuntimeCalls, Steps, Trace
 
 Times = npt.NDArray[np.float64]

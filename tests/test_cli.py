@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import run_builders
 from builders import GPU, gpu_step, op, step, write
 
 from probe.cli import main
@@ -279,3 +280,31 @@ def test_ctrl_c_is_quiet(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("probe.doctor.examine", interrupted)
     run("doctor").assert_one_line(130, "stopped")
+
+
+def test_asked_ranks_wherever_they_are_said(run: Any, tmp_path: Path) -> None:
+    run_builders.traces(tmp_path / "named", 2)
+    run_builders.traces(tmp_path / "unnamed", 2, name="{}of_the_job.json")
+    run_builders.traces(tmp_path / "swapped", 2)
+    names = tmp_path / "swapped" / "rank0.json", tmp_path / "swapped" / "rank1.json"
+    texts = [name.read_text() for name in names]
+    for name, text in zip(names, reversed(texts), strict=True):
+        name.write_text(text)
+    for source in ("named", "unnamed", "swapped", "./named"):
+        assert [row["rank"] for row in run("analyze", source, "--ranks", "1", "--json").json["ranks"]] == [1]
+        run("analyze", source, "--ranks", "1,7").assert_one_line(2, source.removeprefix("./"), "no rank 7", "0–1")
+    assert run("analyze", "named/rank1.json", "--ranks", "1", "--json").code == 0
+    run("analyze", "named/rank1.json", "--ranks", "0").assert_one_line(2, "named/rank1.json", "no rank 0", "there is 1")
+    run("analyze", write(tmp_path, gpu_step()), "--ranks", "0").assert_one_line(2, "trace.json", "no rank is known")
+
+
+def test_a_run_of_many_ranks(run: Any, tmp_path: Path) -> None:
+    run_builders.record(tmp_path / "run", 3)
+    content = run("analyze", "run", "--json").json
+    assert (content["source"]["kind"], content["source"]["ranks"]) == ("run", 3)
+    assert [row["rank"] for row in content["ranks"]] == [0, 1, 2]
+    assert all(row["communication_s"] is not None for row in content["ranks"])
+    assert "rank" in run("analyze", "run").out
+    asked = run("analyze", "run", "--ranks", "1-2", "--json").json
+    assert [row["rank"] for row in asked["ranks"]] == [1, 2]
+    run("analyze", "run", "--ranks", "2-3").assert_one_line(2, "run: no rank 3", "0–2")

@@ -3,8 +3,9 @@
 import csv
 from pathlib import Path
 
-import probe
 from builders import GPU, kernel, launch, op, shapes, step, write
+
+import probe
 from probe.readers import ncu
 
 SIZES = shapes([16], [4, 8], [8, 16])

@@ -14,6 +14,7 @@ from probe.analyzers.ranks.compare import beyond_the_others, compare_ranks
 from probe.analyzers.ranks.summary import summarise
 from probe.errors import UsageError
 from probe.multirank import Group, RanksAnalysis
+from probe.schema import to_jsonable
 
 PER_STEP = 10
 
@@ -132,7 +133,7 @@ def test_nobody_is_named_where_the_clocks_do_not_allow_it() -> None:
     truth = simulate(1, ranks=4, node=1, collectives=3, late={2: 4e5})
     found = compare_ranks(summaries(truth, per_step=3, step_s=0.01))
     assert found.stragglers == ()
-    assert any("no straggler is named: rank 2" in text and "clocks" in text for text in found.warnings)
+    assert any("no straggler is named: clocks" in text and "whether rank 2 is one" in text for text in found.warnings)
     low, high = found.ranks[2].late_interval_s or (0.0, 0.0)
     assert low < 0 < high
 
@@ -185,7 +186,7 @@ def test_a_rank_that_cannot_be_compared_has_no_lateness_and_it_is_said() -> None
     apart = replace(whole[2], groups=(Group("other", (2, 7), 2),))
     found = compare_ranks([*whole[:2], apart])
     assert (found.ranks[2].wait_s, found.ranks[2].late_s, found.ranks[2].late_interval_s) == (None, None, None)
-    assert found.offsets[2].offset_ns is None
+    assert found.offsets[2].offset_s is None
     assert any("clock of rank 2 cannot be compared" in text for text in found.warnings)
 
 
@@ -196,13 +197,30 @@ def test_no_ranks_are_an_error_and_one_is_not() -> None:
     assert found.ranks[0].wait_s is None and found.collectives == () and found.matched == 0
 
 
-def test_the_object_is_plain_json() -> None:
-    found = compare_ranks(summaries(simulate(0, ranks=2, collectives=20)))
-    content = found.to_json()
-    assert set(content["ranks"][0]) == {
+def test_computation_is_a_mean_over_steps() -> None:
+    whole = summary(0, 1, [0, 20], [10, 30], step=[0, 1])
+    compute = np.array([10_000_000, 30_000_000])
+    found = compare_ranks([replace(whole, steps=replace(whole.steps, compute_ns=compute))])
+    assert found.ranks[0].compute_s == pytest.approx(0.02)
+
+
+def test_keys_carry_their_units_and_are_si() -> None:
+    truth = simulate(2, 2, 4000, 1, drift_ppm=2.0, pause_ns=30e6)
+    found = compare_ranks(summaries(truth))
+    rank, clock, row = (to_jsonable(one[1 % len(one)]) for one in (found.ranks, found.offsets, found.collectives))
+    assert set(rank) == {
         "rank", "step_s", "communication_s", "exposed_communication_s", "wait_s", "late_s", "late_interval_s",
+        "compute_s",
     }  # fmt: skip
-    assert content["collectives"][0]["kind"] == "all_reduce" and len(found.to_pandas()) == 2
+    assert set(clock) == {
+        "rank", "reference", "offset_s", "interval_s", "bounds_s", "n", "drift_fraction", "drift_error_fraction",
+        "reason",
+    }  # fmt: skip
+    assert clock["offset_s"] == pytest.approx(truth.offset_ns[1] / 1e9, abs=20e-6)
+    assert clock["interval_s"][0] <= clock["offset_s"] <= clock["interval_s"][1]
+    assert clock["bounds_s"][0] <= clock["interval_s"][0] and clock["interval_s"][1] <= clock["bounds_s"][1]
+    assert clock["drift_fraction"] == pytest.approx(truth.drift[1], abs=5 * clock["drift_error_fraction"] + 1e-8)
+    assert row["kind"] == "all_reduce" and row["median_over_min"] == pytest.approx(row["duration_s"] / row["min_s"])
 
 
 # Traces recorded by others
@@ -219,8 +237,8 @@ def test_ranks_of_one_host_have_one_clock(foreign_traces: Path) -> None:
     found = compared(foreign_traces / "v100_dlrm_4_of_8_ranks")
     assert found.matched == 8 and found.unmatched == 0 and found.missing == (4, 5, 6, 7)
     for offset in found.offsets:
-        low, high = offset.bounds_ns or (1, 0)
-        assert low <= 0 <= high and abs(offset.offset_ns or 0) < 20_000
+        low, high = offset.bounds_s or (1.0, 0.0)
+        assert low <= 0 <= high and abs(offset.offset_s or 0.0) < 20e-6
     assert found.stragglers == ()  # three all-reduces in one step do not tell
 
 

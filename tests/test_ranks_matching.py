@@ -13,7 +13,7 @@ from probe.analyzers.ranks.arrivals import arrive
 from probe.analyzers.ranks.bandwidth import collective_rows
 from probe.analyzers.ranks.clocks import compare_clocks
 from probe.analyzers.ranks.kinds import (
-    bus_factor,
+    KINDS,
     is_collective_kernel,
     kind_of_call,
     kind_of_kernel,
@@ -21,7 +21,8 @@ from probe.analyzers.ranks.kinds import (
 )
 from probe.analyzers.ranks.matching import match
 from probe.analyzers.ranks.summary import summarise
-from probe.multirank import KINDS, CollectiveRow, Group, RankSummary
+from probe.bus_bandwidth import bus_factor
+from probe.multirank import CollectiveRow, Group, RankSummary
 from probe.trace import CollectiveCall, Trace
 
 ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
@@ -319,7 +320,7 @@ def test_a_collective_lasts_as_long_as_the_last_to_come_is_in_it() -> None:
     assert row.busbw_bytes_per_s == pytest.approx(4e6 / np.median(proper) * 2 * 7 / 8, rel=1e-4)
     assert row.busbw_interval_bytes_per_s is not None and row.busbw_interval_bytes_per_s[0] <= row.busbw_bytes_per_s
     spent = truth.ends - truth.starts
-    assert row.imbalance_ratio == pytest.approx(np.median(spent.max(1) / spent.mean(1)), rel=1e-4)
+    assert row.imbalance == pytest.approx(np.median(spent.max(1) / spent.mean(1)), rel=1e-4)
     waits = truth.starts.max(axis=1, keepdims=True) - truth.starts
     assert row.wait_s == pytest.approx(waits.mean() / 1e9, rel=1e-3)
     assert row.notes == ()
@@ -346,7 +347,7 @@ def test_uneven_all_to_alls_count_the_mean_rank() -> None:
 def test_missing_ranks_and_reduction_in_the_switch_are_noted() -> None:
     (row,) = rows([summary(0, 8, [0], [100], group=Group("0", None, 8))])
     assert row.present_ranks == 1 and "not all its ranks are at hand" in row.notes[0]
-    assert row.busbw_bytes_per_s == pytest.approx(4e6 / 100e-9 * 1.75) and row.imbalance_ratio is None
+    assert row.busbw_bytes_per_s == pytest.approx(4e6 / 100e-9 * 1.75) and row.imbalance is None
     switched = [summary(r, 2, [0], [100], group=Group("0", None, 2)) for r in range(2)]
     switched[0].collectives.in_switch[:] = True
     assert "NVLS" in rows(switched)[0].notes[0]

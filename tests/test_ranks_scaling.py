@@ -6,7 +6,7 @@ from rank_builders import simulate, summaries, summary
 
 from probe.analyzers.ranks.scaling import scaling, scaling_job
 from probe.errors import UsageError
-from probe.multirank import ScalingJob
+from probe.scaling import ScalingJob
 
 
 def job(ranks: int, step_s: float, n: int = 9, work: float | None = None) -> ScalingJob:
@@ -17,7 +17,7 @@ def test_weak_scaling_is_the_ratio_of_step_times() -> None:
     found = scaling([job(32, 0.125), job(8, 0.1)])
     assert found.mode == "weak" and "same work in a step" in found.assumption
     assert [p.world_size for p in found.points] == [8, 32]
-    assert found.points[0].efficiency_fraction == 1 and found.points[0].interval is None
+    assert found.points[0].efficiency_fraction == 1 and found.points[0].efficiency_interval_fraction is None
     assert found.points[1].efficiency_fraction == pytest.approx(0.8)
     assert found.points[1].speedup == pytest.approx(3.2)
 
@@ -35,9 +35,9 @@ def test_counted_work_decides_where_every_job_knows_it() -> None:
 
 
 def test_the_interval_encloses_the_ratio_of_all_medians_inside() -> None:
-    low, high = scaling([job(1, 0.1), job(2, 0.1)]).points[1].interval or (1.0, 1.0)
+    low, high = scaling([job(1, 0.1), job(2, 0.1)]).points[1].efficiency_interval_fraction or (1.0, 1.0)
     assert low == pytest.approx(0.0996 / 0.1004) and high == pytest.approx(0.1004 / 0.0996)
-    assert scaling([job(1, 0.1), job(2, 0.1, n=6)]).points[1].interval is None
+    assert scaling([job(1, 0.1), job(2, 0.1, n=6)]).points[1].efficiency_interval_fraction is None
 
 
 def test_intervals_hold_the_truth_at_least_as_often_as_they_say() -> None:
@@ -45,7 +45,8 @@ def test_intervals_hold_the_truth_at_least_as_often_as_they_say() -> None:
     held = 0
     for _ in range(200):
         times = [tuple(scale * rng.lognormal(0, 0.05, 15)) for scale in (0.1, 0.125)]
-        low, high = scaling([ScalingJob(8, times[0]), ScalingJob(16, times[1])]).points[1].interval or (2.0, 0.0)
+        point = scaling([ScalingJob(8, times[0]), ScalingJob(16, times[1])]).points[1]
+        low, high = point.efficiency_interval_fraction or (2.0, 0.0)
         held += low <= 0.8 <= high
     assert held >= 190
 

@@ -27,7 +27,7 @@ from probe.readers.kineto import read
 from probe.report import html, markdown, verdict
 from probe.report.analysis import as_text, render
 from probe.report.ranks import clocks, collective_columns, exposed_wait, extremes, footnotes, listed, shares
-from probe.report.ranks_svg import EXPOSED, WAIT, draw_ranks, draw_scaling
+from probe.report.ranks_svg import COMPUTE, EXPOSED, OTHER, WAIT, draw_ranks, draw_scaling
 
 SECONDS = st.floats(0, 10, allow_nan=False)
 
@@ -64,7 +64,7 @@ def test_one_rank_without_collectives_has_nothing_of_this(one: Analysis) -> None
 
 def test_a_collective_without_other_ranks(one: Analysis) -> None:
     """No table of ranks, and the time is said to hold what the rank waited."""
-    alone = replace(one, collectives=(replace(COLLECTIVES[0], wait_s=None, imbalance_ratio=None),))
+    alone = replace(one, collectives=(replace(COLLECTIVES[0], wait_s=None, imbalance=None),))
     text = as_text(alone)
     assert "one rank's own times" in text and "latest" not in text and "wait:" not in text
     assert " wait" not in next(line for line in text.splitlines() if line.startswith("collective"))
@@ -143,18 +143,33 @@ class TestVerdict:
         assert "how much of that is waiting for late ranks cannot be told" in verdict.of_ranks(replace(one, ranks=lone))
 
 
-@given(st.builds(Rank, st.just(0), *[st.none() | SECONDS] * 4, st.none(), st.none()))
+@given(st.builds(Rank, st.just(0), *[st.none() | SECONDS] * 4, st.none(), st.none(), st.none() | SECONDS))
 def test_the_parts_add_up_to_the_step(found: Rank) -> None:
     split = shares(found)
     if split is None:
         assert not found.step_s or found.exposed_communication_s is None
         return
-    assert min(split.covered_s, split.other_s, split.wait_s, split.exposed_s) >= 0
+    assert min(split.covered_s, split.compute_s, split.other_s, split.wait_s, split.exposed_s) >= 0
     assert split.wait_s + split.exposed_s == pytest.approx(found.exposed_communication_s)
     if (found.communication_s or 0.0) <= (found.step_s or 0.0) and (found.exposed_communication_s or 0.0) <= (
         found.communication_s or 0.0
     ):
         assert split.step_s == pytest.approx(found.step_s)
+
+
+@given(st.integers(0, 10_000))
+def test_the_parts_are_those_of_a_timeline(seed: int) -> None:
+    """Oracle: instants at which a rank computes or communicates, counted."""
+    rng = np.random.default_rng(seed)
+    computes, communicates = rng.random((2, 200)) < rng.random((2, 1))
+    exposed = communicates & ~computes
+    sums = [float(np.count_nonzero(instants)) for instants in (communicates, exposed, computes)]
+    split = shares(Rank(0, 200.0, sums[0], sums[1], None, None, None, sums[2]))
+    assert split is not None
+    assert split.covered_s == np.count_nonzero(communicates & computes)
+    assert split.compute_s == np.count_nonzero(computes & ~communicates)
+    assert split.other_s == np.count_nonzero(~computes & ~communicates)
+    assert split.exposed_s == np.count_nonzero(exposed)
 
 
 @given(st.integers(0, 10_000))
@@ -205,20 +220,20 @@ def test_lists_of_ranks() -> None:
 
 class TestClocks:
     def test_none_to_compare(self) -> None:
-        assert clocks(()) == clocks((ClockOffset(0, 0, 0, (0, 0), (0, 0), 0, 0.0, 0.0),)) == ""
+        assert clocks(()) == clocks((ClockOffset(0, 0, 0.0, (0.0, 0.0), (0.0, 0.0), 0, 0.0, 0.0),)) == ""
         assert clocks((ClockOffset(1, 1, None, None, None, 0, reason="alone"),)) == ""
 
     def test_the_largest_either_way(self) -> None:
-        found = [ClockOffset(n, 0, o, (o - 10, o + 8), None, 9) for n, o in ((1, 2000), (2, -3000))]
+        found = [ClockOffset(n, 0, o, (o - 10e-9, o + 8e-9), None, 9) for n, o in ((1, 2e-6), (2, -3e-6))]
         assert clocks(found).startswith("largest offset 3.00 µs: rank 2 is behind rank 0, known to ±10.0 ns at 95 %;")
         assert clocks(found[:1]).startswith("largest offset 2.00 µs: rank 1 is ahead of rank 0")
 
     def test_bounds_are_no_interval(self) -> None:
-        line = clocks([ClockOffset(1, 0, 5, None, (-100, 200), 3, reason="too few")])
+        line = clocks([ClockOffset(1, 0, 5e-9, None, (-100e-9, 200e-9), 3, reason="too few")])
         assert line.endswith("hard bounds [-100 ns, 200 ns]; drift not decided: too few")
 
     def test_a_drift(self) -> None:
-        found = [ClockOffset(n, 0, 5, (0, 9), None, 300, drift, 0.05) for n, drift in ((1, 1.5), (2, -12.25))]
+        found = [ClockOffset(n, 0, 5e-9, (0, 9e-9), None, 300, d, 5e-8) for n, d in ((1, 1.5e-6), (2, -12.25e-6))]
         assert clocks(found).endswith("largest drift -12.2 ±0.1 ppm (rank 2)")
 
 
@@ -237,9 +252,11 @@ class TestPictures:
         assert f"▸ {count // 2}" in [text.text for text in root.iter("text")]
 
     def test_widths_are_in_proportion(self) -> None:
-        root = ElementTree.fromstring(draw_ranks([Rank(0, 10.0, 4.0, 4.0, 1.0, None, None)], ()))
+        root = ElementTree.fromstring(draw_ranks([Rank(0, 10.0, 4.0, 4.0, 1.0, None, None, 2.0)], ()))
         width = {rect.attrib.get("fill"): float(rect.attrib["width"]) for rect in root.iter("rect")}
         assert width[EXPOSED] == pytest.approx(3 * width[WAIT], rel=0.01)
+        assert width[COMPUTE] == pytest.approx(2 * width[WAIT], rel=0.01)
+        assert width[OTHER] == pytest.approx(4 * width[WAIT], rel=0.01)
 
     def test_labels_do_not_touch(self) -> None:
         found = many_ranks.ranks(400, dict.fromkeys((10, 12, 100, 101, 102), 0.003))
@@ -269,5 +286,6 @@ def test_real_ranks(foreign_traces: Path) -> None:
     text = as_text(found)
     assert "Which rank is late cannot be told" in text
     assert sum("4–7" in warning for warning in found.warnings) == 1
+    assert not any("seems late" in warning for warning in found.warnings)  # the verdict says it
     assert max(len(line) for line in text.splitlines()) <= 80
     assert html.render(found).count("<title>rank ") == 4

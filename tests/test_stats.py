@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.stats import median_interval_ranks, percentile, summarise
+from probe.stats import fewest_for_interval, median_interval_ranks, percentile, student_quantile, summarise
 
 samples = st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=200)
 
@@ -40,6 +40,22 @@ def test_the_interval_covers_the_median_in_95_of_100_cases(n: int) -> None:
 def test_a_few_samples_give_their_whole_range() -> None:
     assert median_interval_ranks(1) == (0, 0)
     assert median_interval_ranks(4) == (0, 3)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.975, 0.99, 0.999])
+def test_fewer_samples_than_that_have_no_interval(confidence: float) -> None:
+    """Oracle: all samples lie on one side of the median with probability 2 · ½ⁿ."""
+    n = fewest_for_interval(confidence)
+    assert 1 - 2 * 0.5**n >= confidence and (n == 1 or 1 - 2 * 0.5 ** (n - 1) < confidence)
+    assert (fewest_for_interval(), fewest_for_interval(0.975)) == (6, 7)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "published"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
+)
+def test_students_quantiles_are_the_published_ones(freedom: int, published: float) -> None:
+    assert student_quantile(freedom) == pytest.approx(published, rel=2e-3)
 
 
 def test_contention_shows_as_a_median_far_above_the_minimum() -> None:

@@ -1,6 +1,7 @@
 """Quantities are printed with the right prefix, and sizes read back."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,10 @@ from probe.units import (
     format_time,
     format_value,
     parse_size,
+    runs,
+    runs_text,
     significant,
+    spans_text,
 )
 
 
@@ -64,6 +68,19 @@ def test_three_significant_digits_are_within_half_a_percent(value: float) -> Non
 def test_a_binary_size_is_read_exactly(number: int, unit: str) -> None:
     power = ["B", "KiB", "MiB", "GiB", "TiB"].index(unit)
     assert parse_size(f"{number}{unit}") == number * 1024**power
+
+
+@given(st.lists(st.integers(-30, 30)))
+def test_runs_hold_every_number_once(numbers: list[int]) -> None:
+    found = runs(numbers)
+    assert [n for first, last in found for n in range(first, last + 1)] == sorted(set(numbers))
+    assert all(after - before > 1 for (_, before), (after, _) in pairwise(found))
+
+
+def test_runs_of_numbers_for_people() -> None:
+    assert runs_text([3, 0, 1, 2, 7, 7]) == "0–3, 7"
+    assert runs_text(range(0, 9, 2), 3) == "0, 2, 4, …" and runs_text(range(0, 5, 2), 3) == "0, 2, 4"
+    assert runs_text([]) == "" and spans_text([(1, 10**12)]) == "1–1000000000000"
 
 
 @pytest.mark.parametrize(("text", "size"), [("64", 64), ("1.5 kib", 1536), ("2GB", 2_000_000_000), (" 16KiB ", 16384)])
