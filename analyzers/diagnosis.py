@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -201,16 +200,13 @@ def _classify(
 def _main_launch_shapes(trace: Trace, groups: OpGroups) -> dict[int, LaunchShape]:
     """Per group the launch shape on which its kernels spend most time."""
     kernels = trace.kernels
-    spent: dict[tuple[int, int], int] = defaultdict(int)
-    for group, shape, duration in zip(
-        groups.of_kernel.tolist(), kernels.launch_shape.tolist(), kernels.duration_ns.tolist(), strict=True
-    ):
-        if group >= 0 and shape >= 0:
-            spent[group, shape] += duration
-    most: dict[int, tuple[int, int]] = {}
-    for (group, shape), duration in spent.items():
-        most[group] = max(most.get(group, (-1, -1)), (duration, shape))
-    return {group: trace.launch_shapes[shape] for group, (_, shape) in most.items()}
+    known = np.flatnonzero((groups.of_kernel >= 0) & (kernels.launch_shape >= 0))
+    width = max(len(trace.launch_shapes), 1)
+    keys = groups.of_kernel[known].astype(np.int64) * width + kernels.launch_shape[known]
+    pairs, which = np.unique(keys, return_inverse=True)
+    spent = np.bincount(which, weights=kernels.duration_ns[known], minlength=len(pairs))
+    order = np.argsort(spent, kind="stable")  # the longest last: it is what stays
+    return {int(pair) // width: trace.launch_shapes[int(pair) % width] for pair in pairs[order]}
 
 
 def _operators(

@@ -12,7 +12,9 @@ from probe.errors import TraceError
 from probe.readers import kineto_json
 from probe.readers.kineto_json import LONGEST_EVENT, Head, Piece
 
-PIECE = 256 << 10  # bytes of text decoded at once: more is no faster and takes memory that a small trace does not
+PIECE = 256 << 10  # bytes of text decoded at once at first: more takes memory that a small trace does not
+_LARGEST_PIECE = 1 << 20  # later on: what is done once a piece counts less, and more no longer stays in a core's cache
+_GROWTH = 1 / 64  # of what was read
 _LONGEST_HEAD = 64 << 20  # bytes before the first event, or after the last; real ones have a few thousand
 
 _MARK = b"\xef\xbb\xbf"  # with which some editors begin a text in UTF-8
@@ -40,23 +42,29 @@ class Text:
         self.head = Head()
         self._before = b""  # text up to the first event
         self._rest = b""  # text that was read and not yet handed out
+        self._read = 0  # bytes of text
 
     def texts(self) -> Iterator[tuple[bytes, bool]]:
         """Runs of whole events without the list's brackets, and whether the text is the last one, with what follows."""
         self._rest = self._find_events()
-        wanted = PIECE
+        wanted = self._wanted()
         while more := self.stream.read(wanted):
+            self._read += len(more)
             text = self._rest + more
             at = kineto_json.boundary(text)
             if at is None and len(text) <= LONGEST_EVENT:  # one event longer than a piece
                 self._rest, wanted = text, len(text)
                 continue
             at = len(text) if at is None else at  # no events, or what follows them: it need not stay whole
-            self._rest, wanted = text[at + 1 :], PIECE
+            self._rest, wanted = text[at + 1 :], self._wanted()
             yield text[:at], False
         text, self._rest = self._rest, b""
         self.cut = self.stream.truncated
         yield text, True
+
+    def _wanted(self) -> int:
+        """How much to read for the next piece."""
+        return max(PIECE, min(_LARGEST_PIECE, int(self._read * _GROWTH)))
 
     def pieces(self, wanted: Container[int] | None = None) -> Iterator[Piece]:
         """The events, decoded; of the texts with the wanted numbers where those are given."""
