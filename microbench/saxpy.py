@@ -1,13 +1,16 @@
-"""What does y = a x + y cost in machine code, in NumPy and in eager PyTorch?
+"""What does y = a x + y cost in machine code, in NumPy, in eager PyTorch and compiled?
 
 Method: float32, one footprint that fits a core's caches and one that does not; 12 bytes an element (x read, y read, y
-written). NumPy has no such operation and makes a temporary array: the price of composing it is what is measured.
-PyTorch has it in one operator (`add_` with `alpha`) and uses its threads for large arrays.
+written). Machine code with the widest vectors the CPU has, on one thread and on all; with each narrower width on one
+thread, because width is a question to one core. NumPy has no such operation and makes a temporary array: the price of
+composing it is what is measured. PyTorch has it in one operator (`add_` with `alpha`) and uses its threads for large
+arrays. `torch.compile` gets it composed, as in NumPy, and fuses it; compiling lies outside the windows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +18,10 @@ import numpy.typing as npt
 
 from probe.errors import UnavailableError
 from probe.kernels import machine_code
-from probe.kernels.loops import SAXPY, Function
+from probe.kernels.loops import SAXPY, Function, Loops
 from probe.measurement import Measurement
 from probe.microbench import memory
+from probe.microbench.compiled_code import compiled, worth_compiling
 from probe.microbench.harness import Effort, Variant, measure, paced, repeats_for, timed
 from probe.microbench.pinning import working_cpus
 from probe.microbench.suite import Context, rate_measurement
@@ -28,57 +32,116 @@ NAME = "saxpy"
 SIZES = (64 * memory.MIB, 256 * memory.KIB)
 ELEMENT_BYTES = 12  # moved: x read, y read, y written
 SCALAR = 2.0**-30  # small, so that y stays finite however often it is added to
+NARROWER = (("avx2", "fma"), ())  # instruction sets to pretend to have, so that the loops are made for less
 Vector = npt.NDArray[np.float32]
+Windows = Callable[[int], float]  # seconds of n passes
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to add a x to y: its name, its threads, its windows, and what is known of the instructions."""
+
+    name: str
+    threads: int
+    window_of: Windows
+    proof: dict[str, Any] | None = None
 
 
 def run(context: Context) -> Iterator[Measurement]:
     """One measurement a size and implementation, metric `bandwidth`, in B/s."""
     sizes = memory.affordable(SIZES, memory.free_bytes())
+    fused = compiled_for(context, sizes)
     with Team(working_cpus()) as team:
         for size, budget_s in paced(sizes, context.budget_s, context.clock, context.report):
-            yield from _measure_size(context, team, size, budget_s)
+            yield from _measure_size(context, team, size, budget_s, fused.get(size))
 
 
-def _measure_size(context: Context, team: Team, size: int, budget_s: float) -> Iterator[Measurement]:
+def compiled_for(context: Context, sizes: tuple[int, ...]) -> dict[int, Callable[..., object]]:
+    """The composed operation compiled for each size; empty in a quick run and, with a warning, where that fails."""
+    import torch
+
+    if not worth_compiling(context):
+        return {}
+    try:
+        return {size: compiled(composed, torch.ones(size // 8), torch.ones(size // 8)) for size in sizes}
+    except UnavailableError as reason:
+        context.warnings.append(f"saxpy: not compiled: {reason}")
+        return {}
+
+
+def composed(x: Any, y: Any) -> None:
+    """y = a x + y on torch tensors, as one writes it: a product, then a sum."""
+    y += SCALAR * x
+
+
+def _measure_size(
+    context: Context, team: Team, size: int, budget_s: float, fused: Callable[..., object] | None
+) -> Iterator[Measurement]:
     elements = size // 8
     x, y = np.ones(elements, np.float32), np.ones(elements, np.float32)
-    variants, threads = [], []
-    for name, workers, window_of in implementations(context, team, x, y):
-        repeats = repeats_for(window_of)
-        variants.append(_variant(name, window_of, repeats, elements))
-        threads.append(workers)
+    ways = list(implementations(context, team, x, y, fused))
+    variants = [_variant(way, elements) for way in ways]
     timings = measure(variants, Effort(budget_s, least=6), context.clock)
-    for timing, workers in zip(timings, threads, strict=True):
-        params = {"implementation": timing.name, "size_bytes": size, "threads": workers, "dtype": "float32"}
-        plural = "thread" if workers == 1 else "threads"
-        name = f"saxpy {format_bytes(size)} {timing.name} {workers} {plural}"
-        yield rate_measurement(NAME, name, "bandwidth", "B/s", timing, params)
+    for timing, way in zip(timings, ways, strict=True):
+        params = {"implementation": way.name, "size_bytes": size, "threads": way.threads, "dtype": "float32"}
+        plural = "thread" if way.threads == 1 else "threads"
+        name = f"saxpy {format_bytes(size)} {way.name} {way.threads} {plural}"
+        yield rate_measurement(NAME, name, "bandwidth", "B/s", timing, params, proof=way.proof)
 
 
-def _variant(name: str, window_of: Callable[[int], float], repeats: int, elements: int) -> Variant:
-    return Variant(name, lambda: window_of(repeats), elements * ELEMENT_BYTES * repeats)
+def _variant(way: Way, elements: int) -> Variant:
+    repeats = repeats_for(way.window_of)
+    return Variant(way.name, lambda: way.window_of(repeats), elements * ELEMENT_BYTES * repeats)
 
 
 def implementations(
-    context: Context, team: Team, x: Vector, y: Vector
-) -> Iterator[tuple[str, int, Callable[[int], float]]]:
-    """Name, threads and windows of n passes of each way to add a x to y."""
+    context: Context, team: Team, x: Vector, y: Vector, fused: Callable[..., object] | None = None
+) -> Iterator[Way]:
+    """Each way to add a x to y; `fused` is what torch.compile made of it for arrays of this size."""
     import torch
 
     try:
-        loop = machine_code.load(context.device.isa).stream[SAXPY]
+        loops = machine_code.load(context.device.isa)
     except UnavailableError as reason:
         context.warnings.append(f"saxpy: no machine code: {reason}")
     else:
-        if len(team) > 1:
-            yield "machine code", 1, lambda n: timed(lambda: _whole(loop, x, y, n))()
-        yield "machine code", len(team), lambda n: team.run(_slice(loop, team, x, y, n))
-    yield "numpy", 1, _repeated(lambda: np.add(y, SCALAR * x, out=y))
-    one, other = torch.from_numpy(x), torch.from_numpy(y)
-    yield "torch eager", torch.get_num_threads(), _repeated(lambda: other.add_(one, alpha=SCALAR))
+        yield from _machine_code(loops, team, x, y)
+        if not context.quick:
+            yield from _narrower(loops, context.device.isa, x, y)
+    yield Way("numpy", 1, _repeated(lambda: np.add(y, SCALAR * x, out=y)))
+    one, other, threads = torch.from_numpy(x), torch.from_numpy(y), torch.get_num_threads()
+    yield Way("torch eager", threads, _repeated(lambda: other.add_(one, alpha=SCALAR)))
+    if fused is not None:
+        yield Way("torch.compile", threads, _repeated(lambda: fused(one, other)))
 
 
-def _repeated(call: Callable[[], Any]) -> Callable[[int], float]:
+def _machine_code(loops: Loops, team: Team, x: Vector, y: Vector) -> Iterator[Way]:
+    """The widest vectors, on one thread and on all."""
+    loop, proof = loops.stream[SAXPY], _proof(loops)
+    if len(team) > 1:
+        yield Way("machine code", 1, _alone(loop, x, y), proof)
+    yield Way("machine code", len(team), lambda n: team.run(_slice(loop, team, x, y, n)), proof)
+
+
+def _narrower(widest: Loops, isa: tuple[str, ...], x: Vector, y: Vector) -> Iterator[Way]:
+    """Each narrower width there are loops for, on one thread."""
+    seen = {widest.instruction_set}
+    for names in NARROWER:
+        loops = machine_code.load(tuple(name for name in isa if name in names))
+        if loops.instruction_set not in seen:
+            seen.add(loops.instruction_set)
+            yield Way(f"machine code {loops.instruction_set}", 1, _alone(loops.stream[SAXPY], x, y), _proof(loops))
+
+
+def _proof(loops: Loops) -> dict[str, Any]:
+    return {"origin": loops.origin, "instruction_set": loops.instruction_set}
+
+
+def _alone(loop: Function, x: Vector, y: Vector) -> Windows:
+    return lambda n: timed(lambda: _whole(loop, x, y, n))()
+
+
+def _repeated(call: Callable[[], Any]) -> Windows:
     def several(n: int) -> None:
         for _ in range(n):
             call()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from probe.device import DeviceKind
 from probe.microbench import (
+    attention,
     cache_latency,
     collectives,
     copies,
@@ -26,12 +27,12 @@ _GPU: tuple[DeviceKind, ...] = ("cuda", "rocm")
 NOT_YET = "not implemented yet"
 
 _ALL = (
-    Suite("cache_latency", "How long does a dependent load take, by data size?", ("cpu",), cache_latency.run, 2.2, 28),
+    Suite("cache_latency", "How long does a dependent load take, by data size?", ("cpu",), cache_latency.run, 2.2, 26),
     Suite("memory_bandwidth", "How fast do arrays stream, by size and threads?", _BOTH, memory_bandwidth.run, 2.2, 30),
     Suite("vector_loads", "Do wider loads move more bytes?", ("cpu",), vector_loads.run, 0.8, 8),
     Suite("saxpy", "What does y = a x + y cost, by implementation?", ("cpu",), saxpy.run, 0.6, 8),
-    Suite("matmul", "What rate do matrix products reach, by dtype?", _BOTH, matmul.run, 2.4, 28),
-    Suite("attention", "What rate does attention reach, by implementation?", _BOTH),
+    Suite("matmul", "What rate do matrix products reach, by dtype?", _BOTH, matmul.run, 2.4, 26),
+    Suite("attention", "What rate does attention reach, by implementation?", ("cpu",), attention.run, 1.0, 12),
     Suite("register_banks", "What do register bank conflicts cost?", _GPU),
     Suite("shared_banks", "What do shared memory bank conflicts cost?", _GPU),
     Suite("tlb", "How far do the TLBs reach?", ("cpu",), tlb.run, 0.6, 8),
