@@ -32,13 +32,13 @@ _ALL = (
     Suite("vector_loads", "Do wider loads move more bytes?", ("cpu",), vector_loads.run, 0.8, 8),
     Suite("saxpy", "What does y = a x + y cost, by implementation?", ("cpu",), saxpy.run, 0.6, 8),
     Suite("matmul", "What rate do matrix products reach, by dtype?", _BOTH, matmul.run, 2.4, 26),
-    Suite("attention", "What rate does attention reach, by implementation?", ("cpu",), attention.run, 1.0, 12),
+    Suite("attention", "What rate does attention reach, by implementation?", ("cpu",), attention.run, 1.0, 20),
     Suite("register_banks", "What do register bank conflicts cost?", _GPU),
     Suite("shared_banks", "What do shared memory bank conflicts cost?", _GPU),
     Suite("tlb", "How far do the TLBs reach?", ("cpu",), tlb.run, 0.6, 8),
     Suite("launch", "What does dispatching one eager operator cost?", _BOTH, launch.run, 0.4, 6),
     Suite("copies", "How fast is memory copied, by size?", ("cpu",), copies.run, 0.4, 6),
-    Suite("collectives", "How fast do ranks exchange data?", _BOTH, collectives.run, 3.0, 14),
+    Suite("collectives", "How fast do ranks exchange data?", _BOTH, collectives.run, 3.0, 16),
     Suite("storage", "What do loaders and checkpoints get from a path?", _BOTH, storage.run, 0.5, 10),
 )
 SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}

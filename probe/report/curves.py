@@ -15,7 +15,8 @@ from probe.measurement import Measurement
 from probe.units import format_bytes, format_value
 
 SIZE = "size_bytes"
-ALONG = {"tlb": "lines", "storage": "block_bytes", "attention": "sequence"}  # what a suite varies, where not the footprint
+# What a suite varies, where it is not the footprint.
+ALONG = {"tlb": "lines", "storage": "block_bytes", "attention": "sequence"}
 LEAST_POINTS = 3  # of a series: two make no curve
 MOST_SERIES = 4  # in one figure, before it is split
 NO_LABEL = ("level", "cpu", SIZE)
