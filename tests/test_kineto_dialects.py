@@ -481,7 +481,6 @@ def test_names_in_other_encodings(tmp_path: Path) -> None:
     path.write_bytes(text)
     assert Counter(names(read(path), read(path).host_ops.name))["before"] == 1
     assert len(read(path).host_ops) == 2
-# To append to tests/test_kineto_dialects.py together with /tmp/dialects_readers.patch
 
 
 def test_kernels_of_2021_spell_their_external_id_small(tmp_path: Path) -> None:
