@@ -253,7 +253,13 @@ def _beyond(roof_s: float | None, time_s: float) -> tuple[str, ...]:
 
 def _ranked(rows: list[_Row]) -> list[_Row]:
     """Most recoverable time first; what is not known stands behind by the time it takes."""
-    return sorted(rows, key=lambda r: (-(r.operator.recoverable_s or 0.0), -r.operator.share_fraction, r.operator.name))
+    return sorted(rows, key=_rank)
+
+
+def _rank(row: _Row) -> tuple[bool, float, float, str]:
+    operator = row.operator
+    known = operator.recoverable_s
+    return known is None, -(known or 0.0), -operator.share_fraction, operator.name
 
 
 def _calls_per_step(groups: OpGroups) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from probe.analysis import StepTimes, TraceQuality
 from probe.analyzers.cost_models.coverage import Coverage
 from probe.analyzers.steps import WHOLE_SPAN
@@ -20,6 +22,12 @@ def caveats(trace: Trace, covered: Coverage, ceilings: Ceilings, times: StepTime
     if not len(trace.steps):
         yield WHOLE_SPAN
     yield from _unsteady(times)
+    launching = len({trace.threads[thread].process for thread in np.unique(trace.runtime_calls.thread).tolist()})
+    if launching > 1:
+        yield (
+            f"{launching} processes call the device in this file and are added up as one; "
+            "analyze each rank's own file, or their directory"
+        )
     if covered.known_fraction is not None and covered.known_fraction < WELL_KNOWN:
         first = covered.unknown[0]
         what = "device" if trace.on_device else "operator"

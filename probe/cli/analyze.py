@@ -53,7 +53,7 @@ def command(
 ) -> None:
     """Show where the time goes, what bounds it, and what to change first. Exit code 3: a --fail-on condition held."""
     from probe import api
-    from probe.cli.output import console, print_json, progress_bar, write_text
+    from probe.cli.output import console, print_json, progress_bar, refuse_unwritable, write_text
     from probe.conditions import parse
     from probe.report import analysis as terminal
     from probe.report import html as page
@@ -63,6 +63,7 @@ def command(
         console().print(rules.render(explain))
         return
     conditions = parse(fail_on) if fail_on is not None else ()
+    refuse_unwritable(md, html)
     if md is not None and md == html:
         raise UsageError(f"--md and --html name the same file, {md}")
     with progress_bar() as progress:

@@ -17,9 +17,12 @@ _TABLES = "ops, runtime_calls, kernels, copies, annotations, collectives or step
 
 
 def command(
-    source: Annotated[
-        str,  # not a Path, which would mend the slashes of an address
-        typer.Argument(help="Run directory, trace (.json, .json.gz, .sqlite) or directory of traces, one a rank."),
+    sources: Annotated[
+        list[str],  # not Paths, which would mend the slashes of an address
+        typer.Argument(
+            help="Run directory, trace (.json, .json.gz, .sqlite), or the traces of ranks: files, a "
+            "directory, a pattern."
+        ),
     ],
     output: Annotated[
         Optional[str],
@@ -60,11 +63,12 @@ def command(
     from probe.cli.output import progress_bar
     from probe.export import targets
 
+    source = sources[0]
     target = targets.choose(source, output, format, table or ())
     targets.refuse(target, source, force)
     with progress_bar() as progress:
         traces = api.load_all(
-            source, steps=steps_of(steps), window_s=window_of(window), ranks=ranks_of(ranks), progress=progress
+            sources, steps=steps_of(steps), window_s=window_of(window), ranks=ranks_of(ranks), progress=progress
         )
         files = targets.write(target, traces, progress)
     _tell(files)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from probe.cli.options import AsJson
-from probe.errors import UsageError
+from probe.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from probe.measurement import MicrobenchResult
@@ -35,7 +35,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Let -o overwrite a file.")] = False,
 ) -> None:
     """Measure this machine's ceilings, store them for later analyses, and draw the roofs."""
-    from probe.cli.output import console, print_json, refuse_overwrite, write_text
+    from probe.cli.output import console, print_json, refuse_overwrite, refuse_unwritable, write_text
     from probe.launchers import launched_rank
     from probe.microbench.run import SUITES, Options, measure
     from probe.report import microbench_html
@@ -49,6 +49,9 @@ def command(
         render_suites(SUITES, console())
         return
     refuse_overwrite(output, force)
+    refuse_unwritable(output, html)
+    if path is not None and not path.is_dir():
+        raise UsageError(f"--path {path}: no such directory; name one that you may write in")
     refuse_same_file(output, html)
     place = launched_rank()
     if place.ranks > 1 and suites != ["collectives"]:
@@ -60,6 +63,8 @@ def command(
         result = measure(Options(tuple(suites or ()), device, quick, path), progress)
     if place.rank:
         return  # the first rank has the result of all
+    if suites and not result.measurements and not result.interrupted:
+        raise UnavailableError("; ".join(f"{entry.suite}: {entry.reason}" for entry in result.unsupported))
     result = _store(result)
     content = to_jsonable(result)
     if output is not None:

@@ -71,6 +71,13 @@ def write_text(path: Path, text: str) -> None:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def refuse_unwritable(*paths: Path | None) -> None:
+    """UsageError where a file's directory is not there; called before any work is done."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path}: there is no directory {path.parent}; make it or give another name")
+
+
 def refuse_overwrite(path: Path | None, force: bool) -> None:
     """UsageError where `path` exists and --force was not given; called before any work is done."""
     if path is not None and path.exists() and not force:

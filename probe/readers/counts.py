@@ -70,7 +70,8 @@ def told_of_rows(trace: Trace) -> Iterator[str]:
     if not len(trace.host_ops) and not trace.on_device:
         yield "no operators and no device activity among the events"
     if trace.device.kind in ("cuda", "rocm") and not trace.on_device:
-        yield "no device activity recorded; record with ProfilerActivity.CUDA"
+        cut = trace.quality.truncated
+        yield f"no device activity {'before the cut' if cut else 'recorded; record with ProfilerActivity.CUDA'}"
     if len(trace.runtime_calls):
         yield from _told_of_launches(trace, "the recording began")
 

@@ -103,7 +103,7 @@ def _about(path: str, text: Text, columns: Columns, events: Events, warnings: tu
     categories = {category.lower() for category in columns.kinds}
     return About(
         path=path,
-        device=_device(text.head, events, sorted(set(columns.kinds.unknown_devices.values()))),
+        device=_device(text.head, events, sorted(set(columns.kinds.unknown_devices.values())), cut=text.cut),
         base_unix_ns=max(integer(text.head.base_ns), 0),
         rank=rank,
         world_size=world_size,
@@ -139,7 +139,7 @@ def _rank(path: str, head: Head) -> tuple[int | None, int | None]:
     return rank_of((PurePosixPath(path).name,)), None
 
 
-def _device(head: Head, events: Events, unknown: list[str]) -> Device:
+def _device(head: Head, events: Events, unknown: list[str], *, cut: bool) -> Device:
     """The device whose work was recorded, as far as the file names it."""
     called = [events.names[n] for n in np.unique(events.runtime.name)]
     hip = any(name.startswith("hip") for name in called)
@@ -149,6 +149,8 @@ def _device(head: Head, events: Events, unknown: list[str]) -> Device:
     if not devices:
         active = len(events.kernels) + len(events.copies) > 0
         kind: DeviceKind = ("rocm" if hip else "cuda") if called else ("unknown" if active else "cpu")
+        if kind == "cpu" and cut:  # its device work may have stood behind the cut
+            kind = "unknown"
         return Device(kind=kind, name="CPU" if kind == "cpu" else "unknown device")
     used = set(np.concatenate([events.kernels.device, events.copies.device]).tolist()) - {NONE}
     chosen = next((d for d in devices if integer(d.id) in used), devices[0])

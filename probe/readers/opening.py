@@ -36,7 +36,10 @@ _FIRST_PIECE = 16 << 10  # the same within the first _READ: what damage spoils i
 _GZIP = b"\x1f\x8b"
 _PATIENCE_S = 5.0  # on closing, for a read that is under way
 
-_EXTRAS = {"s3": "torch-probe[s3]", "s3a": "torch-probe[s3]", "gs": "torch-probe[gcs]", "gcs": "torch-probe[gcs]"}
+_EXTRAS = {
+    "s3": "'torch-probe[s3]'", "s3a": "'torch-probe[s3]'", "gs": "'torch-probe[gcs]'", "gcs": "'torch-probe[gcs]'",
+    "http": "aiohttp requests", "https": "aiohttp requests",
+}  # fmt: skip
 _PASSWORD = re.compile(r"(?<=://)[^/@]*@")
 
 
@@ -88,7 +91,7 @@ def file_system(url: str) -> tuple[Any, str]:
         system, path = url_to_fs(url)
     except ImportError as error:
         package = _EXTRAS.get(scheme)
-        remedy = f"pip install '{package}'" if package else " ".join(str(error).split())
+        remedy = f"pip install {package}" if package else " ".join(str(error).split())
         raise InputError(f"{shown(url)}: {scheme}:// needs a package that is not installed: {remedy}") from None
     except Exception as error:  # what a storage backend raises is its own affair
         raise cannot_read(url, error, InputError) from None

@@ -191,9 +191,13 @@ def _operators(analysis: Analysis, top: int) -> Table:
 
 def by_possible_gain(ops: Sequence[Operator]) -> list[Operator]:
     """Most time to gain first; an operator without a model may gain all its time, for all that is known."""
-    return sorted(
-        ops, key=lambda op: -(op.recoverable_s if op.recoverable_s is not None else max(op.self_s, op.device_s))
-    )
+    on_device = any(op.device_s > 0 for op in ops)
+
+    def gain_s(op: Operator) -> float:
+        spent_s = op.device_s if on_device else op.self_s
+        return op.recoverable_s if op.recoverable_s is not None else spent_s
+
+    return sorted(ops, key=gain_s, reverse=True)
 
 
 def uses_device(analysis: Analysis) -> bool:

@@ -88,7 +88,7 @@ def _ends(interval: Interval) -> str:
     """The ends of an interval: 1.21–1.27, and no more of a wide one than that it is wide."""
     low, high = interval
     shown = (
-        f"<{LEAST_SHOWN}" if low < LEAST_SHOWN else times(low),
+        f"<{LEAST_SHOWN}" if low < LEAST_SHOWN <= high else times(low),
         f">{MOST_SHOWN:.0f}" if high > 100 else times(high),
     )
     return "–".join(shown)

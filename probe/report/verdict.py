@@ -29,7 +29,8 @@ def sentence(analysis: Analysis) -> str:
     step_s = analysis.time_s["step"]
     if not step_s:
         return "No time was recorded."
-    return f"A step takes {format_time(step_s)} and {_bound(analysis, step_s)}. {_promise(analysis, step_s)}"
+    whose = f" of rank {analysis.ranks[0].rank}" if len(analysis.ranks) > 1 else ""
+    return f"A step{whose} takes {format_time(step_s)} and {_bound(analysis, step_s)}. {_promise(analysis, step_s)}"
 
 
 def _bound(analysis: Analysis, step_s: float) -> str:
