@@ -308,3 +308,31 @@ def test_a_run_of_many_ranks(run: Any, tmp_path: Path) -> None:
     asked = run("analyze", "run", "--ranks", "1-2", "--json").json
     assert [row["rank"] for row in asked["ranks"]] == [1, 2]
     run("analyze", "run", "--ranks", "2-3").assert_one_line(2, "run: no rank 3", "0–2")
+
+
+def test_where_a_report_would_go_is_checked_first(run: Any, tmp_path: Path) -> None:
+    for arguments in (("microbench", "launch", "-o"), ("microbench", "launch", "--html")):
+        run("run", *arguments, "absent/x").assert_one_line(2, "absent/x", "no directory absent")
+    write(tmp_path, gpu_step())
+    run("analyze", "trace.json", "--md", "absent/x.md").assert_one_line(2, "absent/x.md", "no directory absent")
+
+
+def test_nothing_measured_is_no_success(run: Any) -> None:
+    run("run", "microbench", "storage", "--path", "absent").assert_one_line(2, "--path absent", "no such directory")
+    run("run", "microbench", "register_banks", "--device", "cpu").assert_one_line(4, "register_banks")
+
+
+def test_a_cut_trace_is_no_cpu_run(run: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, [op("aten::mm", 0, 20), op("aten::add", 30, 5), *gpu_step()])
+    path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"aten::add") + 200])
+    found = run("analyze", "trace.json", "--json").json
+    assert found["source"]["device_kind"] == "unknown"
+    assert any("cut" in warning for warning in found["warnings"])
+
+
+def test_ranks_merged_into_one_file_are_told(run: Any, tmp_path: Path) -> None:
+    for rank in range(2):
+        write(tmp_path, gpu_step(), f"rank{rank}.json", distributedInfo={"rank": rank, "world_size": 2})
+    assert run("export", "rank0.json", "rank1.json", "-o", "all.json").code == 0
+    found = run("analyze", "all.json", "--json").json
+    assert any("2 processes call the device in this file" in warning for warning in found["warnings"])
