@@ -14,6 +14,7 @@ from probe.trace import Trace
 from probe.units import format_time
 
 UNSTEADY_FACTOR = 1.5  # between kinds of steps; recording itself may slow tiny operators by up to three times
+WORTH_TELLING = 0.05  # of the device's time
 WELL_KNOWN = 0.95  # share of the time with a known cost above which nothing is said of the rest
 
 
@@ -28,6 +29,7 @@ def caveats(trace: Trace, covered: Coverage, ceilings: Ceilings, times: StepTime
             f"{launching} processes call the device in this file and are added up as one; "
             "analyze each rank's own file, or their directory"
         )
+    yield from _of_earlier_steps(trace)
     if covered.known_fraction is not None and covered.known_fraction < WELL_KNOWN:
         first = covered.unknown[0]
         what = "device" if trace.on_device else "operator"
@@ -39,6 +41,18 @@ def caveats(trace: Trace, covered: Coverage, ceilings: Ceilings, times: StepTime
         yield f"ceilings are {ceilings.origin}, not measured: run `probe run microbench` on {ceilings.device}"
     elif ceilings.quick:
         yield "ceilings are of a --quick measurement; `probe run microbench` measures them fully"
+
+
+def _of_earlier_steps(trace: Trace) -> Iterator[str]:
+    """What to say where much of the device's time is work that was launched before the recording began."""
+    durations = [(work.duration_ns, (work.launch < 0) & (work.op < 0)) for work in (trace.kernels, trace.copies)]
+    every = sum(int(ns.sum()) for ns, _ in durations)
+    earlier = sum(int(ns[rows].sum()) for ns, rows in durations)
+    if len(trace.runtime_calls) and every and earlier > WORTH_TELLING * every:
+        yield (
+            f"{earlier / every:.0%} of the device's time is work that no recorded call launched, of an earlier step: "
+            "it counts in the parts of the step, but in no operator's figures"
+        )
 
 
 def _unsteady(times: StepTimes) -> Iterator[str]:

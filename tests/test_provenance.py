@@ -110,3 +110,11 @@ def test_normal_traces_are_not_called_damaged(foreign_traces: Path) -> None:
     for name in ("v100_resnet50_training", "v100_ns_resolution_rank0", "a100_nccl_rank0", "h100_bert_small"):
         said = analysed(read(foreign_traces / f"{name}.json.gz")).quality.reasons
         assert all("outside every recorded step" in r for r in said), (name, said)
+
+
+def test_work_of_an_earlier_step_is_told(tmp_path: Path) -> None:
+    late = [step(1, 0, 100), op("aten::mm", 5, 10), launch(1, 6), kernel("k", 20, 30, 1)]
+    plain = analysed(read(write(tmp_path, late, deviceProperties=GPU)))
+    begun = analysed(read(write(tmp_path, [*late, kernel("k", 60, 30, 99)], deviceProperties=GPU)))
+    assert not any("of an earlier step" in warning for warning in plain.warnings)
+    assert any(warning.startswith("50% of the device's time") for warning in begun.warnings)
