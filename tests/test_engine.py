@@ -111,7 +111,8 @@ class TestProcesses:
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 sys.path.insert(0, {tests!r})
 import engine_tasks
 from probe.engine import executor, run
@@ -135,6 +136,7 @@ def test_an_interrupted_program_leaves_no_worker(tmp_path: Path, number: signal.
         _, told = program.communicate(timeout=60)
     finally:
         program.kill()
+        program.communicate()
     _wait_until(lambda: not _living(folder))
     assert len(list(folder.iterdir())) == 2, "the rest was not begun"
     assert program.returncode == -number
