@@ -51,6 +51,7 @@ class Timing:
 
     name: str
     seconds: Summary  # per unit of work
+    samples: tuple[float, ...] = ()  # seconds per unit of work of each window, in the order they ran
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -79,7 +80,10 @@ def measure(variants: Sequence[Variant], effort: Effort, clock: Clock = clock) -
             if all(_settled(seconds, effort.target) for seconds in samples):
                 break
             check_at = n + max(4, n // 4)
-    return [Timing(variant.name, summarise(seconds)) for variant, seconds in zip(variants, samples, strict=True)]
+    return [
+        Timing(variant.name, summarise(seconds), tuple(seconds))
+        for variant, seconds in zip(variants, samples, strict=True)
+    ]
 
 
 def _settled(samples: list[float], target: float) -> bool:

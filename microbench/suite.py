@@ -67,8 +67,14 @@ def time_measurement(
         n=seconds.n,
         params=params,
         flags=timing.flags + tuple(more.pop("flags", ())),
+        samples=tuple(_rounded(s) for s in timing.samples),
         **more,
     )
+
+
+def _rounded(sample: float) -> float:
+    """A raw sample to the digits that a clock can tell."""
+    return float(f"{sample:.5g}")
 
 
 def rate_measurement(
@@ -89,5 +95,6 @@ def rate_measurement(
         n=seconds.n,
         params=params,
         flags=timing.flags + tuple(more.pop("flags", ())),
+        samples=tuple(_rounded(1 / s) for s in timing.samples),
         **more,
     )

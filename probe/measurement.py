@@ -42,6 +42,7 @@ class Measurement:
     proof: dict[str, Any] | None = None
     verdict: str | None = None  # against the reference: "as published", "better", "worse"; None where that is not known
     because: str | None = None  # what explains a worse result, or why there is a reference and no verdict
+    samples: tuple[float, ...] = ()  # of each window in the order they ran, in `unit`; () where a suite keeps none
 
 
 @dataclass(frozen=True)

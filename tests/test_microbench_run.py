@@ -21,7 +21,7 @@ CONTRACT_SUITES = (
     "collectives storage"
 ).split()
 MEASUREMENT_KEYS = (
-    "suite name metric unit value min median interval n params flags reference proof verdict because".split()
+    "suite name metric unit value min median interval n params flags reference proof verdict because samples".split()
 )
 
 
