@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from probe.microbench.neighbours import Neighbours
 from probe.stats import Summary, summarise
 
 Item = TypeVar("Item")
@@ -52,11 +53,12 @@ class Timing:
     name: str
     seconds: Summary  # per unit of work
     samples: tuple[float, ...] = ()  # seconds per unit of work of each window, in the order they ran
+    disturbed: bool = False  # other processes took CPU time meanwhile
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What a reader must know about how it was measured."""
-        return ("contended",) if self.seconds.contended else ()
+        return ("contended",) if self.seconds.contended or self.disturbed else ()
 
 
 def measure(variants: Sequence[Variant], effort: Effort, clock: Clock = clock) -> list[Timing]:
@@ -64,6 +66,7 @@ def measure(variants: Sequence[Variant], effort: Effort, clock: Clock = clock) -
 
     For `effort.least` windows each the budget may be doubled, no further; a window longer than that still runs once.
     """
+    neighbours = Neighbours()
     start = clock()
     for variant in variants:
         variant.window()
@@ -80,8 +83,9 @@ def measure(variants: Sequence[Variant], effort: Effort, clock: Clock = clock) -
             if all(_settled(seconds, effort.target) for seconds in samples):
                 break
             check_at = n + max(4, n // 4)
+    disturbed = clock is time.perf_counter and neighbours.disturbed
     return [
-        Timing(variant.name, summarise(seconds), tuple(seconds))
+        Timing(variant.name, summarise(seconds), tuple(seconds), disturbed)
         for variant, seconds in zip(variants, samples, strict=True)
     ]
 

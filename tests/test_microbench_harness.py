@@ -1,5 +1,11 @@
 """Does the harness stop when it should, interleave, and summarise? On a fake clock."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from probe.microbench.harness import Effort, Variant, measure, paced, repeats_for, timed
@@ -107,3 +113,20 @@ def test_timed_uses_the_clock_it_is_given() -> None:
     clock = FakeClock()
 
     assert timed(lambda: clock.sleep(0.25), clock)() == 0.25
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="asks Linux what others do")
+def test_a_competing_process_is_flagged() -> None:
+    """Windows that all take longer alike have no spread; what others did in the meantime tells it."""
+    burn = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
+    rivals = [subprocess.Popen([sys.executable, "-c", burn]) for _ in range(os.cpu_count() or 1)]
+    try:
+        time.sleep(0.2)  # they are up
+        steady = Variant("steady", lambda: time.sleep(0.05) or 1.0, 1.0)  # type: ignore[func-returns-value]
+        (found,) = measure([steady], Effort(budget_s=0.4))
+    finally:
+        for rival in rivals:
+            rival.kill()
+            rival.wait()
+    assert not found.seconds.contended
+    assert found.flags == ("contended",)
