@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import probe
 from probe.errors import ProbeError, TraceError
 from probe.readers import kineto, kineto_json, kineto_text
+from probe.schema import to_jsonable
 from probe.trace import Trace
 
 SEED = 7
@@ -251,24 +252,29 @@ def test_deep_nesting_of_what_looks_like_events_takes_no_longer(tmp_path: Path, 
     assert tried < 1000
 
 
+def lengths_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the texts that are decoded from now on."""
+    lengths: list[int] = []
+    real = kineto_json.decode
+
+    def measured(text: bytes, *, last: bool) -> list[kineto_json.Piece]:
+        lengths.append(len(text))
+        return real(text, last=last)
+
+    monkeypatch.setattr(kineto_json, "decode", measured)
+    return lengths
+
+
 @pytest.mark.parametrize("odd", ["null", "5", '"x"', "[]", "nul", "]"])
 def test_what_is_no_event_at_the_beginning_does_not_make_one_piece_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str
 ) -> None:
     """Pieces were cut only where the key of the first event recurred: without one the file was held as a whole."""
     monkeypatch.setattr(kineto_text, "PIECE", 2000)
-    longest = 0
-    real = kineto_json.decode
-
-    def measured(text: bytes, *, last: bool) -> list[kineto_json.Piece]:
-        nonlocal longest
-        longest = max(longest, len(text))
-        return real(text, last=last)
-
-    monkeypatch.setattr(kineto_json, "decode", measured)
+    decoded = lengths_decoded(monkeypatch)
     trace = read_text(tmp_path, text_of(MANY).replace('"traceEvents": [', f'"traceEvents": [{odd}, '))
     assert len(trace.host_ops) == 200
-    assert longest < 6000
+    assert max(decoded) < 6000
 
 
 def test_events_that_begin_with_different_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +321,9 @@ def test_the_head_behind_a_byte_that_is_not_utf8_is_read(tmp_path: Path) -> None
 def test_half_characters_among_the_arguments_can_be_written(tmp_path: Path, key: str) -> None:
     value: Any = ["\ud800"] if key[0] in "IC" and key != "Collective name" else "\ud800"
     told = {"Collective name": "send", "kernel_backend": "triton", "Process Group Name": "\udfff", key: value}
-    read_text(tmp_path, text_of([op("x", 0, 1, **{**shapes([1]), **told})]))
+    trace = read_text(tmp_path, text_of([op("x", 0, 1, **{**shapes([1]), **told})]))
+    kept = json.dumps(to_jsonable([*trace.signatures, *trace.collective_calls]), ensure_ascii=False)
+    assert kept.encode().decode() == kept
 
 
 def test_half_characters_in_the_head_can_be_written(tmp_path: Path) -> None:
@@ -368,18 +376,10 @@ def test_a_file_that_is_no_trace_is_not_decoded_to_say_so(tmp_path: Path, monkey
 def test_text_that_follows_the_events_is_not_held_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kineto_text, "LONGEST_EVENT", 10_000)
     monkeypatch.setattr(kineto_text, "PIECE", 1000)
-    longest = 0
-    real = kineto_json.decode
-
-    def measured(text: bytes, *, last: bool) -> list[kineto_json.Piece]:
-        nonlocal longest
-        longest = max(longest, len(text))
-        return real(text, last=last)
-
-    monkeypatch.setattr(kineto_json, "decode", measured)
+    decoded = lengths_decoded(monkeypatch)
     trace = read_text(tmp_path, text_of(MANY)[:-1] + ', "other": "' + "x" * 500_000 + '"}')
     assert (len(trace.host_ops), trace.quality.dropped, trace.quality.truncated) == (200, 0, False)
-    assert longest < 30_000
+    assert max(decoded) < 30_000
 
 
 def test_steps_and_launches_survive_pieces_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

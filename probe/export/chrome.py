@@ -22,7 +22,7 @@ from probe.export.outlines import Lineup, Outline, line_up
 from probe.export.places import Places
 from probe.export.traces import Told
 from probe.export.written import Written, output, told
-from probe.trace import DeviceWork, Int32s, Int64s, Table, Trace
+from probe.trace import STEP_PREFIX, DeviceWork, Int32s, Int64s, Table, Trace
 
 _CHUNK = 1 << 13  # events that are text at the same time
 _DRIVER_CALL = re.compile(r"cu[A-Z]")  # cuLaunchKernel; the runtime's begin with cuda, HIP's with hip
@@ -215,7 +215,7 @@ class _Events:
     def _step(self, row: int) -> str:
         """A step that no annotation of the trace marks, as one."""
         steps = self.trace.steps
-        name = json.dumps(f"{keys.STEP_PREFIX}{int(steps.number[row])}")
+        name = json.dumps(f"{STEP_PREFIX}{int(steps.number[row])}")
         start, end = int(steps.start_ns[row]) + self.shift, int(steps.end_ns[row]) + self.shift
         return _event(keys.ANNOTATION, name, self.places.thread(self.trace.step_thread), start, end, ())
 
@@ -280,4 +280,4 @@ def _unmarked(trace: Trace) -> list[int]:
     table = trace.annotations
     marked = {trace.names[i] for i in np.unique(table.name[~table.on_device])}
     numbered = enumerate(trace.steps.number.tolist())
-    return [row for row, number in numbered if f"{keys.STEP_PREFIX}{number}" not in marked]
+    return [row for row, number in numbered if f"{STEP_PREFIX}{number}" not in marked]

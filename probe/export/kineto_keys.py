@@ -85,7 +85,6 @@ COPY = reader.COPY
 SET = reader.SET
 ANNOTATION = reader.ANNOTATION
 DEVICE_ANNOTATION = reader.DEVICE_ANNOTATION
-STEP_PREFIX = reader.STEP_PREFIX
 COMPLETE = reader.COMPLETE
 
 # What the reader does not look at.

@@ -12,13 +12,12 @@ import numpy.typing as npt
 
 from probe.readers import kineto_args, kineto_json
 from probe.readers.events import NONE, CollectiveEvents, Events, OpEvents, RuntimeEvents, WorkEvents, dtypes
-from probe.readers.kineto_json import MEMORY, NO_ARGS, Args, Event, ExactEvent, Kind, Piece
+from probe.readers.kineto_json import LIMIT_NS, MEMORY, NO_ARGS, Args, Event, ExactEvent, Kind, Piece
 from probe.trace import STEP_PREFIX, Annotations, Int64s, Mask, Table, Thread
 
 AnyEvent = Event | ExactEvent
 T = TypeVar("T", bound=Table)
 UNREADABLE = -2
-_LIMIT_NS = 2**62  # as for exact times
 _LONGEST_NS = 2**60  # of an event: 36 years
 
 
@@ -150,7 +149,7 @@ class Columns:
         nanoseconds = _exact_times if exact else _times
         start, known = nanoseconds([e.ts for e in events])
         length, measured = nanoseconds([e.dur for e in events])
-        keep = known & measured & (length >= 0) & (length < _LONGEST_NS) & (start < _LIMIT_NS - np.maximum(length, 0))
+        keep = known & measured & (length >= 0) & (length < _LONGEST_NS) & (start < LIMIT_NS - np.maximum(length, 0))
         if not keep.all():
             self.dropped += int((~keep).sum())
             events = [events[i] for i in np.flatnonzero(keep).tolist()]
@@ -284,7 +283,7 @@ def _times(microseconds: list[Any]) -> tuple[Int64s, Mask]:
     The whole microseconds and the fraction are converted apart: a product of the two would be rounded once more.
     """
     times = np.array(microseconds, np.float64)
-    known = np.abs(times) < _LIMIT_NS / 1000  # False for what is not a number
+    known = np.abs(times) < LIMIT_NS / 1000  # False for what is not a number
     times = np.where(known, times, 0.0)
     whole = np.floor(times)
     return whole.astype(np.int64) * 1000 + np.rint((times - whole) * 1000).astype(np.int64), known

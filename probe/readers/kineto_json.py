@@ -48,14 +48,13 @@ _RUNTIME = re.compile(r"(.+_)?(runtime|driver)")  # cuda_runtime, hip_driver, xp
 _KNOWN_RUNTIME = re.compile(r"((cuda|hip)_)?(runtime|driver)")
 STACKS = "python_function"
 MEMORY = "[memory]"
-STEP_PREFIX = "ProfilerStep#"
 _INEXACT_US = 2.0**42  # from here on neighbouring float64 are more than half a nanosecond apart
 _SMALL = 32 << 10  # bytes of text that are taken event by event where they cannot be decoded at once
 _ATTEMPTS = 1000  # to find a place between two events
 LONGEST_EVENT = 8 << 20  # bytes of text; real ones have some hundred, a list of all parameters some hundred thousand
 _LEAST_NESTED = 800  # characters that certainly nest where the decoder gave up nesting
 _HALF = re.compile("[\ud800-\udfff]")
-_LIMIT_NS = 2**62  # of a time's magnitude: the difference of any two fits 64 bits, and the time of day does until 2116
+LIMIT_NS = 2**62  # of a time's magnitude: the difference of any two fits 64 bits, and the time of day does until 2116
 
 
 class Args(msgspec.Struct, gc=False):
@@ -448,7 +447,7 @@ def nanoseconds(microseconds: Decimal | None) -> int | None:
     """Integer nanoseconds of a time in microseconds; None where there is none of a magnitude below 2**62."""
     if microseconds is None or not microseconds.is_finite():
         return None
-    if not -_LIMIT_NS < microseconds < _LIMIT_NS:  # first, because Decimal's arithmetic raises when it overflows
+    if not -LIMIT_NS < microseconds < LIMIT_NS:  # first, because Decimal's arithmetic raises when it overflows
         return None
     exact = round(microseconds * 1000)
-    return exact if abs(exact) < _LIMIT_NS else None
+    return exact if abs(exact) < LIMIT_NS else None
