@@ -21,11 +21,12 @@ import numpy as np
 
 from probe import environment
 from probe.device import Device
-from probe.kernels import compiled, machine_code
-from probe.kernels.loops import TRIAD, TRIAD_NT, Loops, Stream
-from probe.microbench import cache_latency, matmul, memory, precisions
+from probe.kernels.cpu import compiled, machine_code
+from probe.kernels.cpu.loops import TRIAD, TRIAD_NT, Loops, Stream
+from probe.microbench import matmul, memory, precisions
+from probe.microbench.cpu import cache_latency
+from probe.microbench.cpu.pinning import allowed_cpus, pinned
 from probe.microbench.harness import Effort, Timing, Variant, measure, repeats_for, timed
-from probe.microbench.pinning import allowed_cpus, pinned
 from probe.microbench.suite import Context
 from probe.microbench.timers import HostTimer
 from probe.stats import summarise

@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 from probe.device import Ceilings, Device, Level
-from probe.kernels.loops import STREAMS
+from probe.kernels.cpu.loops import STREAMS
 from probe.measurement import Measurement
 from probe.microbench import launch, plateaus
 from probe.microbench.plateaus import Plateau

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from probe import datasheets
 from probe.device import Device
 from probe.measurement import Measurement
-from probe.microbench.published_cpu import Family
-from probe.microbench.verdicts import IMPLAUSIBLE
+from probe.microbench.published.cpu import Family
+from probe.microbench.published.verdicts import IMPLAUSIBLE
 from probe.units import format_si, format_time, format_value
 
 ORDER = ("L1", "L2", "L3", "DRAM")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from probe.errors import UnavailableError
-from probe.kernels import machine_code
+from probe.kernels.cpu import machine_code
 from probe.measurement import Measurement
 from probe.microbench.harness import TARGET_FRACTION, Effort, Timing, Variant, measure, paced, repeats_for, timed
 from probe.microbench.precisions import Precision, Shape, arithmetic, available, product

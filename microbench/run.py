@@ -14,11 +14,12 @@ from probe import environment
 from probe.device import Device
 from probe.errors import UnavailableError, UsageError
 from probe.measurement import Measurement, MicrobenchResult, Unsupported
-from probe.microbench import ceilings, consistency, plateaus, references
-from probe.microbench.collective_operations import OPERATIONS
+from probe.microbench import ceilings, consistency, plateaus
+from probe.microbench.collectives.operations import OPERATIONS
 from probe.microbench.harness import Clock
 from probe.microbench.precisions import CPU_PRECISIONS, CUDA_PRECISIONS
-from probe.microbench.suite import Context, Suite
+from probe.microbench.published import references
+from probe.microbench.suite import Answer, Context, Suite
 from probe.microbench.suites import SUITES, reason_against
 
 __all__ = ["SUITES", "Options", "Progress", "measure"]
@@ -52,14 +53,16 @@ def measure(options: Options, progress: Progress | None = None, clock: Clock = t
     """
     suites = chosen(options.suites)
     device, index = find_device(options.device)
-    contexts = [_context(suite, device, index, options, clock) for suite in suites]
     unsupported = [
         Unsupported(suite.name, reason)
         for suite in suites
         if (reason := reason_against(suite, device.kind)) is not None
     ]
-    gone = {entry.suite for entry in unsupported}
-    runnable = [(s, c) for s, c in zip(suites, contexts, strict=True) if s.name not in gone]
+    runnable = [
+        (suite.name, answer, _context(answer, device, index, options, clock))
+        for suite in suites
+        if (answer := suite.answers.get(device.kind)) is not None
+    ]
     done = _run_all(runnable, progress or _silent)
     result = _result(device, index, options, done.found, unsupported + done.refused, done.warnings)
     return dataclasses.replace(result, interrupted=done.interrupted)
@@ -90,8 +93,8 @@ def find_device(name: str) -> tuple[Device, int | None]:
     return environment.cuda_device(index), index
 
 
-def _context(suite: Suite, device: Device, index: int | None, options: Options, clock: Clock) -> Context:
-    budget_s = suite.quick_s if options.quick else suite.full_s
+def _context(answer: Answer, device: Device, index: int | None, options: Options, clock: Clock) -> Context:
+    budget_s = answer.quick_s if options.quick else answer.full_s
     return Context(device, budget_s, quick=options.quick, index=index, path=options.path, clock=clock)
 
 
@@ -105,25 +108,23 @@ class _Done:
     interrupted: bool = False
 
 
-def _run_all(runnable: list[tuple[Suite, Context]], progress: Progress) -> _Done:
+def _run_all(runnable: list[tuple[str, Answer, Context]], progress: Progress) -> _Done:
     """Run the suites; ends early, with what is done, on an interrupt."""
     done = _Done()
-    total_s = sum(context.budget_s for _, context in runnable)
+    total_s = sum(context.budget_s for _, _, context in runnable)
     done_s = 0.0
-    for suite, context in runnable:
-        context.report = _reporter(progress, suite.name, done_s / total_s, context.budget_s / total_s)
+    for name, answer, context in runnable:
+        context.report = _reporter(progress, name, done_s / total_s, context.budget_s / total_s)
         try:
-            _run_one(suite, context, done.found)
+            _run_one(answer, context, done.found)
         except UnavailableError as reason:
-            done.refused.append(Unsupported(suite.name, str(reason)))
+            done.refused.append(Unsupported(name, str(reason)))
         except KeyboardInterrupt:
             done.interrupted = True
-            context.warnings.append(
-                f"interrupted in {suite.name}: what was done until then is kept, the rest is missing"
-            )
+            context.warnings.append(f"interrupted in {name}: what was done until then is kept, the rest is missing")
             break
         done_s += context.budget_s
-    done.warnings = [warning for _, context in runnable for warning in context.warnings]
+    done.warnings = [warning for _, _, context in runnable for warning in context.warnings]
     return done
 
 
@@ -132,12 +133,11 @@ def _reporter(progress: Progress, name: str, before: float, own: float) -> Calla
     return lambda fraction: progress(name, before + fraction * own)
 
 
-def _run_one(suite: Suite, context: Context, found: list[Measurement]) -> None:
+def _run_one(answer: Answer, context: Context, found: list[Measurement]) -> None:
     """Append each measurement as it comes, so that an interrupt loses at most one."""
-    assert suite.run is not None
     mine: list[Measurement] = []
     try:
-        for measurement in suite.run(context):
+        for measurement in answer.run(context):
             mine.append(measurement)
     finally:
         found += sorted(mine, key=_order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,19 +35,25 @@ class Context:
     warnings: list[str] = field(default_factory=list)
 
 
+Run = Callable[[Context], Iterator[Measurement]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What measures the answer on one kind of device, and the seconds it should take: in a quick run, in a full one."""
+
+    run: Run
+    quick_s: float
+    full_s: float
+
+
 @dataclass(frozen=True)
 class Suite:
-    """One question: which kinds of device it can be put to, how it is answered, what share of the time it gets.
-
-    `run` is None while nobody has written it.
-    """
+    """One question, and what answers it on each kind of device."""
 
     name: str
     question: str
-    kinds: tuple[DeviceKind, ...]
-    run: Callable[[Context], Iterator[Measurement]] | None = None
-    quick_s: float = 0.0
-    full_s: float = 0.0
+    answers: Mapping[DeviceKind, Answer]
 
 
 def time_measurement(

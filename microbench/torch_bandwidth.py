@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from probe.kernels.loops import STREAMS
+from probe.kernels.cpu.loops import STREAMS
 from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.harness import Effort, Variant, measure, paced, repeats_for

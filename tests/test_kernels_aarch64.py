@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from disassembly import AARCH64, listing
 
-from probe.kernels import aarch64, aarch64_loads, compiled
-from probe.kernels.loops import ALL_STREAMS, READ, TRIAD_NT
+from probe.kernels.cpu import aarch64, aarch64_loads, compiled
+from probe.kernels.cpu.loops import ALL_STREAMS, READ, TRIAD_NT
 
 LOOPS = {kind.symbol: aarch64.stream(kind, ()) for kind in ALL_STREAMS if kind != READ}
 LOOPS[READ.symbol] = aarch64_loads.read(())

@@ -13,8 +13,8 @@ from disassembly import X86, listing
 
 from probe import environment
 from probe.errors import UnavailableError
-from probe.kernels import aarch64_loads, compiled, machine_code, x86_64, x86_64_loads
-from probe.kernels.loops import (
+from probe.kernels.cpu import aarch64_loads, compiled, machine_code, x86_64, x86_64_loads
+from probe.kernels.cpu.loops import (
     ALL_STREAMS,
     BANDWIDTHS,
     NON_TEMPORAL,
@@ -110,7 +110,7 @@ def test_loads_end_with_the_array(tmp_path: Path, built: Path) -> None:
     program = f"""if True:
         import ctypes, mmap
         from pathlib import Path
-        from probe.kernels import compiled, machine_code
+        from probe.kernels.cpu import compiled, machine_code
         memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0

@@ -15,12 +15,12 @@ from probe.bus_bandwidth import bus_factor
 from probe.device import Device
 from probe.errors import UnavailableError
 from probe.launchers import LaunchedRank, launched_rank
-from probe.microbench import collective_operations as operations
-from probe.microbench import collectives
-from probe.microbench.alpha_beta import longest_line
-from probe.microbench.collective_operations import OPERATIONS, Buffers
-from probe.microbench.collective_ranks import buffers_of
-from probe.microbench.collective_sweep import (
+from probe.microbench.collectives import collectives, operations
+from probe.microbench.collectives.alpha_beta import longest_line
+from probe.microbench.collectives.operations import OPERATIONS, Buffers
+from probe.microbench.collectives.rank_processes import RankFailed
+from probe.microbench.collectives.ranks import buffers_of
+from probe.microbench.collectives.sweep import (
     LEAST_ROUNDS,
     Group,
     Message,
@@ -31,7 +31,6 @@ from probe.microbench.collective_sweep import (
     ladder,
     sweep,
 )
-from probe.microbench.rank_processes import RankFailed
 from probe.microbench.suite import Context
 
 CPU = Device("cpu", "x", cores=2)

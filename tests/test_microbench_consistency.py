@@ -9,8 +9,9 @@ import pytest
 
 from probe.device import Cache, Device
 from probe.measurement import Measurement
-from probe.microbench import consistency, published_cpu
+from probe.microbench import consistency
 from probe.microbench.consistency import check, plausible
+from probe.microbench.published import cpu as published_cpu
 
 RESULTS = Path(__file__).parents[1] / "microbench" / "results"
 CPU = Device("cpu", "x", cores=2, physical_cores=2, caches=(Cache(1, 32768, 64, 1),))

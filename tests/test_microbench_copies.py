@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from probe.device import Device
-from probe.microbench import copies, memory
-from probe.microbench.copies import Arrays, Copy, Vector
+from probe.microbench import memory
+from probe.microbench.cpu import copies
+from probe.microbench.cpu.copies import Arrays, Copy, Vector
 from probe.microbench.suite import Context
 
 DEVICE = Device("cpu", "x", cores=2)

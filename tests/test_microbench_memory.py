@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from probe import environment
 from probe.device import Cache, Device
-from probe.kernels import machine_code
-from probe.kernels.loops import BANDWIDTHS, Stream
+from probe.kernels.cpu import machine_code
+from probe.kernels.cpu.loops import BANDWIDTHS, Stream
 from probe.measurement import Measurement
-from probe.microbench import cache_latency, memory, memory_bandwidth
-from probe.microbench.pinning import allowed_cpus, pinned, working_cpus
+from probe.microbench import memory
+from probe.microbench.cpu import cache_latency, memory_bandwidth
+from probe.microbench.cpu.pinning import allowed_cpus, pinned, working_cpus
+from probe.microbench.cpu.team import Team
 from probe.microbench.suite import Context
-from probe.microbench.team import Team
 
 CPU = Device("cpu", "x", cores=2)
 

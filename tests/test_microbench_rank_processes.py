@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from probe.device import Device
-from probe.microbench import collectives
-from probe.microbench.collective_operations import OPERATIONS
-from probe.microbench.collective_sweep import At, Group, Message, Note, Plan, Point
-from probe.microbench.pinning import working_cpus
-from probe.microbench.rank_processes import Bounds, RankFailed, RankProcesses
+from probe.microbench.collectives import collectives
+from probe.microbench.collectives.operations import OPERATIONS
+from probe.microbench.collectives.rank_processes import Bounds, RankFailed, RankProcesses
+from probe.microbench.collectives.sweep import At, Group, Message, Note, Plan, Point
+from probe.microbench.cpu.pinning import working_cpus
 from probe.microbench.suite import Context
 
 needs_two_cpus = pytest.mark.skipif(len(working_cpus()) < 2, reason="two ranks need two CPUs")
@@ -31,8 +31,8 @@ def _context() -> Context:
 PLAYED = """
 import os, pickle, signal, sys, time
 sys.path[:] = pickle.load(sys.stdin.buffer)
-from probe.microbench.collective_ranks import buffers_of
-from probe.microbench.collective_sweep import At, Done, Failed, Group, Note
+from probe.microbench.collectives.ranks import buffers_of
+from probe.microbench.collectives.sweep import At, Done, Failed, Group, Note
 rank = pickle.load(sys.stdin.buffer)
 def say(message):
     pickle.dump(message, sys.stdout.buffer)
@@ -122,7 +122,7 @@ def test_ranks_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
         [sys.executable, "-c", f"""
 import sys
 sys.path[:] = {sys.path!r}
-from probe.microbench.rank_processes import RankProcesses
+from probe.microbench.collectives.rank_processes import RankProcesses
 with RankProcesses({{}}, None, {PLAYED + WAIT!r}) as ranks:
     ranks.start([0, 1])
     heard = ranks.messages()
@@ -184,7 +184,7 @@ JOINS = """
 import sys
 sys.path[:] = {path!r}
 from probe.device import Device
-from probe.microbench import collectives
+from probe.microbench.collectives import collectives
 from probe.microbench.suite import Context
 context = Context(Device("cpu", "x", cores=2), 0.1, quick=True)
 print(sum(m.metric == "busbw" for m in collectives.run(context)), len(context.warnings))

@@ -6,7 +6,9 @@ import pytest
 
 from probe.device import Device
 from probe.measurement import Measurement, Reference
-from probe.microbench import published_cpu, published_gpu, references, verdicts
+from probe.microbench.published import cpu as published_cpu
+from probe.microbench.published import gpu as published_gpu
+from probe.microbench.published import references, verdicts
 
 CPUINFO = "processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: {model}\nstepping\t: {stepping}\n"
 UNITS = {"latency": "s", "time": "s", "bandwidth": "B/s", "busbw": "B/s", "flops_per_s": "FLOP/s"}

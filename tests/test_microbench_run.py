@@ -12,7 +12,7 @@ from probe.errors import UnavailableError, UsageError
 from probe.measurement import Measurement, MicrobenchResult
 from probe.microbench import ceilings, memory, run
 from probe.microbench.run import Options
-from probe.microbench.suite import Context, Suite
+from probe.microbench.suite import Answer, Context, Suite
 from probe.microbench.suites import NOT_YET, SUITES
 from probe.schema import to_jsonable
 
@@ -31,8 +31,13 @@ def result() -> Iterator[MicrobenchResult]:
     patch = pytest.MonkeyPatch()
     patch.setattr(memory, "LARGEST_BYTES", 1 << 20)
     patch.setattr(memory, "total_cache_bytes", lambda device: 0)
-    tiny = {name: dataclasses.replace(suite, quick_s=0.05) for name, suite in SUITES.items()}
-    tiny["collectives"] = dataclasses.replace(tiny["collectives"], run=lambda context: iter(()))  # starts processes
+    tiny = {
+        name: dataclasses.replace(suite, answers={"cpu": dataclasses.replace(suite.answers["cpu"], quick_s=0.05)})
+        if "cpu" in suite.answers
+        else suite
+        for name, suite in SUITES.items()
+    }
+    tiny["collectives"] = Suite("collectives", "?", {"cpu": Answer(lambda context: iter(()), 1, 1)})  # starts processes
     patch.setattr(run, "SUITES", tiny)
     seen: list[tuple[str, float]] = []
     yield run.measure(Options(device="cpu", quick=True), lambda suite, fraction: seen.append((suite, fraction)))
@@ -165,8 +170,8 @@ def _with(monkeypatch: pytest.MonkeyPatch, *suites: Suite) -> MicrobenchResult:
 
 
 def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Suite("launch", "?", ("cpu",), _interrupted, 1, 1)
-    second = Suite("matmul", "?", ("cpu",), _one, 1, 1)
+    first = Suite("launch", "?", {"cpu": Answer(_interrupted, 1, 1)})
+    second = Suite("matmul", "?", {"cpu": Answer(_one, 1, 1)})
     result = _with(monkeypatch, first, second)
 
     assert len(result.measurements) == 1
@@ -175,12 +180,12 @@ def test_an_interrupt_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_refused_suite_is_unsupported_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = _with(monkeypatch, Suite("launch", "?", ("cpu",), _refused, 1, 1))
+    result = _with(monkeypatch, Suite("launch", "?", {"cpu": Answer(_refused, 1, 1)}))
 
     assert [(entry.suite, entry.reason) for entry in result.unsupported] == [("launch", "no executable memory")]
 
 
 def test_a_suite_of_another_kind_of_device_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = _with(monkeypatch, Suite("copies", "?", ("cuda",), _one, 1, 1))
+    result = _with(monkeypatch, Suite("copies", "?", {"cuda": Answer(_one, 1, 1)}))
 
-    assert result.unsupported[0].reason == "not implemented yet on cpu"
+    assert result.unsupported[0].reason == "there is nothing to measure on a CPU, only on a CUDA GPU"

@@ -16,11 +16,12 @@ import torch
 from probe import environment
 from probe.device import Device
 from probe.errors import UnavailableError
-from probe.kernels import machine_code
-from probe.kernels.loops import SAXPY, Loops
-from probe.microbench import compiled_code, memory, saxpy
+from probe.kernels.cpu import machine_code
+from probe.kernels.cpu.loops import SAXPY, Loops
+from probe.microbench import compiled_code, memory
+from probe.microbench.cpu import saxpy
+from probe.microbench.cpu.team import Team
 from probe.microbench.suite import Context
-from probe.microbench.team import Team
 
 DEVICE = Device("cpu", "x", cores=2, isa=("sse4_2", "avx2", "fma", "avx512f"))
 PROBE = Path(__file__).parents[1]
@@ -190,7 +191,8 @@ def test_the_users_cache_directory_is_restored(before: str | None, monkeypatch: 
 def test_compiled_code_is_right_and_leaves_nothing_behind(tmp_path: Path) -> None:
     code = (
         "import torch\n"
-        "from probe.microbench import compiled_code, saxpy\n"
+        "from probe.microbench import compiled_code\n"
+        "from probe.microbench.cpu import saxpy\n"
         "x, y = torch.arange(64.0) * 2**30, torch.ones(64)\n"
         "call = compiled_code.compiled(saxpy.composed, x, y, longest_s=300)\n"
         "call(x, y)\n"

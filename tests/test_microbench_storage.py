@@ -18,8 +18,12 @@ from hypothesis import strategies as st
 from probe.device import Device
 from probe.errors import UnavailableError
 from probe.measurement import Measurement
-from probe.microbench import storage, storage_file, storage_place, storage_reads, storage_scratch
-from probe.microbench.storage_reads import BlockReads, FileReads, Hands
+from probe.microbench.storage import file as storage_file
+from probe.microbench.storage import place as storage_place
+from probe.microbench.storage import reads as storage_reads
+from probe.microbench.storage import scratch as storage_scratch
+from probe.microbench.storage import storage
+from probe.microbench.storage.reads import BlockReads, FileReads, Hands
 from probe.microbench.suite import Context
 
 MIB = 1 << 20
@@ -116,7 +120,7 @@ def test_the_directory_goes_with_its_run(tmp_path: Path) -> None:
 ENDLESS = """
 import sys, time
 from pathlib import Path
-from probe.microbench.storage_scratch import scratch
+from probe.microbench.storage.scratch import scratch
 with scratch(Path(sys.argv[1])) as directory:
     (directory / "x").write_bytes(b"x")
     print("ready", flush=True)

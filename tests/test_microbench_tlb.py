@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from probe import environment
 from probe.errors import UnavailableError
 from probe.measurement import Measurement
-from probe.microbench import tlb
+from probe.microbench.cpu import tlb
 from probe.microbench.suite import Context
 
 SMAPS = """\

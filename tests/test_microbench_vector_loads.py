@@ -6,9 +6,10 @@ import pytest
 
 from probe import environment
 from probe.device import Cache, Device
-from probe.kernels import machine_code
-from probe.kernels.loops import LoadLoop, Loops
-from probe.microbench import memory, vector_loads
+from probe.kernels.cpu import machine_code
+from probe.kernels.cpu.loops import LoadLoop, Loops
+from probe.microbench import memory
+from probe.microbench.cpu import vector_loads
 from probe.microbench.suite import Context
 
 KIB, MIB = memory.KIB, memory.MIB

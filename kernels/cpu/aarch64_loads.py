@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from probe.kernels.aarch64 import (
+from probe.kernels.cpu.aarch64 import (
     LEFT,
     NE,
     RETURN,
@@ -21,7 +21,7 @@ from probe.kernels.aarch64 import (
     while_at_least,
     words,
 )
-from probe.kernels.loops import LoadRun
+from probe.kernels.cpu.loops import LoadRun
 
 UNROLL = 16
 ACCUMULATORS = (1, 2, 3, 4)

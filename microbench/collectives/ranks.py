@@ -25,8 +25,8 @@ from typing import Any, NoReturn
 
 from probe.errors import UnavailableError
 from probe.microbench import memory
-from probe.microbench.collective_operations import ELEMENT_BYTES, Buffers, Call, call_of, runs_right
-from probe.microbench.collective_sweep import Done, Failed, Group, Message, Plan, sweep
+from probe.microbench.collectives.operations import ELEMENT_BYTES, Buffers, Call, call_of, runs_right
+from probe.microbench.collectives.sweep import Done, Failed, Group, Message, Plan, sweep
 
 TIMEOUT_S = 60.0  # of one collective: a rank that is late by this much is not coming
 LEAST_SWEEP_S = 1.0  # where starting took all of the budget

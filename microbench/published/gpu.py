@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from probe.microbench.published import Published
+from probe.microbench.published.published import Published
 
 LATENCY = "te42kyfo/gpu-benches gpu-latency, {}"
 KERNELS = "markdewing/AI_kernels latency, {}"

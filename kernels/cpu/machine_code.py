@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable
 
 from probe.errors import UnavailableError
-from probe.kernels import aarch64, aarch64_loads, compiled, x86_64, x86_64_loads
-from probe.kernels.loops import (
+from probe.kernels.cpu import aarch64, aarch64_loads, compiled, x86_64, x86_64_loads
+from probe.kernels.cpu.loops import (
     ADDS_TYPE,
     ALL_STREAMS,
     CHASE_TYPE,

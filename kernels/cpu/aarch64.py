@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from probe.kernels.loops import Stream
+from probe.kernels.cpu.loops import Stream
 
 CHASE_UNROLL = 32
 VECTOR_UNROLL = 4

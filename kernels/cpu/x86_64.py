@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from probe.kernels.loops import Stream
+from probe.kernels.cpu.loops import Stream
 
 RAX, RCX, RDX, RSI, RDI = 0, 1, 2, 6, 7
 LOAD, STORE, ADD, MULTIPLY = 0x10, 0x11, 0x58, 0x59  # opcodes of map 0F: (v)movup, (v)addp, (v)mulp

@@ -22,12 +22,12 @@ from types import TracebackType
 from typing import Any
 
 from probe.errors import UnavailableError
-from probe.microbench.collective_sweep import At, Done, Failed, Message
+from probe.microbench.collectives.sweep import At, Done, Failed, Message
 from probe.units import format_bytes
 
 PROGRAM = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer);"
-    "from probe.microbench.collective_ranks import serve; serve()"
+    "from probe.microbench.collectives.ranks import serve; serve()"
 )
 BLAME_S = 1.0  # after the first sign of a failure: which rank was ended from outside, and is its cause?
 SIGKILL = 9

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from probe.kernels import machine_code
-from probe.kernels.loops import Loops
+from probe.kernels.cpu import machine_code
+from probe.kernels.cpu.loops import Loops
 from probe.measurement import Measurement
 from probe.microbench import memory
+from probe.microbench.cpu.pinning import pinned
 from probe.microbench.harness import Effort, Variant, measure, paced, repeats_for, timed
-from probe.microbench.pinning import pinned
 from probe.microbench.suite import Context, time_measurement
 from probe.units import format_bytes
 

@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.errors import UnavailableError
-from probe.kernels import machine_code
-from probe.kernels.loops import SAXPY, Function, Loops
+from probe.kernels.cpu import machine_code
+from probe.kernels.cpu.loops import SAXPY, Function, Loops
 from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.compiled_code import compiled, worth_compiling
+from probe.microbench.cpu.pinning import working_cpus
+from probe.microbench.cpu.team import Team
 from probe.microbench.harness import Effort, Variant, measure, paced, repeats_for, timed
-from probe.microbench.pinning import working_cpus
 from probe.microbench.suite import Context, rate_measurement
-from probe.microbench.team import Team
 from probe.units import format_bytes
 
 NAME = "saxpy"

@@ -20,13 +20,13 @@ from probe.bus_bandwidth import bus_factor
 from probe.errors import UnavailableError
 from probe.launchers import LaunchedRank, launched_rank
 from probe.measurement import Measurement
-from probe.microbench.alpha_beta import LEAST_SIZES, MOST_RMS_FRACTION, Line, line_through, longest_line
-from probe.microbench.collective_operations import OPERATIONS
-from probe.microbench.collective_ranks import Assignment, join, one_line
-from probe.microbench.collective_sweep import At, Group, Message, Note, Plan, Point, sweep
+from probe.microbench.collectives.alpha_beta import LEAST_SIZES, MOST_RMS_FRACTION, Line, line_through, longest_line
+from probe.microbench.collectives.operations import OPERATIONS
+from probe.microbench.collectives.rank_processes import RankFailed, RankProcesses
+from probe.microbench.collectives.ranks import Assignment, join, one_line
+from probe.microbench.collectives.sweep import At, Group, Message, Note, Plan, Point, sweep
+from probe.microbench.cpu.pinning import working_cpus
 from probe.microbench.harness import Timing
-from probe.microbench.pinning import working_cpus
-from probe.microbench.rank_processes import RankFailed, RankProcesses
 from probe.microbench.suite import Context, rate_measurement
 from probe.processes import ONE_THREAD
 from probe.stats import Summary, summarise

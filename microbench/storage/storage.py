@@ -21,12 +21,13 @@ import numpy as np
 from probe import cpu_info
 from probe.errors import UnavailableError
 from probe.measurement import Measurement
-from probe.microbench import memory, storage_place
+from probe.microbench import memory
+from probe.microbench.cpu.pinning import working_cpus
 from probe.microbench.harness import Effort, Timing, Variant, measure, paced, repeats_for, timed
-from probe.microbench.pinning import working_cpus
-from probe.microbench.storage_file import COLD_FRACTION, Target, can_evict, write_all, write_file, write_files
-from probe.microbench.storage_reads import BlockReads, Cache, FileReads, Hands, Order, Reads, list_files, variant
-from probe.microbench.storage_scratch import allowed_bytes, scratch
+from probe.microbench.storage import place as storage_place
+from probe.microbench.storage.file import COLD_FRACTION, Target, can_evict, write_all, write_file, write_files
+from probe.microbench.storage.reads import BlockReads, Cache, FileReads, Hands, Order, Reads, list_files, variant
+from probe.microbench.storage.scratch import allowed_bytes, scratch
 from probe.microbench.suite import Context, rate_measurement, time_measurement
 from probe.units import format_bytes
 

@@ -14,7 +14,7 @@ from types import TracebackType
 
 import numpy as np
 
-from probe.microbench.pinning import pin_thread
+from probe.microbench.cpu.pinning import pin_thread
 
 Task = Callable[[int], object]
 _OPEN = 1 << 62  # an arrival count that lets every thread through

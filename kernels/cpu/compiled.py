@@ -14,7 +14,7 @@ from pathlib import Path
 
 from probe.errors import UnavailableError
 from probe.files import atomic_path, cache_directory
-from probe.kernels.loops import (
+from probe.kernels.cpu.loops import (
     ADDS_TYPE,
     ALL_STREAMS,
     CHASE_TYPE,

@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from probe.microbench import storage_file
 from probe.microbench.harness import Clock, Variant, repeats_for
-from probe.microbench.storage_file import Target
+from probe.microbench.storage import file as storage_file
+from probe.microbench.storage.file import Target
 
 STEADY_BYTES = 32 << 20  # read-ahead starts small and ends in vain: shorter sequential windows are mostly that
 Cache = Literal["cold", "warm", "direct"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from probe.kernels.loops import LoadRun
-from probe.kernels.x86_64 import (
+from probe.kernels.cpu.loops import LoadRun
+from probe.kernels.cpu.x86_64 import (
     ALIGNMENT,
     AVX2,
     AVX512,

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from probe.errors import UnavailableError
-from probe.kernels import machine_code
-from probe.kernels.loops import BANDWIDTHS, COPY, READ, TRIAD, TRIAD_NT, WRITE, Loops, Stream
+from probe.kernels.cpu import machine_code
+from probe.kernels.cpu.loops import BANDWIDTHS, COPY, READ, TRIAD, TRIAD_NT, WRITE, Loops, Stream
 from probe.measurement import Measurement
 from probe.microbench import memory, torch_bandwidth
+from probe.microbench.cpu.pinning import working_cpus
+from probe.microbench.cpu.team import Team
 from probe.microbench.harness import WINDOW_S, Effort, Timing, Variant, measure, paced, repeats_for
-from probe.microbench.pinning import working_cpus
 from probe.microbench.suite import Context, rate_measurement
-from probe.microbench.team import Team
 from probe.units import format_bytes
 
 NAME = "memory_bandwidth"
@@ -36,11 +36,8 @@ SCRATCH_WORDS = 16  # two cache lines a thread: what `read` stores in the end
 def run(context: Context) -> Iterator[Measurement]:
     """A measurement for each size, kernel and number of threads, metric `bandwidth`, in B/s.
 
-    With torch's operators on a CUDA device, and on a CPU where machine code cannot be run.
+    With torch's operators where machine code cannot be run.
     """
-    if context.index is not None:
-        yield from torch_bandwidth.run(context)
-        return
     try:
         loops = machine_code.load(context.device.isa)
     except UnavailableError as reason:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from probe.microbench.collective_operations import ELEMENT_BYTES
+from probe.microbench.collectives.operations import ELEMENT_BYTES
 from probe.microbench.harness import Clock
 from probe.units import format_bytes
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from probe import cpu_info
 from probe.device import Device
 from probe.measurement import Measurement
-from probe.microbench import published_cpu, published_gpu, verdicts
-from probe.microbench.published import Published
+from probe.microbench.published import cpu as published_cpu
+from probe.microbench.published import gpu as published_gpu
+from probe.microbench.published import verdicts
+from probe.microbench.published.published import Published
 
 
 def this_family() -> published_cpu.Family | None:

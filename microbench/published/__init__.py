@@ -1,0 +1,1 @@
+"""What have others published, and how does a measurement compare with it?"""
