@@ -61,8 +61,8 @@ class Timing:
         return ("contended",) if self.seconds.contended or self.disturbed else ()
 
 
-def measure(variants: Sequence[Variant], effort: Effort, clock: Clock = clock) -> list[Timing]:
-    """Time the variants in turn; one unrecorded round first.
+def measure(variants: Sequence[Variant], effort: Effort, clock: Clock = clock, *, on_host: bool = True) -> list[Timing]:
+    """Time the variants in turn; one unrecorded round first. What neighbours take of the CPUs matters `on_host` only.
 
     For `effort.least` windows each the budget may be doubled, no further; a window longer than that still runs once.
     """
@@ -83,7 +83,7 @@ def measure(variants: Sequence[Variant], effort: Effort, clock: Clock = clock) -
             if all(_settled(seconds, effort.target) for seconds in samples):
                 break
             check_at = n + max(4, n // 4)
-    disturbed = clock is time.perf_counter and neighbours.disturbed
+    disturbed = on_host and clock is time.perf_counter and neighbours.disturbed
     return [
         Timing(variant.name, summarise(seconds), tuple(seconds), disturbed)
         for variant, seconds in zip(variants, samples, strict=True)
