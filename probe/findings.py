@@ -45,5 +45,8 @@ class Finding:
     matched: Literal["order", "dataflow", "graph"]
     replacement: str | None
     how: str | None
+    module: str | None = None  # path of the module it lies in, where that was recorded
+    effort: Literal["flag", "line", "function", "design"] = "function"  # what the change takes, the least first
+    preview: bool = False  # of a rule that is not on by default
     verified: Verified | None = None  # of the best replacement that was run
     alternatives: tuple[Verified, ...] = ()  # of the others

@@ -10,6 +10,7 @@ from typing import Literal
 
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32, ElementType
 from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import Unit, places
 from probe.sites import AttentionSite, attention_line
 from probe.units import format_bytes, format_time
@@ -236,3 +237,19 @@ def _dropout(found: _Found) -> float:
         if unit.name in ("native_dropout", "dropout"):
             return 0.0 if _scalar(unit, 2) == "False" else _number(unit, 1) or 0.0  # "False": not training
     return 0.0
+
+
+RULES = (
+    Rule(
+        "F06", "naive-attention", "attention written out by hand", find,
+        trigger="a matrix product whose T × S result goes through a softmax into a second product",
+        advice="call scaled_dot_product_attention, which keeps the scores on the chip",
+        saving="the time of every operator between the two products, forward and backward",
+        cannot_show="whether a mask is causal (then is_causal=True saves half of the arithmetic too)",
+        proof="replay", effort="line", needs=("shapes",),
+        example=Example(
+            "scores = q @ k.transpose(-2, -1) / math.sqrt(d)\nout = torch.softmax(scores + mask, -1) @ v",
+            "out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)",
+        ),
+    ),
+)  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,8 +13,12 @@ from probe.analyzers.call_tree import with_callees
 from probe.analyzers.classify import Machine
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.op_table import OpGroups
+from probe.analyzers.rules.flow import Flow, Tier, by_sizes, by_tensors
+from probe.analyzers.rules.patterns import Match as Place
+from probe.analyzers.rules.patterns import Pattern, matches
 from probe.analyzers.rules.units import Unit, unit_runs
 from probe.sites import Site
+from probe.tensors import Tensors
 from probe.trace import Int64s, Steps, Trace
 
 
@@ -30,11 +35,31 @@ class Context:
     step_s: float  # mean step, bare where that is known
     parts: dict[str, float]  # its mean seconds per part
     data_wait_s: float | None = None  # mean wait for data per step, where the session measured it
+    tensors: Tensors | None = None  # which tensors the operators read and wrote, where that was recorded
+    claimed: set[int] = field(default_factory=set)  # operators that belong to findings already made; grows
 
     @cached_property
     def runs(self) -> list[list[Unit]]:
         """The units of each step and thread, in order of time."""
         return unit_runs(self.trace, self.groups.step_of_op)
+
+    @cached_property
+    def flows(self) -> list[Flow]:
+        """The runs with the makers of their arguments; runs of the same calls share them where only sizes are known."""
+        if self.tensors is not None:
+            return [by_tensors(run, self.tensors) for run in self.runs]
+        known: dict[tuple[tuple[str, int], ...], Flow] = {}
+        found = []
+        for run in self.runs:
+            spelling = tuple((unit.name, id(unit.signature)) for unit in run)
+            flow = known.setdefault(spelling, by_sizes(run)) if spelling not in known else known[spelling]
+            found.append(replace(flow, units=run))
+        return found
+
+    def places(self, pattern: Pattern) -> Iterator[Place]:
+        """Where `pattern` holds in any run, in order of time, without units that are claimed."""
+        for flow in self.flows:
+            yield from matches(flow, pattern, self.claimed)
 
     @cached_property
     def spent_ns(self) -> Int64s:
@@ -95,6 +120,8 @@ class Match:
     saving_bytes: int | None = None
     site: Site | None = None
     key: str = ""  # what makes the site different from others of the same rule
+    tier: Tier = "order"  # how the pattern is known to hold
+    module: str | None = None  # path of the module it lies in
 
 
 def times(calls: float) -> str:

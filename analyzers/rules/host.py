@@ -10,6 +10,7 @@ from probe.analyzers.classify import DISPATCHES
 from probe.analyzers.op_table import Seconds
 from probe.analyzers.parts import loader_intervals
 from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.steps import within
 from probe.units import format_fraction, format_time
 
@@ -20,13 +21,13 @@ STARVED_FRACTION = 0.05  # of the step
 SYNCHRONOUS = "_SingleProcessDataLoaderIter"
 
 
-def many_tiny(context: Context, claimed: frozenset[int] = frozenset()) -> Iterator[Match]:
+def many_tiny(context: Context) -> Iterator[Match]:
     """H01: hundreds of kernels, or on a CPU operators, that cost more to start than to run.
 
-    Those in `claimed` belong to other findings, and with them their part of the overhead.
+    Those in `context.claimed` belong to other findings, and with them their part of the overhead.
     """
     rows = _overhead_rows(context)
-    free = [row for row in rows if row not in claimed]
+    free = [row for row in rows if row not in context.claimed]
     overhead_s = context.parts["overhead"] * (len(free) / len(rows) if rows else 1.0)
     durations, what, limit_s = _tiny(context, free)
     count = len(durations) / len(context.steps)
@@ -125,3 +126,34 @@ def _waited(context: Context) -> float:
 
 def _synchronous(context: Context) -> bool:
     return any(SYNCHRONOUS in name for name in context.trace.names)
+
+
+RULES = (
+    Rule(
+        "H01", "tiny-operators", "more time to start operators than to run them", many_tiny,
+        trigger="500 kernels or operators per step, most no longer than their dispatch, 15 % of the step",
+        advice="run them as one graph, or as fewer, larger operators",
+        saving="the overhead part of the step",
+        cannot_show="which of them depend on values that a graph would have to fix",
+        proof="module", effort="flag", about="host", needs=(),
+        example=Example("loss = step(batch)", 'step = torch.compile(step, mode="reduce-overhead")'),
+    ),
+    Rule(
+        "H07", "loader-starvation", "the step waits for data", starved,
+        trigger="5 % of the step or more inside the data loader's next()",
+        advice="load in worker processes, ahead of time",
+        saving="the wait",
+        cannot_show="whether the storage or the machine's cores can deliver more",
+        proof="flag", effort="flag", about="host", shares=True,
+        example=Example("DataLoader(data, 32)", "DataLoader(data, 32, num_workers=4, persistent_workers=True)"),
+    ),
+    Rule(
+        "H08", "synchronous-loader", "the data loader has no workers", synchronous,
+        trigger="H07, and torch's single-process loader in the trace",
+        advice="num_workers > 0",
+        saving="that of H07",
+        cannot_show="the cost of a batch apart from waiting for it",
+        proof="flag", effort="flag", about="host", shares=True,
+        example=Example("DataLoader(data, 32)", "DataLoader(data, 32, num_workers=4)"),
+    ),
+)  # fmt: skip

@@ -8,6 +8,7 @@ from math import prod
 
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32
 from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import Unit, places
 from probe.units import format_bytes, format_time
 
@@ -104,3 +105,19 @@ def _match(context: Context, size: tuple[int, ...], same: list[list[Unit]]) -> M
             else "F.rms_norm(x, (x.shape[-1],), weight, eps)"
         ),
     )
+
+
+RULES = (
+    Rule(
+        "F04", "unfused-rmsnorm", "RMSNorm written out by hand", find,
+        trigger="square, mean, epsilon, inverse root and scale in a row over one tensor",
+        advice="one fused operator: F.rms_norm on a GPU, a compiled module on a CPU",
+        saving="the time of its operators less that of reading and writing the tensor once",
+        cannot_show="whether the epsilon is inside the root, as F.rms_norm has it",
+        proof="replay", effort="line", needs=("shapes",),
+        example=Example(
+            "x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight",
+            "F.rms_norm(x, (x.shape[-1],), weight, eps)",
+        ),
+    ),
+)  # fmt: skip

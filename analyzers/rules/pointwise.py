@@ -8,6 +8,7 @@ from itertools import groupby
 
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.rules.context import Context, Match, times
+from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import POINTWISE, Unit, places
 from probe.units import format_time
 
@@ -15,10 +16,10 @@ SHORTEST = 3
 LEAST_FRACTION = 0.01  # of the step, below which a chain is not worth a line
 
 
-def find(context: Context, claimed: frozenset[int] = frozenset()) -> Iterator[Match]:
-    """One match per spelling, of at least 1 % of the step; units in `claimed` belong to other findings."""
+def find(context: Context) -> Iterator[Match]:
+    """One match per spelling, of at least 1 % of the step; units in `context.claimed` belong to other findings."""
     chains: dict[tuple[str, ...], list[list[Unit]]] = defaultdict(list)
-    free = ([u for u in run if u.row not in claimed] for run in context.runs)
+    free = ([u for u in run if u.row not in context.claimed] for run in context.runs)
     for chain in places(free, _chains):
         chains[tuple(u.name for u in chain)].append(chain)
     for same in chains.values():
@@ -81,3 +82,19 @@ def _bytes(context: Context, unit: Unit) -> float | None:
     """Bytes that a unit reads and writes, by the cost model."""
     cost: Cost = context.costs[context.groups.of_op[unit.row]]
     return cost.bytes
+
+
+RULES = (
+    Rule(
+        "F01", "pointwise-chain", "pointwise operators in a row", find,
+        trigger="three or more pointwise operators in a row over the same number of elements, 1 % of the step or more",
+        advice="compile the function that holds them, or use a fused kernel",
+        saving="their time less that of one pass over what goes in first and comes out last",
+        cannot_show="whether the results between are used elsewhere: they would still have to be written",
+        proof="replay", needs=("shapes",),
+        example=Example(
+            "def gate(x, y):\n    return torch.tanh(x * 2 + 1) * y",
+            "@torch.compile\ndef gate(x, y):\n    return torch.tanh(x * 2 + 1) * y",
+        ),
+    ),
+)  # fmt: skip
