@@ -19,11 +19,12 @@ from probe.analyzers.op_table import OpGroups, group_operators, operators
 from probe.analyzers.parts import PartTable, partition, recording_shares, without_profiler
 from probe.analyzers.provenance import caveats, missing_parts, quality, recorded_parts
 from probe.analyzers.roofline import Placement, place
-from probe.analyzers.rules.catalogue import Found, findings
+from probe.analyzers.rules.catalogue import Found, findings, unasked
 from probe.analyzers.rules.context import Context
 from probe.analyzers.steps import busy_fraction, recorded_steps, step_times
 from probe.device import Ceilings
 from probe.readers.ncu import KernelCounters
+from probe.tensors import Tensors
 from probe.trace import LaunchShape, Steps, Trace
 
 COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGraph")  # torch.compile's own marks
@@ -46,6 +47,8 @@ class Beside:
     timed: step times measured outside it, with and without the profiler. threads: how many torch ran on.
     data_wait_s: mean wait for data per step, where the session measured it. datasheet: the device's published peaks,
     for utilisation. counters: kernel launches measured by Nsight Compute. warnings: what the readers had to say.
+    tensors: which ones the operators read and wrote. preview: with the rules
+    that are not on by default.
     """
 
     timed: StepTimes | None = None
@@ -54,6 +57,8 @@ class Beside:
     datasheet: Ceilings | None = None
     counters: tuple[KernelCounters, ...] = ()
     warnings: tuple[str, ...] = ()
+    tensors: Tensors | None = None
+    preview: bool = False
 
 
 def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | None = None) -> Diagnosis:
@@ -78,10 +83,13 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     bare, correction = without_profiler(recorded, times.bare_mean_s, shares, _calls_per_step(groups))
     step_s = sum(bare.values())
     time_s: dict[str, float | None] = {"step": step_s, **bare}
-    context = Context(trace, steps, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s)
-    found = findings(context, {row.group: index for index, row in enumerate(rows)})
+    context = Context(
+        trace, steps, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s, tensors=beside.tensors
+    )
+    found = findings(context, {row.group: index for index, row in enumerate(rows)}, preview=beside.preview)
     covered = _coverage(trace, groups, attributed)
     said = (*caveats(trace, covered, ceilings, times), *(counted.warnings if counted else ()))
+    said += tuple(unasked(context, preview=beside.preview))
     analysis = Analysis(
         source=source,
         quality=quality(trace, groups.excluded_work, covered),

@@ -87,7 +87,7 @@ def analyze(
     steps: tuple[int, int] | None = None, window_s: tuple[float, float] | None = None,
     ranks: Collection[int] | None = None, counters: str | Path | None = None,
     scaling: ScalingMode | None = None, engine: str | Executor | None = None, jobs: int | None = None,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None, preview: bool = False,
 ) -> Analysis:  # fmt: skip
     """Where the time goes in a run directory or trace file, what bounds it, and what to change first.
 
@@ -101,11 +101,12 @@ def analyze(
     scaling: "weak" (each rank does the same work at every size), "strong" (all ranks together do), or "throughput".
     engine, jobs: where ranks are read: an Executor or "dask://host:port", by default that many processes here.
     progress: called with what is being read, how far it is, and of how much (None: not known).
+    preview: with the rules that are not on by default; their findings are marked.
     """
     request = Request(
         ceilings=ceilings, device=device, selection=_selection(steps, window_s, None),
         ranks=None if ranks is None else frozenset(ranks), counters=counters, scaling=scaling, engine=engine,
-        jobs=jobs, progress=progress,
+        jobs=jobs, progress=progress, preview=preview,
     )  # fmt: skip
     return _presentable(examine(source, request).analysis)
 

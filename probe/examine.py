@@ -49,6 +49,7 @@ class Request:
     jobs: int | None = None  # processes
     scaling: ScalingMode | None = None  # what stays the same over jobs of several sizes
     progress: Callable[[str, int, int | None], None] | None = None  # what is read, how far, of how much
+    preview: bool = False  # with the rules that are not on by default
 
 
 def examine(source: Named, request: Request) -> Diagnosis:
@@ -210,6 +211,7 @@ def _examine_run(found: RunSource, request: Request) -> Diagnosis:
     )
     roofs = choose_ceilings(device, request.ceilings, request.device, on_device=trace.on_device)
     beside = Beside(
+        preview=request.preview,
         timed=run_times(part),
         threads=part.environment.get("threads"),
         data_wait_s=mean_data_wait_s(part),

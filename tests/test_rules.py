@@ -305,9 +305,9 @@ def context_of(folder: Path, step_function: Step, monkeypatch: pytest.MonkeyPatc
     """What the rules see of a program."""
     seen: list[Any] = []
 
-    def listening(context: Any, index_of_group: Any) -> Any:
+    def listening(context: Any, index_of_group: Any, **options: Any) -> Any:
         seen.append(context)
-        return catalogue.findings(context, index_of_group)
+        return catalogue.findings(context, index_of_group, **options)
 
     monkeypatch.setattr(diagnosis_module, "findings", listening)
     found(folder, step_function)

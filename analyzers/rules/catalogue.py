@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from probe.analyzers.rules import attention, host, normalisation, optimizer, pointwise
 from probe.analyzers.rules.context import Context, Match
-from probe.analyzers.rules.rule import Rule
+from probe.analyzers.rules.rule import NEEDS, Need, Rule
 from probe.findings import Finding
 from probe.sites import Site
 
 LEAST_FRACTION = 0.005  # of the step: below it a change is not worth a line
+
+# What a program without a device or without ranks cannot have: nothing is missing there.
+ONLY_WHERE_IT_APPLIES = frozenset({"device work", "launches", "collectives"})
 
 # In the order in which they may claim operators.
 MODULES = (attention, normalisation, optimizer, host, pointwise)
@@ -34,9 +38,7 @@ def findings(context: Context, index_of_group: dict[int, int], *, preview: bool 
         return ()
     context.claimed.clear()
     found: list[Found] = []
-    for rule in RULES:
-        if rule.preview and not preview:
-            continue
+    for rule in asked(context, preview=preview):
         for match in rule.find(context):
             if not rule.shares and context.claimed.intersection(match.rows):
                 continue
@@ -44,6 +46,34 @@ def findings(context: Context, index_of_group: dict[int, int], *, preview: bool 
             if match.saving_s is None or match.saving_s >= LEAST_FRACTION * context.step_s:
                 found.append(Found(_finding(rule, match, context, index_of_group), match.site))
     return tuple(sorted(found, key=_order))
+
+
+def asked(context: Context, *, preview: bool) -> list[Rule]:
+    """The rules that can be asked of this trace."""
+    return [r for r in RULES if (preview or not r.preview) and not any(missing(need, context) for need in r.needs)]
+
+
+def unasked(context: Context, *, preview: bool) -> Iterator[str]:
+    """One sentence for each kind of evidence whose absence keeps rules from being asked."""
+    for need, remedy in NEEDS.items():
+        codes = [r.code for r in RULES if need in r.needs and (preview or not r.preview)]
+        if codes and need not in ONLY_WHERE_IT_APPLIES and missing(need, context):
+            yield f"not looked for, because it needs {remedy}: {', '.join(codes)}"
+
+
+def missing(need: Need, context: Context) -> bool:
+    """Whether the trace lacks what a rule needs."""
+    trace = context.trace
+    there = {
+        "shapes": trace.with_shapes or any(s.dims for s in trace.signatures),
+        "device work": trace.on_device,
+        "launches": len(trace.runtime_calls) > 0,
+        "stacks": trace.with_stacks,
+        "memory": trace.with_memory,
+        "collectives": len(trace.collectives) > 0,
+        "graph": False,
+    }
+    return not there[need]
 
 
 def _order(found: Found) -> tuple[bool, float, float]:

@@ -9,7 +9,7 @@ from typing import Literal
 from probe.analyzers.rules.context import Context, Match
 
 Finder = Callable[[Context], Iterator[Match]]
-Need = Literal["shapes", "device work", "launches", "stacks", "memory", "collectives", "ranks", "graph"]
+Need = Literal["shapes", "device work", "launches", "stacks", "memory", "collectives", "graph"]
 Proof = Literal["replay", "module", "arithmetic", "flag"]
 Effort = Literal["flag", "line", "function", "design"]
 
@@ -20,7 +20,6 @@ NEEDS: dict[Need, str] = {  # each with what records it
     "stacks": "Python stacks (probe.profile(stacks=True), torch's with_stack=True)",
     "memory": "allocations (probe.profile(memory=True), torch's profile_memory=True)",
     "collectives": "collectives with their sizes (record_shapes=True, torch ≥ 2.2)",
-    "ranks": "traces of several ranks (probe.profile(ranks='all'))",
     "graph": "the model's graph (probe.profile(model=model))",
 }
 PROOFS: dict[Proof, str] = {

@@ -49,6 +49,9 @@ def command(
     scaling: ScalingBy = None,
     engine: Engine = None,
     jobs: Jobs = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Ask the rules too that no program or trace tests yet; marked as such.")
+    ] = False,
     explain: Annotated[Optional[str], typer.Option("--explain", help="Explain a rule by its code (F06).")] = None,
 ) -> None:
     """Show where the time goes, what bounds it, and what to change first. Exit code 3: a --fail-on condition held."""
@@ -70,7 +73,7 @@ def command(
         found = api.analyze(
             sources, ceilings=ceilings, device=device, steps=steps_of(steps), window_s=window_of(window),
             ranks=ranks_of(ranks), counters=counters, scaling=scaling_of(scaling), engine=engine, jobs=jobs,
-            progress=progress,
+            progress=progress, preview=preview,
         )  # fmt: skip
     if md is not None:
         write_text(md, markdown.render(found, top))
