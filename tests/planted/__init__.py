@@ -1,0 +1,1 @@
+"""Small real programs, each with one bottleneck planted or with none; one file an area, the runner in `program`."""
