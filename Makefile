@@ -25,7 +25,7 @@ lint: $(VENV)/test.stamp  ## style, types and direction of imports
 
 # The GPU machine may have no network: what is there is used, whether an environment was made or not.
 gpu:  ## on a machine with a GPU: its tests, its microbenchmarks, recorded runs (results in $$OUT, default build/gpu)
-	PYTHON=$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.sh
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py
 
 bench: $(VENV)/test.stamp  ## accuracy of the microbenchmarks, overhead of the profiler, as ratios
 	$(BIN)/python benchmarks/microbench_accuracy.py
