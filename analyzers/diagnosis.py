@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,10 +21,10 @@ from probe.analyzers.provenance import caveats, missing_parts, quality, recorded
 from probe.analyzers.roofline import Placement, place
 from probe.analyzers.rules.catalogue import Found, findings, unasked
 from probe.analyzers.rules.context import Context
+from probe.analyzers.rules.flow import Recorded
 from probe.analyzers.steps import busy_fraction, recorded_steps, step_times
 from probe.device import Ceilings
 from probe.readers.ncu import KernelCounters
-from probe.tensors import Tensors
 from probe.trace import LaunchShape, Steps, Trace
 
 COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGraph")  # torch.compile's own marks
@@ -47,7 +47,8 @@ class Beside:
     timed: step times measured outside it, with and without the profiler. threads: how many torch ran on.
     data_wait_s: mean wait for data per step, where the session measured it. datasheet: the device's published peaks,
     for utilisation. counters: kernel launches measured by Nsight Compute. warnings: what the readers had to say.
-    tensors: which ones the operators read and wrote. preview: with the rules
+    recorded: who made the arguments
+    of the operators, for the runs of which that was recorded. preview: with the rules
     that are not on by default.
     """
 
@@ -57,7 +58,7 @@ class Beside:
     datasheet: Ceilings | None = None
     counters: tuple[KernelCounters, ...] = ()
     warnings: tuple[str, ...] = ()
-    tensors: Tensors | None = None
+    recorded: Recorded = field(default_factory=dict)
     preview: bool = False
 
 
@@ -84,7 +85,7 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     step_s = sum(bare.values())
     time_s: dict[str, float | None] = {"step": step_s, **bare}
     context = Context(
-        trace, steps, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s, tensors=beside.tensors
+        trace, steps, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s, recorded=beside.recorded
     )
     found = findings(context, {row.group: index for index, row in enumerate(rows)}, preview=beside.preview)
     covered = _coverage(trace, groups, attributed)

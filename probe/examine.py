@@ -29,6 +29,7 @@ from probe.readers.opening import shown
 from probe.readers.rank_names import numbers
 from probe.roofs import choose_ceilings
 from probe.run import Run
+from probe.run_flows import split
 from probe.scaling import ScalingJob, ScalingMode
 from probe.sources import FileSource, Found, Jobs, JobSource, Named, RunSource, find, name_of, trace_of
 from probe.trace import Trace
@@ -193,7 +194,8 @@ def _with_trace(run: Run, ranks: frozenset[int] | None) -> Run:
 
 def _examine_run(found: RunSource, request: Request) -> Diagnosis:
     run = _with_trace(found.run, request.ranks)
-    trace = read(trace_of(run), request)
+    path = trace_of(run)
+    trace, flows, said = split(read(path, request), _tensors_of(run, path))
     recorded = run.traces[0][0]  # the lowest rank with a trace: what was timed beside it counts, not rank 0's
     part = next(part for part in run.parts if part.rank == recorded)
     device = part.device or Device(kind="unknown", name="unknown device")
@@ -217,10 +219,17 @@ def _examine_run(found: RunSource, request: Request) -> Diagnosis:
         data_wait_s=mean_data_wait_s(part),
         datasheet=roofs.datasheet,
         counters=_counters(request),
-        warnings=(*run.warnings, *part.warnings, *roofs.warnings),
+        warnings=(*run.warnings, *part.warnings, *roofs.warnings, *said),
+        recorded=flows,
     )
     diagnosis = diagnose(trace, source, roofs.ceilings, beside)
     return replace(diagnosis, analysis=_with_parts(diagnosis.analysis, run, request))
+
+
+def _tensors_of(run: Run, trace: str) -> Path | None:
+    """The file of the tensors that were recorded with a trace, where there is one."""
+    name = next((cycle.tensors for _, cycle, path in run.traces if str(path) == trace), None)
+    return run.path / name if name and (run.path / name).is_file() else None
 
 
 def _with_parts(analysis: Analysis, run: Run, request: Request) -> Analysis:

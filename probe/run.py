@@ -31,6 +31,7 @@ Numbers = npt.NDArray[np.float64]
 
 _SCHEMA = re.compile(r"probe\.run/(\d+)")
 _PART = re.compile(r"run(\.rank\d+)?\.json")
+_TENSORS = re.compile(r"tensors\.rank[0-9]{5,}\.cycle[0-9]+\.json\.gz")  # what tensors_name gives
 _TRACE = re.compile(r"trace\.rank[0-9]{5,}\.cycle[0-9]+\.json\.gz")  # what trace_name gives
 
 
@@ -46,6 +47,7 @@ class Cycle:
     events: int | None = None
     bytes: int | None = None
     shapes: bool = True
+    tensors: str | None = None  # file of the tensors that one step used, in the run directory
     partial: bool = False  # the loop ended, or the budget, before `requested_steps` were recorded
     pause_s: dict[str, float] = field(default_factory=dict)  # prepare, stop, export, compress
     predicted_pause_s: float | None = None  # of stop, export and compress together
@@ -191,6 +193,11 @@ def trace_name(rank: int, cycle: int) -> str:
     return f"trace.rank{rank:05d}.cycle{cycle}.json.gz"
 
 
+def tensors_name(rank: int, cycle: int) -> str:
+    """The file of a cycle's tensors, as torch's ExecutionTraceObserver writes it, gzip."""
+    return f"tensors.rank{rank:05d}.cycle{cycle}.json.gz"
+
+
 def is_run(path: Path) -> bool:
     """Whether `path` is a directory that holds a run, readable or not."""
     return path.is_dir() and any(_PART.fullmatch(entry.name) for entry in path.iterdir())
@@ -284,6 +291,8 @@ def _check_files(cycles: tuple[Cycle, ...]) -> None:
     for cycle in cycles:
         if cycle.file is not None and not _TRACE.fullmatch(cycle.file):
             raise ValueError(f"cycle {cycle.index} names {cycle.file!r}, which is no trace of a run")
+        if cycle.tensors is not None and not _TENSORS.fullmatch(cycle.tensors):
+            raise ValueError(f"cycle {cycle.index} names {cycle.tensors!r}, which is no file of a run")
 
 
 def _decode_steps(steps: _Steps) -> StepTimes:

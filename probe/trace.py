@@ -23,6 +23,7 @@ Int32s: TypeAlias = npt.NDArray[np.int32]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 STEP_PREFIX = "ProfilerStep#"  # with which torch begins the name of a step's range, whatever tool records it
+TENSORS_MARK = "probe: tensors of one step"  # the range of the step that was recorded for its tensors, not for its time
 _STEP = re.compile(rf"{STEP_PREFIX}(\d{{1,17}})")
 
 Dims: TypeAlias = tuple[Any, ...]  # of one argument: (2, 3), or ((2, 3), (4,)) for a list of tensors, () for others

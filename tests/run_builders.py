@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 
 from probe.device import Device
 from probe.run import Cycle, RankPart, StepTimes, part_name, trace_name, write_part
+from probe.trace import TENSORS_MARK
 
 STEPS_NS = 90_000  # of a bare step of rank 0; each further rank takes a tenth more
 
@@ -55,3 +58,11 @@ def traces(directory: Path, world_size: int = 2, name: str = "rank{}.json", step
         about = {"distributedInfo": {"rank": rank, "world_size": world_size}}
         builders.write(directory, events, name.format(rank), **about)
     return directory
+
+
+def timed_names(path: Path) -> list[str]:
+    """The names of the events of a recorded trace, without those of the step that was recorded for its tensors."""
+    with gzip.open(path) as file:
+        events = [e for e in json.load(file)["traceEvents"] if e.get("ph") == "X"]
+    mark = next((e for e in events if e["name"] == TENSORS_MARK), None)
+    return [e["name"] for e in events if mark is None or not mark["ts"] <= e["ts"] <= mark["ts"] + mark["dur"]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import json
 import sys
 import threading
 from collections import Counter
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from run_builders import timed_names
 
 from probe.collectors.pause_budget import Plan
 from probe.device import Device
@@ -40,9 +39,7 @@ def loop(prof: sessions.Session, steps: int, adds: int = 20) -> None:
 
 
 def names(run: Run, index: int = 0) -> Counter[str]:
-    with gzip.open(run.traces[index][2]) as file:
-        events = json.load(file)["traceEvents"]
-    return Counter(event["name"] for event in events if event.get("ph") == "X")
+    return Counter(timed_names(run.traces[index][2]))
 
 
 def phases(run: Run) -> list[str]:
@@ -65,7 +62,7 @@ def test_a_loop_is_recorded_as_documented(tmp_path: Path, capsys: pytest.Capture
     found = names(run)
     assert found["aten::add"] == 60
     assert [found[f"ProfilerStep#{step}"] for step in range(7, 12)] == [0, 1, 1, 1, 0]
-    assert cycle.events == sum(found.values())
+    assert cycle.events == sum(found.values()) + 21  # 20 additions and a mark, in the step recorded for its tensors
     assert run.main.collected["trace"] is run.main.collected["shapes"] is True
     assert str(run.main.collected["telemetry"]).startswith("not collected")
     assert run.main.tags == {"team": "vision"}
@@ -75,6 +72,7 @@ def test_a_loop_is_recorded_as_documented(tmp_path: Path, capsys: pytest.Capture
     assert {entry.name for entry in prof.path.iterdir()} == {
         ".launch",
         "run.json",
+        "tensors.rank00000.cycle0.json.gz",
         "trace.rank00000.cycle0.json.gz",
     }
     (line,) = capsys.readouterr().err.splitlines()

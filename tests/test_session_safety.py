@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gzip
-import json
 import os
 import resource
 import shutil
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_builders import timed_names
 
 from probe.run import load
 from probe.session import Session, ownership, profile
@@ -63,8 +62,7 @@ def train(prof: Session | None, steps: int = 14) -> bytes:
 
 
 def events(path: Path) -> list[str]:
-    with gzip.open(path) as file:
-        return [event["name"] for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
+    return timed_names(path)
 
 
 @pytest.mark.parametrize("options", [{}, {"memory": True, "stacks": True}, {"repeat": 2, "wait": 1, "warmup": 1}])
@@ -407,6 +405,7 @@ def test_a_forked_loader_leaves_the_parent_alone(tmp_path: Path) -> None:
     assert {entry.name for entry in (tmp_path / "r").iterdir()} == {
         ".launch",
         "run.json",
+        "tensors.rank00000.cycle0.json.gz",
         "trace.rank00000.cycle0.json.gz",
     }
 

@@ -13,12 +13,11 @@ from probe.analyzers.call_tree import with_callees
 from probe.analyzers.classify import Machine
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.op_table import OpGroups
-from probe.analyzers.rules.flow import Flow, Tier, by_sizes, by_tensors
+from probe.analyzers.rules.flow import Flow, Recorded, Tier, by_sizes, spelling
 from probe.analyzers.rules.patterns import Match as Place
 from probe.analyzers.rules.patterns import Pattern, matches
 from probe.analyzers.rules.units import Unit, unit_runs
 from probe.sites import Site
-from probe.tensors import Tensors
 from probe.trace import Int64s, Steps, Trace
 
 
@@ -35,7 +34,7 @@ class Context:
     step_s: float  # mean step, bare where that is known
     parts: dict[str, float]  # its mean seconds per part
     data_wait_s: float | None = None  # mean wait for data per step, where the session measured it
-    tensors: Tensors | None = None  # which tensors the operators read and wrote, where that was recorded
+    recorded: Recorded = field(default_factory=dict)  # makers of arguments, of the runs for which they were recorded
     claimed: set[int] = field(default_factory=set)  # operators that belong to findings already made; grows
 
     @cached_property
@@ -46,15 +45,18 @@ class Context:
     @cached_property
     def flows(self) -> list[Flow]:
         """The runs with the makers of their arguments; runs of the same calls share them where only sizes are known."""
-        if self.tensors is not None:
-            return [by_tensors(run, self.tensors) for run in self.runs]
         known: dict[tuple[tuple[str, int], ...], Flow] = {}
         found = []
         for run in self.runs:
-            spelling = tuple((unit.name, id(unit.signature)) for unit in run)
-            flow = known.setdefault(spelling, by_sizes(run)) if spelling not in known else known[spelling]
-            found.append(replace(flow, units=run))
+            key = tuple((unit.name, id(unit.signature)) for unit in run)
+            if key not in known:
+                known[key] = self._flow(run)
+            found.append(replace(known[key], units=run))
         return found
+
+    def _flow(self, run: list[Unit]) -> Flow:
+        exact = self.recorded.get(spelling(run)) if self.recorded else None
+        return by_sizes(run) if exact is None else Flow(run, exact, "dataflow")
 
     def places(self, pattern: Pattern) -> Iterator[Place]:
         """Where `pattern` holds in any run, in order of time, without units that are claimed."""

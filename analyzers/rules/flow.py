@@ -100,6 +100,20 @@ def by_tensors(run: Sequence[Unit], tensors: Tensors) -> Flow:
     return Flow(run, tuple(found), "dataflow")
 
 
+Spelling = tuple[tuple[str, tuple[Dims, ...]], ...]
+Recorded = Mapping[Spelling, tuple[tuple[Argument, ...], ...]]
+
+
+def spelling(run: Sequence[Unit]) -> Spelling:
+    """What makes two runs the same: the operators and the sizes of their arguments, in order."""
+    return tuple((unit.name, unit.dims) for unit in run)
+
+
+def recorded(runs: Sequence[Sequence[Unit]], tensors: Tensors) -> Recorded:
+    """The arguments of the runs in which tensors were recorded, for all other runs of the same spelling."""
+    return {spelling(run): by_tensors(run, tensors).arguments for run in runs}
+
+
 def _known(uses: TensorUses, row: int, unit: Unit, written: Mapping[int, int]) -> Argument:
     """The recorded argument in `row` of the uses, made by the last unit that wrote its storage."""
     storage, at, item = int(uses.storage[row]), int(uses.argument[row]), int(uses.item[row])

@@ -102,8 +102,12 @@ class Recording:
 
     def mark_step(self, number: int) -> None:
         """Open the mark of step `number`."""
-        self._mark_name = f"{STEP_PREFIX}{number}"
-        self._mark = _autograd().profiler.record_function(self._mark_name)
+        self.mark(f"{STEP_PREFIX}{number}")
+
+    def mark(self, name: str) -> None:
+        """Open a mark of any name."""
+        self._mark_name = name
+        self._mark = _autograd().profiler.record_function(name)
         self._mark.__enter__()
 
     def end_mark(self) -> None:

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from probe.collectors.pause_budget import FASTEST_EVENT_S, PauseModel, Plan, plan
+from probe.collectors import execution_trace
+from probe.collectors.execution_trace import TensorRecording
+from probe.collectors.pause_budget import FASTEST_EVENT_S, SAFETY, PauseModel, Plan, plan
 from probe.collectors.torch_profiler import Recording, foreign_profiler, import_torch
 from probe.errors import UsageError
-from probe.run import Cycle, trace_name
+from probe.run import Cycle, tensors_name, trace_name
 from probe.session.launch import Place, initialised_distributed
 from probe.session.steps import StepLog
+from probe.trace import TENSORS_MARK
 
-Phase = Literal["wait", "calibrate", "warmup", "active", "after"]
+Phase = Literal["wait", "calibrate", "warmup", "tensors", "active", "after"]
 NEVER = 1 << 62  # a step number that no loop reaches
 LONGER_STEP = 2.0  # recording alone can double a step's time; what is longer than that has more events
 
@@ -68,14 +71,21 @@ class Options:
         return rank in self.ranks
 
     def phases(self, *, calibrated: bool) -> list[tuple[Phase, int]]:
-        """Phases of one cycle with their lengths in steps; a step is given to calibration where one can be."""
+        """Phases of one cycle with their lengths in steps; a step is given to calibration where one can be.
+
+        The last warm-up step may be recorded for its tensors: what it is slowed down by then does not matter.
+        """
         wait, warmup = self.wait, self.warmup
         calibrate = 0 if calibrated else min(1, wait + warmup)
         if wait:
             wait -= calibrate
         else:
             warmup -= calibrate
-        return [("wait", wait), ("calibrate", calibrate), ("warmup", warmup), ("active", self.active)]
+        tensors = min(1, warmup)
+        return [
+            ("wait", wait), ("calibrate", calibrate), ("warmup", warmup - tensors), ("tensors", tensors),
+            ("active", self.active),
+        ]  # fmt: skip
 
 
 class Tracer:
@@ -101,6 +111,7 @@ class Tracer:
         self._model = PauseModel(stacks=options.stacks)
         self._plan: Plan | None = None
         self._recording: Recording | None = None
+        self._tensors: TensorRecording | None = None  # from the step it records until the cycle ends
         self._queue: list[tuple[Phase, int]] = []
         self._index = 0  # of the cycle
         self._first = 0  # active: its first step
@@ -121,6 +132,8 @@ class Tracer:
         """The step number steps-1 has ended and a phase with it, perhaps. Whether a cycle was completed."""
         if self._recording is not None:
             self._recording.end_mark()
+        if self._tensors is not None and self.phase == "tensors":
+            self._tensors.stop()
         if self.phase == "active":
             return self._after_active(steps, duration_ns)
         if self.phase == "calibrate":
@@ -148,6 +161,7 @@ class Tracer:
     def abandon(self) -> None:
         """Stop recording without a trace, and record no more."""
         recording, self._recording = self._recording, None
+        self._forget_tensors()
         self.due = NEVER
         if recording is not None:
             recording.abandon()
@@ -163,16 +177,19 @@ class Tracer:
         length = 0
         while not length:
             self.phase, length = self._queue.pop(0) if self._queue else ("after", NEVER - steps)
-        if self.phase in ("calibrate", "warmup", "active") and not self._may_record():
+        if self.phase in ("calibrate", "warmup", "tensors", "active") and not self._may_record():
             self.phase, length = "after", NEVER - steps
-        self._log.add_phase(self.phase, steps)
+        self._log.add_phase("warmup" if self.phase == "tensors" else self.phase, steps)
         self.due = steps + length
         if self.phase == "calibrate":
             self._recording = self._new_recording(shapes=False)
             self._recording.start()
-        elif self.phase == "warmup":
-            self._recording = self._new_recording(shapes=self._plan is None or self._plan.shapes)
-            self._recording.prepare()
+        elif self.phase in ("warmup", "tensors"):
+            if self._recording is None:
+                self._recording = self._new_recording(shapes=self._plan is None or self._plan.shapes)
+                self._recording.prepare()
+            if self.phase == "tensors":
+                self._begin_tensors(steps)
         elif self.phase == "active":
             self._begin_active(steps)
 
@@ -180,7 +197,7 @@ class Tracer:
         """Whether this cycle can and should be recorded; else the reason is kept."""
         if (
             self.reason is None
-            and self.phase in ("warmup", "active")
+            and self.phase in ("warmup", "tensors", "active")
             and self._plan is not None
             and not self._plan.steps
         ):
@@ -190,7 +207,7 @@ class Tracer:
             self.chosen = self._is_slowest()
         if not self.chosen:
             self.reason = "another rank was slower in the waiting steps"
-        if self.reason is None:
+        if self.reason is None and (self._recording is None or self._recording.state != "recording"):
             foreign = foreign_profiler()
             if foreign is not None:
                 self._give_up(f"{foreign}; it is left alone")
@@ -238,11 +255,37 @@ class Tracer:
         if self._plan.steps and self._plan.reason:
             self._warn(f"recorded less than asked: {self._plan.reason}; pass a larger max_pause_s= for more")
 
+    def _begin_tensors(self, steps: int) -> None:
+        """Record the next step for its tensors, where that costs little; else it is a warm-up step like the others."""
+        if self._plan is None or not self._plan.shapes or self._calibrated is None:
+            return
+        events = self._calibrated[1]
+        whole = self._model.pause_s(events * (self._plan.steps + 1), shapes=True)
+        if not execution_trace.affordable(events) or whole > self.options.max_pause_s * SAFETY:
+            return
+        tensors = TensorRecording(self._directory)
+        if not tensors.start():
+            return
+        self._tensors = tensors
+        self._start_recording(steps + 1)
+        assert self._recording is not None
+        self._recording.mark(TENSORS_MARK)
+
+    def _start_recording(self, first: int) -> None:
+        assert self._recording is not None
+        self._recording.add_metadata("probe", rank=self._place.rank, cycle=self._index, first_step=first)
+        self._recording.start()
+
+    def _forget_tensors(self) -> None:
+        tensors, self._tensors = self._tensors, None
+        if tensors is not None:
+            tensors.forget()
+
     def _begin_active(self, steps: int) -> None:
         if self._recording is None:
             self._recording = self._new_recording(shapes=self._plan is None or self._plan.shapes)
-        self._recording.add_metadata("probe", rank=self._place.rank, cycle=self._index, first_step=steps)
-        self._recording.start()
+        if self._recording.state != "recording":
+            self._start_recording(steps)
         self._first = steps
         self._mark(steps)
 
@@ -292,16 +335,25 @@ class Tracer:
         recording.stop()
         shapes = self._plan is None or self._plan.shapes
         path = self._directory / trace_name(self._place.rank, self._index)
+        tensors = self._keep_tensors()
         try:
             size = recording.export(path, incomplete_step=cut_short)
         except OSError as error:
+            if tensors is not None:
+                (self._directory / tensors).unlink(missing_ok=True)
             self._note(recording, None, None, f"{type(error).__name__}: {error}", shapes=shapes)
             self._give_up(f"the trace could not be written: {os.strerror(error.errno) if error.errno else error}")
         else:
-            self._note(recording, path.name, size, note, shapes=shapes)
+            self._note(recording, path.name, size, note, shapes=shapes, tensors=tensors)
         self._recording = None
         self._index += 1
         self._after_cycle(steps, over=cut_short is not None)
+
+    def _keep_tensors(self) -> str | None:
+        """Put away the tensors of the cycle; the name of their file, None where there is none."""
+        tensors, self._tensors = self._tensors, None
+        path = self._directory / tensors_name(self._place.rank, self._index)
+        return path.name if tensors is not None and tensors.keep(path) else None
 
     def _after_cycle(self, steps: int, *, over: bool) -> None:
         if over:
@@ -314,8 +366,9 @@ class Tracer:
             self._next_phase(steps)
 
     def _note(
-        self, recording: Recording, file: str | None, size: int | None, note: str | None, *, shapes: bool
-    ) -> None:
+        self, recording: Recording, file: str | None, size: int | None, note: str | None, *, shapes: bool,
+        tensors: str | None = None,
+    ) -> None:  # fmt: skip
         """Keep what the cycle was, compare its pause with the bound, and learn from it."""
         events = recording.event_count()
         cycle = Cycle(
@@ -327,6 +380,7 @@ class Tracer:
             events=events,
             bytes=size,
             shapes=shapes,
+            tensors=tensors,
             partial=len(self._durations) < self.options.active,
             pause_s=recording.pause_s,
             predicted_pause_s=self._plan.pause_s if self._plan is not None else None,
@@ -334,7 +388,8 @@ class Tracer:
         )
         self.cycles.append(cycle)
         if self._durations:
-            self._calibrated = (max(int(statistics.mean(self._durations)), 1), round(events / len(self._durations)))
+            recorded = len(self._durations) + (tensors is not None)
+            self._calibrated = (max(int(statistics.mean(self._durations)), 1), round(events / recorded))
         self._model.correct(cycle.end_pause_s, events, shapes=shapes)
         if cycle.end_pause_s > self.options.max_pause_s:
             self._warn(

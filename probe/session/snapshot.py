@@ -104,6 +104,7 @@ def collected(
         "data_wait": waits or "the loop did not go through session.batches()",
         "trace": bool(traced) or no_trace,
         "shapes": shaped or (traced[0].note or "left out to keep the pause short" if traced else no_trace),
+        "tensors": any(cycle.tensors for cycle in traced) or "left out: it would have slowed a step too much",
         "memory": (bool(traced) or no_trace) if options.memory else f"{unasked}: pass memory=True",
         "stacks": (bool(traced) or no_trace) if options.stacks else f"{unasked}: pass stacks=True",
         "telemetry": NOT_YET if options.telemetry else unasked,
