@@ -5,9 +5,7 @@ Method: `naive` is matmul, scale, softmax, matmul, and writes the scores of ever
 all threads; sequences double from 128. `forward` runs without autograd, `forward+backward` to the gradients of q, k
 and v. Both implementations are timed in turn on the same inputs and their results compared.
 
-The count is that of the products, 4·B·H·S²·D forward (two products) and 2.5 times that backward (five: sdpa computes
-the scores again), as torch.utils.flop_counter counts sdpa_flop and sdpa_backward_flop. The naive backward is credited
-with the same, though it keeps the scores and needs only four: the rates compare as the times do.
+The count is that of the products (attention_work.py).
 
 `crossover` is the shortest sequence whose scores exceed the last-level caches and from which on sdpa is faster by more
 than the intervals of the medians; its interval begins with the sequence before.
@@ -16,66 +14,43 @@ than the intervals of the medians; its interval begins with the sequence before.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from probe.errors import UnavailableError
 from probe.measurement import Measurement
 from probe.microbench import memory
+from probe.microbench.attention_work import BOTH as BOTH  # one import gives a caller all that points are made of
+from probe.microbench.attention_work import FORWARD as FORWARD
+from probe.microbench.attention_work import (
+    NAIVE,
+    NAME,
+    SCORES_ALIVE,
+    SDPA,
+    Call,
+    Point,
+    call_of,
+    crossover,
+    crossover_index,
+    described,
+    largest_difference,
+    naive,
+    why_no_crossover,
+)
+from probe.microbench.attention_work import SEED as SEED
 from probe.microbench.harness import Effort, Timing, Variant, measure, repeats_for
 from probe.microbench.precisions import available
 from probe.microbench.suite import Context, rate_measurement
 from probe.microbench.timers import Timer, timer_for, torch_device
 from probe.units import format_bytes
 
-NAME = "attention"
-BATCH, HEADS, HEAD_DIM = 1, 4, 64
 SEQUENCES, SEQUENCES_QUICK = (128, 256, 512, 1024, 2048, 4096), (128, 512, 1024, 2048)
-FORWARD, BOTH = "forward", "forward+backward"
-NAIVE, SDPA = "naive", "sdpa"
-FORWARD_PRODUCTS, BACKWARD_PRODUCTS = 2, 5
-SCORES_ALIVE = {FORWARD: 2, BOTH: 4}  # score matrices that naive holds at once
 TRIAL_SEQUENCE, TRIALS = 512, 3  # whose time says what the others will take
 LEAST_WINDOWS = 6
 WHOLE_BUDGET = 0.0  # a target never met: threads that share a core with a neighbour are slow as steadily as quiet ones
 PREPARING = 3  # calls of each beside the windows: to compare, to see how many fill a window, to warm up
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # difference over the largest result; rounding stays far below
-SEED = 20260103  # the same inputs in every run
-Call = Callable[[], tuple[Any, ...]]
 Kind = tuple[str, str]  # direction and dtype: what takes the same time a FLOP, more or less
-Pair = tuple[Measurement, Measurement]  # naive and sdpa
-
-
-@dataclass(frozen=True)
-class Point:
-    """One question of the sweep."""
-
-    sequence: int
-    direction: str
-    dtype: str
-
-    @property
-    def kind(self) -> Kind:
-        """Direction and dtype."""
-        return (self.direction, self.dtype)
-
-    @property
-    def flops(self) -> int:
-        """The count of one call, as in the module's docstring."""
-        products = FORWARD_PRODUCTS + (BACKWARD_PRODUCTS if self.direction == BOTH else 0)
-        return products * 2 * BATCH * HEADS * self.sequence**2 * HEAD_DIM
-
-    @property
-    def score_bytes(self) -> int:
-        """The matrix of scores that naive writes."""
-        return BATCH * HEADS * self.sequence**2 * (4 if self.dtype == "float32" else 2)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Of q, k and v."""
-        return (BATCH, HEADS, self.sequence, HEAD_DIM)
 
 
 def run(context: Context, timer: Timer | None = None) -> Iterator[Measurement]:
@@ -175,55 +150,17 @@ def _variant(timer: Timer, name: str, call: Call, point: Point) -> Variant:
 
 
 def _rate(point: Point, timing: Timing, more: dict[str, Any], flags: tuple[str, ...]) -> Measurement:
-    params = {
-        "implementation": timing.name,
-        "direction": point.direction,
-        "sequence": point.sequence,
-        "heads": HEADS,
-        "head_dim": HEAD_DIM,
-        "batch": BATCH,
-        "shape": list(point.shape),
-        "dtype": point.dtype,
-        "time_s": {"min": timing.seconds.min * point.flops, "median": timing.seconds.median * point.flops},
-        "score_bytes": point.score_bytes,
-        **more,
-    }
     name = f"{timing.name} {point.direction}"
-    return rate_measurement(NAME, name, "flops_per_s", "FLOP/s", timing, params, flags=flags)
+    return rate_measurement(NAME, name, "flops_per_s", "FLOP/s", timing, described(point, timing) | more, flags=flags)
 
 
 def calls(point: Point, where: str) -> dict[str, Call]:
     """What is timed at `point` on torch device `where`: each call hands back the output, and then the gradients."""
     import torch
 
-    generator = torch.Generator(where).manual_seed(SEED)
-    q, k, v, upstream = (
-        torch.randn(point.shape, generator=generator, device=where).to(getattr(torch, point.dtype)) for _ in range(4)
-    )
-    backward = point.direction == BOTH
-    inputs = tuple(tensor.requires_grad_(backward) for tensor in (q, k, v))
-
-    def call(implementation: Callable[..., Any]) -> tuple[Any, ...]:
-        with torch.set_grad_enabled(backward):
-            output = implementation(*inputs)
-        return (output.detach(), *(torch.autograd.grad(output, inputs, upstream) if backward else ()))
-
+    call = call_of(point, where)
     ways: dict[str, Callable[..., Any]] = {NAIVE: naive, SDPA: torch.nn.functional.scaled_dot_product_attention}
     return {name: functools.partial(call, implementation) for name, implementation in ways.items()}
-
-
-def naive(q: Any, k: Any, v: Any) -> Any:
-    """Attention as people write it: softmax(q kᵀ / √d) v."""
-    import torch
-
-    scores = torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(q.shape[-1])
-    return torch.matmul(torch.softmax(scores, dim=-1), v)
-
-
-def largest_difference(results: Sequence[Any], others: Sequence[Any]) -> float:
-    """The largest difference of any element over the largest value of its tensor."""
-    pairs = zip(results, others, strict=True)
-    return max(float((one - other).abs().max() / one.abs().max()) for one, other in pairs)
 
 
 def crossovers(context: Context, found: Sequence[Measurement]) -> Iterator[Measurement]:
@@ -234,38 +171,7 @@ def crossovers(context: Context, found: Sequence[Measurement]) -> Iterator[Measu
         pairs = list(zip(of_kind[::2], of_kind[1::2], strict=True))
         first = crossover_index(pairs, cached)
         if first is None:
-            why = _why_none(pairs, cached)
+            why = why_no_crossover(pairs, cached)
             context.warnings.append(f"{NAME}: no crossover for {direction} {dtype}: {why}")
         else:
-            yield _crossover(pairs, first, cached)
-
-
-def crossover_index(pairs: Sequence[Pair], cached: int) -> int | None:
-    """The first of the pairs (naive, sdpa) from which on the scores exceed `cached` bytes and sdpa is faster."""
-    first = None
-    for index, (slow, fast) in reversed(list(enumerate(pairs))):
-        if not (0 < cached < slow.params["score_bytes"] and fast.interval[0] > slow.interval[1]):
-            break
-        first = index
-    return first
-
-
-def _why_none(pairs: Sequence[Pair], cached: int) -> str:
-    if not cached:
-        return "the system reports no caches"
-    longest = pairs[-1][0].params
-    if longest["score_bytes"] <= cached:
-        scores = f"the {format_bytes(longest['score_bytes'])} of scores at sequence {longest['sequence']}"
-        return f"{scores}, the longest measured, fit the {format_bytes(cached)} of the last-level caches"
-    return f"sdpa is not faster by more than the intervals at sequence {longest['sequence']}"
-
-
-def _crossover(pairs: Sequence[Pair], first: int, cached: int) -> Measurement:
-    slow, fast = pairs[first]
-    sequence = float(slow.params["sequence"])
-    before = float(pairs[first - 1][0].params["sequence"]) if first else sequence
-    copied = ("direction", "heads", "head_dim", "batch", "dtype", "score_bytes", "threads")
-    params = {key: slow.params[key] for key in copied}
-    params |= {"last_level_cache_bytes": cached, "speedup": fast.median / slow.median}
-    name, n = f"crossover {slow.params['direction']}", min(slow.n, fast.n)
-    return Measurement(NAME, name, "crossover", "tokens", sequence, sequence, sequence, (before, sequence), n, params)
+            yield crossover(pairs, first, cached)

@@ -15,14 +15,18 @@ from probe.device import Ceilings, Device, Level
 from probe.kernels.cpu.loops import STREAMS
 from probe.measurement import Measurement
 from probe.microbench import launch, plateaus
+from probe.microbench.cuda import levels as gpu_levels
 from probe.microbench.plateaus import Plateau
 
 FITS_FRACTION = 0.75  # of a level's capacity, so that stack and neighbours have room
 DRAM = "DRAM"
+GPU_LEVELS = ("L1", "L2", DRAM)  # of the hierarchical roofline; shared memory is no level of what operators read
 
 
 def levels_of(measurements: Sequence[Measurement], device: Device) -> tuple[Plateau, ...]:
     """The levels seen by `cache_latency`; without it those the system reports, with no latency."""
+    if device.kind != "cpu":
+        return gpu_levels.find(measurements, device.l2_bytes)
     found = sorted((int(m.params["size_bytes"]), m.min) for m in measurements if m.suite == "cache_latency")
     if not found:
         return plateaus.reported(device.caches)
@@ -30,7 +34,9 @@ def levels_of(measurements: Sequence[Measurement], device: Device) -> tuple[Plat
 
 
 def label(measurements: Sequence[Measurement], found: Sequence[Plateau], device: Device) -> tuple[Measurement, ...]:
-    """The measurements with `params.level` where their footprint lies within one level."""
+    """The measurements with `params.level` where their footprint lies within one level; a GPU's suites say it."""
+    if device.kind != "cpu":
+        return tuple(measurements)
     return tuple(_labelled(measurement, found, device) for measurement in measurements)
 
 
@@ -38,7 +44,7 @@ def _labelled(measurement: Measurement, found: Sequence[Plateau], device: Device
     size = measurement.params.get("size_bytes")
     if measurement.suite == "cache_latency":
         level = next((p.name for p in found if size in p.sizes), None)
-    elif measurement.suite == "memory_bandwidth" and device.kind == "cpu":
+    elif measurement.suite == "memory_bandwidth":
         level = level_of(int(measurement.params["size_bytes"]), measurement.params["threads"], found, device)
     else:
         return measurement
@@ -80,7 +86,7 @@ def derive(measurements: Sequence[Measurement], found: Sequence[Plateau], device
         dram_bytes_per_s=dram_bytes_per_s(measurements),
         flops_per_s={str(m.params["dtype"]): m.value for m in measurements if m.suite == "matmul"},
         launch_s=next(
-            (m.min for m in measurements if m.suite == "launch" and m.params["operator"] == launch.CEILING),
+            (m.min for m in measurements if m.suite == "launch" and m.params.get("operator") == launch.CEILING),
             None,
         ),
         levels=_levels(measurements, found, device),
@@ -110,7 +116,37 @@ def roof_streams(measurements: Sequence[Measurement]) -> list[Measurement]:
     return [m for m in measurements if m.suite == "memory_bandwidth" and m.params.get("kernel") in kernels]
 
 
+def _gpu_levels(measurements: Sequence[Measurement], found: Sequence[Plateau], device: Device) -> dict[str, Level]:
+    """A level's rate is the best that all SMs together got from it; DRAM's is the memory roof."""
+    rates: dict[str, float] = {}
+    for m in measurements:
+        level = m.params.get("level")
+        if m.suite == "memory_bandwidth" and level in GPU_LEVELS:
+            rates[level] = max(rates.get(level, 0.0), m.value)
+    roof = dram_bytes_per_s(measurements)
+    rates |= {DRAM: roof} if roof else {}
+    seen = {plateau.name: plateau for plateau in found}
+    return {
+        name: Level(
+            capacity_bytes=_gpu_capacity(seen.get(name), device),
+            latency_s=seen[name].latency_s if name in seen else None,
+            bytes_per_s=rates.get(name),
+        )
+        for name in dict.fromkeys((*GPU_LEVELS, *seen))
+        if name in seen or name in rates
+    }
+
+
+def _gpu_capacity(plateau: Plateau | None, device: Device) -> int | None:
+    """The driver's for L2, else the largest size that was seen in the level."""
+    if plateau is None:
+        return None
+    return device.l2_bytes if plateau.name == gpu_levels.L2 and device.l2_bytes else plateau.capacity_bytes
+
+
 def _levels(measurements: Sequence[Measurement], found: Sequence[Plateau], device: Device) -> dict[str, Level]:
+    if device.kind != "cpu":
+        return _gpu_levels(measurements, found, device)
     streams = roof_streams(measurements)
     threads = max((m.params["threads"] or 0 for m in streams), default=0)
     levels = {}

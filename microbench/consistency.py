@@ -150,7 +150,10 @@ def bandwidth_falls(facts: Facts) -> Iterator[Breach]:
     groups: dict[tuple[object, ...], dict[str, Measurement]] = {}
     for m in sorted(facts.cached(), key=lambda m: m.value):
         if m.params.get("level") in ORDER:
-            loop = (m.suite, *(m.params.get(key) for key in ("kernel", "load_bytes", "threads")))
+            if not facts.is_cpu and m.params.get("occupancy") not in (None, "most", "full"):
+                continue  # the device was not filled: what it streamed says nothing of the level
+            same = ("kernel", "load_bytes", "threads") if facts.is_cpu else ("kernel", "load_bytes")
+            loop = (m.suite, *(m.params.get(key) for key in same))
             groups.setdefault(loop, {})[m.params["level"]] = m
     for best in groups.values():
         present = [level for level in ORDER if level in best]

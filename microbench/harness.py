@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from probe.microbench.neighbours import Neighbours
-from probe.stats import Summary, summarise
+from probe.microbench import neighbours
+from probe.stats import Summary, fewest_for_interval, summarise
 
 Item = TypeVar("Item")
 Clock = Callable[[], float]  # seconds, monotonic
@@ -22,6 +22,7 @@ clock: Clock = time.perf_counter
 
 WINDOW_S = 0.5e-3  # aimed at: below the 1 ms after which a time slice is likely to be taken away
 TARGET_FRACTION = 0.01  # half width of the median's interval at which a variant is known well enough
+LEAST_SPAN_S = 0.1  # what disturbs a machine comes and goes within tenths of a second
 LEAST_WINDOWS = 8  # below 6 windows no order statistic gives a 95 % interval
 MOST_WINDOWS = 2000
 GRACE_S = 0.05  # beyond twice the budget, for the least number of windows where preparing took all of it
@@ -57,33 +58,40 @@ class Timing:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What a reader must know about how it was measured."""
-        return ("contended",) if self.seconds.contended or self.disturbed else ()
+        """What a reader must know about how it was measured.
+
+        From fewer windows than an interval needs nobody can tell whether they were disturbed: "few-windows".
+        """
+        contended = ("contended",) if self.seconds.contended or self.disturbed else ()
+        return contended + (("few-windows",) if self.seconds.n < fewest_for_interval() else ())
 
 
 def measure(variants: Sequence[Variant], effort: Effort, clock: Clock = clock, *, on_host: bool = True) -> list[Timing]:
     """Time the variants in turn; one unrecorded round first. What neighbours take of the CPUs matters `on_host` only.
 
     For `effort.least` windows each the budget may be doubled, no further; a window longer than that still runs once.
+    Medians that are known at once are still watched for a tenth of a second, or half the budget where that is less.
     """
-    neighbours = Neighbours()
+    others = neighbours.Neighbours()
     start = clock()
     for variant in variants:
         variant.window()
     samples: list[list[float]] = [[] for _ in variants]
     check_at = effort.least
+    budget_s = max(0.0, effort.budget_s)  # preparing may have taken more than all of it
+    span_s = min(LEAST_SPAN_S, budget_s / 2)
     while True:
         for variant, seconds in zip(variants, samples, strict=True):
             seconds.append(variant.window() / variant.work)
         n, spent = len(samples[0]), clock() - start
-        allowed_s = effort.budget_s if n >= effort.least else 2 * effort.budget_s + GRACE_S
+        allowed_s = budget_s if n >= effort.least else 2 * budget_s + GRACE_S
         if n >= effort.most or spent >= allowed_s:
             break
         if n >= check_at:
-            if all(_settled(seconds, effort.target) for seconds in samples):
+            if spent >= span_s and all(_settled(seconds, effort.target) for seconds in samples):
                 break
             check_at = n + max(4, n // 4)
-    disturbed = on_host and clock is time.perf_counter and neighbours.disturbed
+    disturbed = on_host and clock is time.perf_counter and others.disturbed
     return [
         Timing(variant.name, summarise(seconds), tuple(seconds), disturbed)
         for variant, seconds in zip(variants, samples, strict=True)
@@ -134,6 +142,7 @@ def paced(
 
     Put the items that take long to prepare first: what they overdraw is then taken from the others, not added.
     """
+    neighbours.note()
     start = clock()
     for done, item in enumerate(items):
         report(done / len(items))

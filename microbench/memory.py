@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from probe import cpu_info
 from probe.device import Device
+from probe.errors import UnavailableError
+from probe.units import format_bytes
 
 KIB, MIB = 1 << 10, 1 << 20
 SMALLEST_BYTES = 4 * KIB
@@ -65,12 +67,40 @@ def total_cache_bytes(device: Device) -> int:
 
 
 def free_bytes() -> int | None:
-    """Memory that can be had without swapping: MemAvailable, or what a container's limit leaves; None if not told."""
+    """Memory that can be had without swapping, None if not told: the least of MemAvailable and what limits leave.
+
+    Those are a container's, and this process's own (ulimit -v).
+    """
     meminfo = cpu_info.parse_meminfo(cpu_info.read_text(Path("/proc/meminfo")) or "")
     available = meminfo.get("MemAvailable")
     limit = cpu_info.memory_limit_bytes(cpu_info.read_text(Path("/proc/self/cgroup")) or "")
-    known = [value for value in (available, limit) if value is not None]
+    known = [value for value in (available, limit, address_space_left()) if value is not None]
     return min(known) if known else None
+
+
+def address_space_left() -> int | None:
+    """What the limit on this process's address space leaves, in bytes; None without a limit."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = (cpu_info.read_text(Path("/proc/self/statm")) or "").split()
+    if limit == resource.RLIM_INFINITY or not pages:
+        return None
+    return max(0, limit - int(pages[0]) * mmap.PAGESIZE)
+
+
+def reserved(size_bytes: int, *, private: bool = False) -> mmap.mmap:
+    """Anonymous memory, not yet touched; UnavailableError where the system refuses it."""
+    whole = -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    try:
+        return mmap.mmap(-1, whole, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if private else mmap.mmap(-1, whole)
+    except (OSError, MemoryError) as refused:
+        raise UnavailableError(
+            f"the system refuses {format_bytes(size_bytes)} of memory ({refused}); "
+            "end other programs, or raise the limit (ulimit -v)"
+        ) from None
 
 
 def affordable(wanted: tuple[int, ...], free: int | None) -> tuple[int, ...]:
@@ -82,7 +112,7 @@ class Buffer:
     """Anonymous memory, page aligned, not yet touched: whoever writes it first decides on which node it lies."""
 
     def __init__(self, size_bytes: int, *, small_pages: bool = False) -> None:
-        self._memory = mmap.mmap(-1, -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+        self._memory = reserved(size_bytes)
         if small_pages and hasattr(mmap, "MADV_NOHUGEPAGE"):
             try:
                 self._memory.madvise(mmap.MADV_NOHUGEPAGE)

@@ -148,12 +148,13 @@ def _order(measurement: Measurement) -> tuple[int, int]:
     params = measurement.params
     if measurement.suite == "matmul":
         names = (*CPU_PRECISIONS, *CUDA_PRECISIONS)
-        return (names.index(params["dtype"]), 0)
+        return (names.index(params["dtype"]) if params["dtype"] in names else len(names), 0)
     if measurement.suite == "collectives":
         return (OPERATIONS.index(params["operation"]), params.get("size_bytes", 1 << 62))
     if measurement.suite not in ("cache_latency", "memory_bandwidth", "saxpy", "vector_loads", "copies"):
         return (0, 0)
-    threads = 0 if measurement.suite in ("saxpy", "copies") else params.get("threads") or 0
+    by_threads = measurement.suite not in ("saxpy", "copies") and "blocks" not in params
+    threads = params.get("threads") or 0 if by_threads else 0
     return (threads, params.get("size_bytes") or 0)
 
 

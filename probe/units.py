@@ -81,11 +81,13 @@ def format_fraction(fraction: float | None, digits: int = 1) -> str:
 
 
 def format_value(value: float | None, unit: str) -> str:
-    """`value` of a measurement whose unit is one of the contract's: s, B/s, FLOP/s, Hz, fraction."""
+    """`value` of a measurement whose unit is one of the contract's: s, B/s, FLOP/s, Hz, fraction, ratio."""
     if unit == "s":
         return format_time(value)
     if unit == "fraction":
         return format_fraction(value)
+    if unit == "ratio" and value is not None:
+        return f"{value:.2f}×"
     return format_si(value, unit)
 
 

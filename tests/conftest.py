@@ -1,9 +1,13 @@
 """What several test files need."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_cuda import FakeCuda
+
+from probe.kernels.cuda.gpu import Gpu
 
 
 @pytest.fixture
@@ -21,3 +25,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("PROBE_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def fake_gpu() -> Iterator[Gpu]:
+    """An idle H100 whose kernels all take a microsecond (tests/fake_cuda.py); make a FakeCuda for other devices."""
+    fake = FakeCuda()
+    with fake.gpu() as gpu:
+        yield gpu
+    if fake.error is not None:
+        raise fake.error

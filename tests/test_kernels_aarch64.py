@@ -9,7 +9,7 @@ import pytest
 from disassembly import AARCH64, listing
 
 from probe.kernels.cpu import aarch64, aarch64_loads, compiled
-from probe.kernels.cpu.loops import ALL_STREAMS, READ, TRIAD_NT
+from probe.kernels.cpu.loops import ALL_STREAMS, READ, SAXPY_SCALAR, TRIAD_NT
 
 LOOPS = {kind.symbol: aarch64.stream(kind, ()) for kind in ALL_STREAMS if kind != READ}
 LOOPS[READ.symbol] = aarch64_loads.read(())
@@ -26,6 +26,7 @@ EMULATED = {
     "probe_copy_nt_f64": "1474df87745378f5",
     "probe_triad_nt_f64": "b5e852f32c3719de",
     "probe_triad_f32": "9e2a7d7a27d1788e",
+    "probe_triad_scalar_f32": "a9556eb2f2a285f9",
     "probe_read_f64": "12a41a097198462a",
     "probe_load_8": "7b04f20f532449af",
     "probe_load_16": "241c399f8442ad9a",
@@ -128,6 +129,15 @@ def test_loads_as_a_disassembler_shows_them(tmp_path: Path) -> None:
 
     assert [line for line in vectors if " q" in line] == [f"ldr q{16 + i % 8}, [x11{at[i]}]" for i in range(16)]
     assert sum(line.startswith("ldr x9, [x11") for line in words) == 17
+
+
+def test_one_element_at_a_time_as_a_disassembler_shows_it(tmp_path: Path) -> None:
+    lines = listing(LOOPS[SAXPY_SCALAR.symbol], AARCH64, tmp_path)
+
+    assert [line for line in lines if line.startswith(("ldr s", "str s", "fm"))] == [
+        "ldr s1, [x11], #4", "ldr s16, [x12], #4", "fmadd s1, s16, s0, s1", "str s1, [x10], #4"
+    ]  # fmt: skip
+    assert not any(" q" in line or "fmla" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", list(LOOPS))

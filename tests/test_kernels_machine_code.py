@@ -1,5 +1,6 @@
 """Do the instruction bytes compute what they say, and what happens where they are refused?"""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from disassembly import X86, listing
 
 from probe import environment
 from probe.errors import UnavailableError
-from probe.kernels.cpu import aarch64_loads, compiled, machine_code, x86_64, x86_64_loads
+from probe.kernels.cpu import aarch64, aarch64_loads, compiled, machine_code, saxpy_bodies, x86_64, x86_64_loads
 from probe.kernels.cpu.loops import (
     ALL_STREAMS,
     BANDWIDTHS,
     NON_TEMPORAL,
     READ,
     SAXPY,
+    SAXPY_SCALAR,
     TRIAD,
     TRIAD_NT,
     LoadRun,
@@ -175,11 +177,14 @@ def test_wide_loads_only_where_the_cpu_has_them() -> None:
     assert x86_64_loads.widths(("avx512f", "avx2", "fma")) == (8, 16, 32, 64)
 
 
-def test_saxpy_in_place() -> None:
-    x, y = np.arange(103, dtype=np.float32), np.ones(103, np.float32)
-    _assembled(ISA).stream[SAXPY](y.ctypes.data, y.ctypes.data, x.ctypes.data, 103, 3, None, 2.0)
+@pytest.mark.parametrize("kind", [SAXPY, SAXPY_SCALAR], ids=lambda kind: kind.symbol)
+@pytest.mark.parametrize("isa", [(), ISA], ids=["baseline", "widest"])
+def test_saxpy_in_place(kind: Stream, isa: tuple[str, ...], built: Path) -> None:
+    for loops in (_assembled(isa), compiled.load(built)):
+        x, y = np.arange(103, dtype=np.float32), np.ones(103, np.float32)
+        loops.stream[kind](y.ctypes.data, y.ctypes.data, x.ctypes.data, 103, 3, None, 2.0)
 
-    np.testing.assert_array_equal(y, 1 + 6 * x)
+        np.testing.assert_array_equal(y, 1 + 6 * x)
 
 
 def test_chase_follows_and_adds_counts(built: Path) -> None:
@@ -306,6 +311,41 @@ def test_non_temporal_stores_as_a_disassembler_shows_them(tmp_path: Path) -> Non
         "vmovntpd YMMWORD PTR [rdi+rax*8+0x0],ymm1",
         "vmovntpd ZMMWORD PTR [rdi+rax*8+0x0],zmm1",
     ]
+
+
+LANES = {"sse2": "xmm", "avx2": "ymm", "avx512": "zmm"}
+NUMBERS, ADDRESSES = re.compile(r"(?<=mm)\d+"), re.compile(r"\w+ PTR \[[^]]*\]")
+
+
+@pytest.mark.parametrize("name", list(X86_ISAS))
+def test_saxpy_bodies_are_what_a_disassembler_shows(name: str, tmp_path: Path) -> None:
+    """Between the loop's first load and the step of its index; the scalar loop has no register but xmm."""
+    for kind, step in ((SAXPY, "add rax,"), (SAXPY_SCALAR, "inc rax")):
+        code = x86_64.stream(kind, X86_ISAS[name])
+        lines = listing(code, X86, tmp_path)
+        first = next(i for i, line in enumerate(lines) if "mov" in line and "PTR [rdx+rax*4" in line)
+        last = next(i for i, line in enumerate(lines) if i > first and line.startswith(step))
+        shown = [NUMBERS.sub("", ADDRESSES.sub("[m]", line)).replace(",", ", ") for line in lines[first:last]]
+
+        assert shown == list(saxpy_bodies.decode_x86_64(code))
+        assert not kind.scalar or not any("ymm" in line or "zmm" in line or "ps " in line for line in lines)
+        assert kind.scalar or f" {LANES[name]}" in saxpy_bodies.arithmetic(shown)
+
+
+def test_decoding_a_saxpy_sees_another_instruction() -> None:
+    """A scalar loop of packed instructions, or one with an instruction that is not known, is not passed off as one."""
+    scalar = x86_64.stream(SAXPY_SCALAR, ("avx2", "fma"))
+    packed = scalar.replace(bytes.fromhex("c4e279a9"), bytes.fromhex("c4e27da8"))
+    unknown = scalar.replace(bytes.fromhex("c4e279a9"), bytes.fromhex("c4e279ad"))
+
+    assert saxpy_bodies.arithmetic(saxpy_bodies.decode_x86_64(scalar)) == "vfmadd213ss xmm"
+    assert saxpy_bodies.arithmetic(saxpy_bodies.decode_x86_64(packed)) == "vfmadd213ps ymm"
+    with pytest.raises(ValueError, match="no loop of known instructions"):
+        saxpy_bodies.decode_x86_64(unknown)
+    assert saxpy_bodies.arithmetic(saxpy_bodies.decode_aarch64(aarch64.stream(SAXPY, ()))) == "fmla v.4s"
+    assert saxpy_bodies.decode_aarch64(aarch64.stream(SAXPY_SCALAR, ())) == ("ldr s", "ldr s", "fmadd s", "str s")
+    with pytest.raises(ValueError, match="no loop of known instructions"):
+        saxpy_bodies.decode_aarch64(aarch64.stream(TRIAD, ()))
 
 
 def _refuse(code: bytes, signature: object) -> None:

@@ -4,11 +4,21 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from probe.microbench.harness import Effort, Variant, measure, paced, repeats_for, timed
+from probe import environment
+from probe.errors import UnavailableError
+from probe.kernels.cpu import machine_code
+from probe.microbench import memory, neighbours
+from probe.microbench.cpu import cache_latency
+from probe.microbench.harness import LEAST_SPAN_S, Effort, Variant, measure, paced, repeats_for, timed
+from probe.microbench.neighbours import Reading
+from probe.microbench.suite import Context
 
 
 class FakeClock:
@@ -39,11 +49,38 @@ def _variant(clock: FakeClock, name: str, seconds: list[float], log: list[str] |
 
 def test_steady_windows_end_after_the_least_number() -> None:
     clock = FakeClock()
-    [timing] = measure([_variant(clock, "a", [1e-3])], Effort(budget_s=100), clock)
+    [timing] = measure([_variant(clock, "a", [LEAST_SPAN_S])], Effort(budget_s=100), clock)
 
     assert timing.seconds.n == 8
-    assert timing.seconds.min == pytest.approx(1e-4)
+    assert timing.seconds.min == pytest.approx(LEAST_SPAN_S / 10)
     assert timing.flags == ()
+
+
+def test_short_steady_windows_are_watched_for_a_while() -> None:
+    """Eight windows of a millisecond fit into one bad moment of the machine."""
+    clock = FakeClock()
+    measure([_variant(clock, "a", [1e-3])], Effort(budget_s=100), clock)
+    assert LEAST_SPAN_S <= clock.now < 1.5 * LEAST_SPAN_S
+
+    clock = FakeClock()
+    measure([_variant(clock, "a", [1e-3])], Effort(budget_s=0.04), clock)
+    assert 0.02 <= clock.now < 0.03
+
+
+def test_too_few_windows_are_flagged() -> None:
+    clock = FakeClock()
+    [one] = measure([_variant(clock, "a", [10.0])], Effort(budget_s=1), clock)
+    [six] = measure([_variant(clock, "a", [1.0])], Effort(budget_s=6, least=6, most=6), clock)
+    [five] = measure([_variant(clock, "a", [1.0])], Effort(budget_s=6, least=5, most=5), clock)
+
+    assert (one.flags, six.flags, five.flags) == (("few-windows",), (), ("few-windows",))
+
+
+def test_preparing_that_took_the_whole_budget_leaves_the_least_windows() -> None:
+    clock = FakeClock()
+    [timing] = measure([_variant(clock, "a", [1e-3, 2e-3])], Effort(budget_s=-3.0), clock)
+
+    assert timing.seconds.n == 8
 
 
 def test_noisy_windows_use_the_budget_and_are_flagged() -> None:
@@ -115,18 +152,82 @@ def test_timed_uses_the_clock_it_is_given() -> None:
     assert timed(lambda: clock.sleep(0.25), clock)() == 0.25
 
 
-@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="asks Linux what others do")
-def test_a_competing_process_is_flagged() -> None:
-    """Windows that all take longer alike have no spread; what others did in the meantime tells it."""
-    burn = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
-    rivals = [subprocess.Popen([sys.executable, "-c", burn]) for _ in range(os.cpu_count() or 1)]
+needs_linux = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="asks Linux what others do")
+
+
+@pytest.fixture
+def rivals() -> Iterator[None]:
+    """A process that computes, for each CPU, since longer than a short measurement looks back."""
+    burn = "import time; end = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    started = [subprocess.Popen([sys.executable, "-c", burn]) for _ in range(os.cpu_count() or 1)]
     try:
         time.sleep(0.2)  # they are up
-        steady = Variant("steady", lambda: time.sleep(0.05) or 1.0, 1.0)  # type: ignore[func-returns-value]
-        (found,) = measure([steady], Effort(budget_s=0.4))
+        neighbours.note()
+        time.sleep(1.2 * neighbours.LOOKBACK_S)
+        yield
     finally:
-        for rival in rivals:
+        for rival in started:
             rival.kill()
             rival.wait()
+
+
+@needs_linux
+@pytest.mark.parametrize("window_s", [0.05, 0.5e-3], ids=["long", "short"])
+def test_a_competing_process_is_flagged(window_s: float, rivals: None) -> None:
+    """Windows that all take longer alike have no spread; what others did in the meantime tells it."""
+    steady = Variant("steady", lambda: time.sleep(window_s) or 1.0, 1.0)  # type: ignore[func-returns-value]
+    (found,) = measure([steady], Effort(budget_s=8 * window_s))
+
     assert not found.seconds.contended
     assert found.flags == ("contended",)
+
+
+@needs_linux
+def test_each_chase_beside_a_competing_process_is_flagged(rivals: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its windows may all be slow alike, because a neighbour takes cache and memory even on another core."""
+    device = environment.cpu_device()
+    try:
+        machine_code.load(device.isa)
+    except UnavailableError as reason:
+        pytest.skip(str(reason))
+    monkeypatch.setattr(memory, "LARGEST_BYTES", 2 * memory.MIB)
+    monkeypatch.setattr(memory, "total_cache_bytes", lambda device: 0)
+    found = list(cache_latency.run(Context(device, 0.05, quick=True)))
+
+    assert [m.params["size_bytes"] for m in found] == [1 << e for e in range(21, 11, -1)]
+    assert all("contended" in m.flags for m in found)
+
+
+def test_a_short_measurement_is_judged_by_the_half_second_that_ends_with_it() -> None:
+    kept = deque(Reading(at, 100 + at) for at in (0.0, 5.0, 9.3, 9.6, 9.9))
+
+    def since_s(begin_s: float, kept: deque[Reading] = kept) -> float:
+        return neighbours.baseline(kept, Reading(begin_s, 100 + begin_s), 10.0).at_s
+
+    assert since_s(9.4) == 9.4  # long enough by itself
+    assert since_s(9.99) == 9.3  # the last that is half a second old
+    assert since_s(9.99, deque([Reading(1.0, 0.0), Reading(9.7, 0.0)])) == 9.7  # the first is of another time
+    assert since_s(9.99, deque()) == 9.99
+
+
+@pytest.mark.parametrize(("others_fraction", "disturbed"), [(0.0, False), (0.1, False), (0.3, True), (2.0, True)])
+def test_a_tenth_of_a_core_is_tolerated(
+    others_fraction: float, disturbed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = {"s": 1000.0}
+    monkeypatch.setattr(neighbours, "time", SimpleNamespace(perf_counter=lambda: now["s"]))
+    monkeypatch.setattr(neighbours, "_others_s", lambda: others_fraction * now["s"])
+    monkeypatch.setattr(neighbours, "_readings", deque())
+    neighbours.note()
+    now["s"] += 0.6
+    seen = neighbours.Neighbours()
+    now["s"] += 0.01
+
+    assert seen.disturbed is disturbed
+
+
+def test_where_the_system_does_not_tell_nobody_is_blamed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(neighbours, "_STAT", tmp_path / "no such file")
+
+    assert neighbours.note() is None
+    assert not neighbours.Neighbours().disturbed

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import mmap
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +13,12 @@ from hypothesis import strategies as st
 
 from probe import environment
 from probe.device import Cache, Device
+from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code
 from probe.kernels.cpu.loops import BANDWIDTHS, Stream
 from probe.measurement import Measurement
 from probe.microbench import memory
-from probe.microbench.cpu import cache_latency, memory_bandwidth
+from probe.microbench.cpu import cache_latency, memory_bandwidth, pages
 from probe.microbench.cpu.pinning import allowed_cpus, pinned, working_cpus
 from probe.microbench.cpu.team import Team
 from probe.microbench.suite import Context
@@ -46,6 +49,43 @@ def test_linked_lines_hold_addresses_of_lines() -> None:
     assert not words[16 * memory.KIB // 8 :].any()
 
 
+def test_the_same_chase_runs_on_huge_pages_as_far_as_memory_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for 1 MiB on small pages and for half of it on huge ones; a quick run has small pages only."""
+    monkeypatch.setattr(memory, "LARGEST_BYTES", memory.MIB)
+    monkeypatch.setattr(memory, "total_cache_bytes", lambda device: 0)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 6 * memory.MIB)
+    monkeypatch.setattr(pages.Pages, "_advise", lambda self, advice: None)
+    monkeypatch.setattr(pages, "switched_off", lambda setting: None)
+    monkeypatch.setattr(pages, "not_huge", lambda smaps, address, size: None)
+    monkeypatch.setattr(pages, "HUGE_BYTES", 4 * memory.KIB)
+    found = {m.params["size_bytes"]: m.params for m in _latencies(0.2, quick=False)}
+    on_huge = {size for size, params in found.items() if "huge_page_latency_s" in params}
+
+    assert on_huge == {1 << e for e in range(12, 20)}
+    assert max(found) == memory.MIB
+    assert all(0 < found[size]["huge_page_latency_s"] <= found[size]["huge_page_median_s"] for size in on_huge)
+    assert not any("huge_page_latency_s" in m.params for m in _latencies(0.2, quick=True))
+
+
+def test_without_huge_pages_there_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LARGEST_BYTES", 8 * memory.KIB)
+    monkeypatch.setattr(memory, "total_cache_bytes", lambda device: 0)
+    monkeypatch.setattr(pages, "switched_off", lambda setting: "they are off")
+    warnings: list[str] = []
+    found = _latencies(0.02, quick=False, warnings=warnings)
+
+    assert [m.params["page_bytes"] for m in found] == [4096, 4096]
+    assert warnings == ["cache_latency: not measured on huge pages: they are off"]
+
+
+def _latencies(budget_s: float, *, quick: bool, warnings: list[str] | None = None) -> list[Measurement]:
+    context = Context(environment.cpu_device(), budget_s, quick=quick, warnings=[] if warnings is None else warnings)
+    try:
+        return list(cache_latency.run(context))
+    except UnavailableError as reason:
+        pytest.skip(str(reason))
+
+
 def test_sizes_are_the_powers_of_two_and_reach_beyond_large_caches() -> None:
     large = Device("cpu", "x", cores=16, caches=(Cache(3, 96 * memory.MIB, 64, 8),))
 
@@ -58,6 +98,31 @@ def test_sizes_are_the_powers_of_two_and_reach_beyond_large_caches() -> None:
 def test_sizes_leave_most_of_the_memory_alone() -> None:
     assert memory.affordable((1, 2, 3, 4), 12) == (1, 2, 3)
     assert memory.affordable((1, 2), None) == (1, 2)
+
+
+def test_a_limit_on_this_process_counts_as_memory_that_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("the system does not tell how much is used")
+    used = mmap.PAGESIZE * int(statm.read_text().split()[0])
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (used + 64 * memory.MIB, resource.RLIM_INFINITY))
+    left = memory.free_bytes()
+
+    assert left is not None
+    assert left <= 96 * memory.MIB  # what was freed since `used` was read is in it
+
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert memory.address_space_left() is None
+
+
+def test_memory_that_the_system_refuses_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(UnavailableError, match=r"refuses 1 MiB of memory.*Cannot allocate.*ulimit -v"):
+        memory.Buffer(memory.MIB)
 
 
 @pytest.mark.parametrize("arrays", [2, 3])

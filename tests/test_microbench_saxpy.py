@@ -1,5 +1,6 @@
 """Does every way to add a x to y do just that, and are widths and compiled code there where they can be?"""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from probe import environment
 from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code
-from probe.kernels.cpu.loops import SAXPY, Loops
+from probe.kernels.cpu.loops import SAXPY, SAXPY_SCALAR, Loops, Stream
 from probe.microbench import compiled_code, memory
 from probe.microbench.cpu import saxpy
 from probe.microbench.cpu.team import Team
@@ -54,28 +55,58 @@ def test_every_way_adds_a_x_to_y(team: Team) -> None:
         way.window_of(3)
         np.testing.assert_allclose(y, 3 * saxpy.SCALAR * x, rtol=1e-6, err_msg=way.name)
 
-    assert {"machine code", "numpy", "torch eager", "torch.compile"} <= {way.name for way in ways}
+    proofs = {way.name: way.proof for way in ways}
+    assert {"machine code", "machine code scalar", "numpy", "torch eager", "torch.compile"} <= set(proofs)
+    scalar = proofs["machine code scalar"]
+    assert scalar is not None
+    known = (None, "mulss xmm + addss xmm", "vfmadd213ss xmm", "fmadd s")
+    assert scalar["instruction"] in known
 
 
-def test_each_narrower_width_is_there_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_narrower_width_is_there_once_and_single_elements(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_code, "load", _loops)
     ways = _ways(Context(DEVICE, 1.0), team)
     widths = {name: way.proof["instruction_set"] for (name, _), way in ways.items() if way.proof}
 
-    assert widths == {"machine code": "avx512", "machine code avx2": "avx2", "machine code sse2": "sse2"}
+    assert widths == {
+        "machine code": "avx512",
+        "machine code avx2": "avx2",
+        "machine code sse2": "sse2",
+        "machine code scalar": "scalar",
+    }
     assert ("machine code", 1) in ways
     assert ("machine code", 2) in ways
     assert ("machine code sse2", 1) in ways
+    assert ("machine code scalar", 1) in ways
 
 
 def test_narrower_widths_are_left_out_where_there_are_none(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_code, "load", lambda isa: _loops((), "neon"))
     assert {name for name, _ in _ways(Context(DEVICE, 1.0), team)} == {
-        "machine code", "numpy", "torch eager", "torch.compile"
+        "machine code", "machine code scalar", "numpy", "torch eager", "torch.compile"
     }  # fmt: skip
 
     monkeypatch.setattr(machine_code, "load", _loops)
     assert ("machine code sse2", 1) not in _ways(Context(DEVICE, 1.0, quick=True), team)
+
+
+def test_the_scalar_way_runs_the_scalar_loop(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Stream] = []
+    streams = {kind: lambda *arguments, kind=kind: ran.append(kind) for kind in (SAXPY, SAXPY_SCALAR)}
+    bodies = {SAXPY_SCALAR: ("movss xmm, [m]", "mulss xmm, xmm", "addss xmm, xmm", "movss [m], xmm")}
+    loops = dataclasses.replace(_loops((), "neon"), stream=streams, bodies=bodies)
+    monkeypatch.setattr(machine_code, "load", lambda isa: loops)
+    ways = _ways(Context(DEVICE, 1.0), team)
+    scalar, vectors = ways["machine code scalar", 1], ways["machine code", 1]
+    scalar.window_of(1)
+
+    assert ran == [SAXPY_SCALAR]
+    assert scalar.proof is not None
+    assert scalar.proof["instruction"] == "mulss xmm + addss xmm"
+    assert scalar.proof["body"] == list(bodies[SAXPY_SCALAR])
+    assert vectors.proof is not None
+    assert vectors.proof["instruction"] is None
+    assert "not read back" in vectors.proof["reason"]
 
 
 def _loops(isa: tuple[str, ...], name: str | None = None) -> Loops:
@@ -84,7 +115,7 @@ def _loops(isa: tuple[str, ...], name: str | None = None) -> Loops:
     def nothing(*arguments: object) -> int:
         return 0
 
-    return Loops("machine code", name or widest, nothing, nothing, {SAXPY: nothing})
+    return Loops("machine code", name or widest, nothing, nothing, {SAXPY: nothing, SAXPY_SCALAR: nothing})
 
 
 def test_compiled_code_is_measured_where_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +146,26 @@ def test_where_it_cannot_compile_there_is_a_warning_and_the_rest(monkeypatch: py
 
     assert {"numpy", "torch eager"} <= {m.params["implementation"] for m in saxpy.run(context)}
     assert context.warnings == ["saxpy: not compiled: no compiler"]
+
+
+def test_a_size_that_memory_has_no_room_for_is_left_out_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    ones = np.ones
+
+    def limited(n: int, dtype: type) -> np.ndarray:
+        if 8 * n == 16 * memory.KIB:
+            raise MemoryError
+        return ones(n, dtype)
+
+    monkeypatch.setattr(saxpy.np, "ones", limited)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 17 * memory.KIB * 4)
+    monkeypatch.setattr(saxpy, "SIZES", (32 * memory.KIB, 16 * memory.KIB, 4 * memory.KIB))
+    context = Context(environment.cpu_device(), 0.05, quick=True)
+
+    assert {m.params["size_bytes"] for m in saxpy.run(context)} == {4 * memory.KIB}
+    assert context.warnings == [
+        "saxpy: 32 KiB is left out, too little memory is free",
+        "saxpy: 16 KiB is left out, too little memory is free",
+    ]
 
 
 # ---- compiling

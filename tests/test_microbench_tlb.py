@@ -1,5 +1,6 @@
 """Is the chase one line a page, on the pages it says, and are the steps of a known TLB found where they are?"""
 
+import dataclasses
 import itertools
 import mmap
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from probe import environment
 from probe.errors import UnavailableError
 from probe.measurement import Measurement
-from probe.microbench.cpu import tlb
+from probe.microbench.cpu import pages, tlb
 from probe.microbench.suite import Context
 
 SMAPS = """\
@@ -67,7 +68,7 @@ def test_every_chase_visits_each_of_its_lines_once_and_closes(count: int) -> Non
         assert len(spanned) == count  # one in each stride
 
 
-def _memory(ground: tlb.Ground, chase: tlb.Chase) -> tlb.Pages:
+def _memory(ground: tlb.Ground, chase: tlb.Chase) -> pages.Pages:
     candidates = [ground._small, ground._dense, ground._huge]
     return next(p for p in candidates if p is not None and 0 <= chase.start - p.address < p.words.nbytes)
 
@@ -117,23 +118,23 @@ def test_counts_follow_the_free_memory() -> None:
 
 
 def test_the_kernel_is_asked_whether_the_pages_are_huge() -> None:
-    assert tlb.huge_bytes(SMAPS, 0x7F0000000000) == 2 << 20
-    assert tlb.huge_bytes(SMAPS, 0x7F0000400000) == 4 << 20
-    assert tlb.huge_bytes(SMAPS, 0x1000) is None
-    assert tlb.not_huge(SMAPS, 0x7F0000400000, 4 << 20) is None
-    assert "2 MiB of 4 MiB" in str(tlb.not_huge(SMAPS, 0x7F0000000000, 4 << 20))
-    assert "AnonHugePages" in str(tlb.not_huge("", 0x7F0000000000, 4 << 20))
+    assert pages.huge_bytes(SMAPS, 0x7F0000000000) == 2 << 20
+    assert pages.huge_bytes(SMAPS, 0x7F0000400000) == 4 << 20
+    assert pages.huge_bytes(SMAPS, 0x1000) is None
+    assert pages.not_huge(SMAPS, 0x7F0000400000, 4 << 20) is None
+    assert "2 MiB of 4 MiB" in str(pages.not_huge(SMAPS, 0x7F0000000000, 4 << 20))
+    assert "AnonHugePages" in str(pages.not_huge("", 0x7F0000000000, 4 << 20))
 
 
 def test_a_switch_that_is_off_is_named() -> None:
-    assert tlb.switched_off("always [madvise] never") is None
-    assert tlb.switched_off("[always] madvise never") is None
-    assert "transparent huge pages are off" in str(tlb.switched_off("always madvise [never]"))
-    assert "no transparent huge pages" in str(tlb.switched_off(None))
+    assert pages.switched_off("always [madvise] never") is None
+    assert pages.switched_off("[always] madvise never") is None
+    assert "transparent huge pages are off" in str(pages.switched_off("always madvise [never]"))
+    assert "no transparent huge pages" in str(pages.switched_off(None))
 
 
 def test_memory_without_huge_pages_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tlb.cpu_info, "read_text", lambda path: "always madvise [never]")
+    monkeypatch.setattr(pages.cpu_info, "read_text", lambda path: "always madvise [never]")
     warnings: list[str] = []
     ground = tlb.Ground(64, 64, np.random.default_rng(0), warnings)
 
@@ -188,6 +189,20 @@ def test_the_steps_of_a_known_processor_are_found(coarse: bool, entries: tuple[i
     assert more_added.value == pytest.approx(40 * CYCLE_S)
     assert added.params["cycles"] == pytest.approx(7)
     assert [m.params["step"] for m in small] == [1, 1, 2, 2]
+
+
+def test_what_is_derived_from_disturbed_chases_says_so() -> None:
+    counts = tlb.affordable_counts(None, coarse=True)
+    found = [
+        dataclasses.replace(m, flags=("contended",))
+        if m.params["lines"] == 1024 and m.params["layout"] == tlb.DENSE
+        else m
+        for m in sweep(counts, (64, 2048), (7, 40))
+    ]
+    small = [m for m in tlb.summary(found, []) if m.params["page_bytes"] == 4096]
+    flags = {(m.metric, m.params["step"]): m.flags for m in small}
+
+    assert flags == {("reach", 1): (), ("latency", 1): ("contended",), ("reach", 2): (), ("latency", 2): ()}
 
 
 def test_a_short_climb_is_not_a_level() -> None:

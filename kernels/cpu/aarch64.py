@@ -52,7 +52,9 @@ def stream(kind: Stream, isa: tuple[str, ...]) -> bytes:
     lanes = 16 // kind.element_bytes
     step = VECTOR_UNROLL * lanes
     start = [move(DESTINATION, 0), move(X, 1), move(Y, 2), move(LEFT, 3)]
-    if kind.non_temporal:
+    if kind.scalar:
+        wide = []
+    elif kind.non_temporal:
         wide = while_at_least(step, _operate_past_caches(kind))
     else:
         wide = while_at_least(step, [word for i in range(VECTOR_UNROLL) for word in _operate(kind, 1 + i, packed=True)])

@@ -1,5 +1,5 @@
 // The measuring loops in C: used where executable memory is refused, and as the compiled reference that the
-// machine-code loops are checked against (benchmarks/microbench_accuracy.py). Same names and arguments as kernels/loops.py.
+// machine-code loops are checked against (benchmarks/microbench_accuracy.py). Same names and arguments as loops.py.
 
 #include <stdint.h>
 
@@ -55,6 +55,18 @@ void probe_triad_f32(float *destination, const float *x, const float *y, uint64_
 #pragma GCC ivdep
         for (uint64_t i = 0; i < n; i++) destination[i] = x[i] + s * y[i];
         __asm__ volatile("" : : "r"(destination), "r"(x), "r"(y) : "memory");
+    }
+}
+
+// The same one element at a time: the empty asm keeps the compiler from making vectors.
+void probe_triad_scalar_f32(float *destination, const float *x, const float *y, uint64_t n, uint64_t repeats,
+                            uint64_t *gate, float s) {
+    wait_at(gate);
+    for (; repeats; repeats--) {
+        for (uint64_t i = 0; i < n; i++) {
+            destination[i] = x[i] + s * y[i];
+            __asm__ volatile("" : : : "memory");
+        }
     }
 }
 

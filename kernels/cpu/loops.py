@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Function = Callable[..., int]
 
@@ -13,13 +13,15 @@ Function = Callable[..., int]
 class Stream:
     """One loop over arrays (McCalpin's four, read and write); `accesses` arrays touched per element, each once.
 
-    `non_temporal`: its stores go past the caches, so that no line is read before it is written.
+    `non_temporal`: its stores go past the caches, so that no line is read before it is written. `scalar`: one element
+    at a time, whatever vectors the processor has.
     """
 
     name: str
     accesses: int
     element_bytes: int = 8
     non_temporal: bool = False
+    scalar: bool = False
 
     @property
     def double(self) -> bool:
@@ -39,7 +41,7 @@ class Stream:
     @property
     def symbol(self) -> str:
         """The function's name in cpu_loops.c."""
-        return f"probe_{self.label}_{'f64' if self.double else 'f32'}"
+        return f"probe_{self.label}_{'scalar_' if self.scalar else ''}{'f64' if self.double else 'f32'}"
 
 
 READ = Stream("read", 1)
@@ -55,7 +57,8 @@ TRIAD_NT = Stream("triad", 3, non_temporal=True)
 NON_TEMPORAL = (WRITE_NT, COPY_NT, TRIAD_NT)
 BANDWIDTHS = (READ, WRITE, *STREAMS, *NON_TEMPORAL)
 SAXPY = Stream("triad", 3, element_bytes=4)  # with the destination as x: y = y + a × x
-ALL_STREAMS = (*BANDWIDTHS, SAXPY)
+SAXPY_SCALAR = Stream("triad", 3, element_bytes=4, scalar=True)  # what code costs that is not vectorised
+ALL_STREAMS = (*BANDWIDTHS, SAXPY, SAXPY_SCALAR)
 LOAD_WIDTHS = (8, 16, 32, 64)  # bytes a load: of a general register, SSE or NEON, AVX, AVX-512
 
 CHASE_TYPE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
@@ -106,7 +109,8 @@ class Loops:
     `repeats` times; a gate is the address of two 64-bit words (arrived, expected) at which threads wait for one
     another, or None. `write` stores the scalar. `read` only loads, and at its end stores at the destination 64 bytes
     whose 64-bit words, combined by exclusive or, are the exclusive or of all words read. Non-temporal kinds may be
-    missing. fma(0, n) does n × `fma_flops` float32 operations; None where there is no FMA.
+    missing. fma(0, n) does n × `fma_flops` float32 operations; None where there is no FMA. bodies[kind] are the
+    instructions of a stream's inner loop, decoded from the bytes that run; those of compiled loops are not read.
     """
 
     origin: str  # "machine code" or "compiled"
@@ -118,3 +122,4 @@ class Loops:
     fma_flops: int = 0
     unroll: int = 32
     loads: tuple[LoadLoop, ...] = ()  # by width
+    bodies: dict[Stream, tuple[str, ...]] = field(default_factory=dict)

@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable
 
 from probe.errors import UnavailableError
-from probe.kernels.cpu import aarch64, aarch64_loads, compiled, x86_64, x86_64_loads
+from probe.kernels.cpu import aarch64, aarch64_loads, compiled, saxpy_bodies, x86_64, x86_64_loads
 from probe.kernels.cpu.loops import (
     ADDS_TYPE,
     ALL_STREAMS,
     CHASE_TYPE,
     READ,
+    SAXPY,
+    SAXPY_SCALAR,
     Function,
     LoadLoop,
     LoadRun,
@@ -59,6 +61,7 @@ def assemble(isa: tuple[str, ...], machine: str | None = None) -> Loops:
         fma, chains, name, lanes = aarch64.fma(isa), aarch64.FMA_CHAINS, "neon", 4
     code = x86_64 if machine in X86_64 else aarch64
     loads = x86_64_loads if machine in X86_64 else aarch64_loads
+    body_of = saxpy_bodies.decode_x86_64 if machine in X86_64 else saxpy_bodies.decode_aarch64
     return Loops(
         origin="machine code",
         instruction_set=name,
@@ -71,6 +74,7 @@ def assemble(isa: tuple[str, ...], machine: str | None = None) -> Loops:
         fma=function(fma, ADDS_TYPE) if fma else None,
         fma_flops=2 * chains * lanes,
         loads=tuple(_load_loop(width, loads.load(width), loads.decode) for width in loads.widths(isa)),
+        bodies={kind: body_of(code.stream(kind, isa)) for kind in (SAXPY, SAXPY_SCALAR)},
     )
 
 

@@ -86,10 +86,12 @@ def stream(kind: Stream, isa: tuple[str, ...]) -> bytes:
     stores past the caches single elements come first, until the destination is aligned for them.
     """
     vector = widest(isa)
+    if kind.scalar:
+        return _element_stream(vector, kind)
     step = VECTOR_UNROLL * vector.lanes(kind.element_bytes)
     forward = b"\x48\x83\xc0" + bytes([step])  # add rax, step
     wide = while_below("4c39c8", _wide_body(vector, kind) + forward)  # cmp rax, r9
-    tail = while_below("4839c8", _element_body(vector, kind) + bytes.fromhex("48ffc0"))  # cmp rax, rcx; inc rax
+    tail = _to_the_end(vector, kind)
     head = _until_aligned(vector, kind) if kind.non_temporal else b""
     clear = bytes.fromhex("31c0")  # rax = 0
     once = clear + head + wide + tail + bytes.fromhex("49ffc8")  # dec r8
@@ -98,6 +100,20 @@ def stream(kind: Stream, isa: tuple[str, ...]) -> bytes:
     aligned = NOP * (-(len(start) + len(clear) + len(head) + BEFORE_BODY) % ALIGNMENT)  # the wide loop's body
     drained = FENCE if kind.non_temporal else b""
     return start + aligned + repeat + drained + leave(vector) + RETURN
+
+
+def _element_stream(vector: Vector, kind: Stream) -> bytes:
+    """The loop over single elements alone."""
+    clear = bytes.fromhex("31c0")  # rax = 0
+    once = clear + _to_the_end(vector, kind) + bytes.fromhex("49ffc8")  # dec r8
+    start = gate()
+    aligned = NOP * (-(len(start) + len(clear) + BEFORE_BODY) % ALIGNMENT)
+    return start + aligned + once + b"\x0f\x85" + struct.pack("<i", -(len(once) + 6)) + RETURN  # jnz
+
+
+def _to_the_end(vector: Vector, kind: Stream) -> bytes:
+    """Single elements while rax < rcx."""
+    return while_below("4839c8", _element_body(vector, kind) + bytes.fromhex("48ffc0"))  # cmp rax, rcx; inc rax
 
 
 def _vector_end(vector: Vector, kind: Stream, step: int) -> bytes:

@@ -216,7 +216,8 @@ def ranks_of(context: Context) -> int:
     gpus = torch.cuda.device_count()
     if gpus < 2:
         raise UnavailableError(
-            "one GPU: a collective needs two; start it with torchrun on several machines, or use --device cpu for Gloo"
+            "one GPU is visible; NCCL needs two or more: "
+            "start it with torchrun on several machines, or use --device cpu for Gloo"
         )
     return gpus
 

@@ -1,10 +1,11 @@
 """What does y = a x + y cost in machine code, in NumPy, in eager PyTorch and compiled?
 
 Method: float32, one footprint that fits a core's caches and one that does not; 12 bytes an element (x read, y read, y
-written). Machine code with the widest vectors the CPU has, on one thread and on all; with each narrower width on one
-thread, because width is a question to one core. NumPy has no such operation and makes a temporary array: the price of
-composing it is what is measured. PyTorch has it in one operator (`add_` with `alpha`) and uses its threads for large
-arrays. `torch.compile` gets it composed, as in NumPy, and fuses it; compiling lies outside the windows.
+written). Machine code with the widest vectors the CPU has, on one thread and on all; with each narrower width, and one
+element at a time, on one thread, because width is a question to one core. The `proof` is decoded from the loop's bytes.
+NumPy has no such operation and makes a temporary array: the price of composing it is what is measured. PyTorch has it
+in one operator (`add_` with `alpha`) and uses its threads for large arrays. `torch.compile` gets it composed, as in
+NumPy, and fuses it; compiling lies outside the windows.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.errors import UnavailableError
-from probe.kernels.cpu import machine_code
-from probe.kernels.cpu.loops import SAXPY, Function, Loops
+from probe.kernels.cpu import machine_code, saxpy_bodies
+from probe.kernels.cpu.loops import SAXPY, SAXPY_SCALAR, Function, Loops, Stream
 from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.compiled_code import compiled, worth_compiling
@@ -50,10 +51,20 @@ class Way:
 def run(context: Context) -> Iterator[Measurement]:
     """One measurement a size and implementation, metric `bandwidth`, in B/s."""
     sizes = memory.affordable(SIZES, memory.free_bytes())
+    for size in SIZES:
+        if size not in sizes:
+            _left_out(context, size)
     fused = compiled_for(context, sizes)
     with Team(working_cpus()) as team:
         for size, budget_s in paced(sizes, context.budget_s, context.clock, context.report):
-            yield from _measure_size(context, team, size, budget_s, fused.get(size))
+            try:
+                yield from _measure_size(context, team, size, budget_s, fused.get(size))
+            except MemoryError:  # what was free is gone, or a limit on this process is in the way
+                _left_out(context, size)
+
+
+def _left_out(context: Context, size: int) -> None:
+    context.warnings.append(f"saxpy: {format_bytes(size)} is left out, too little memory is free")
 
 
 def compiled_for(context: Context, sizes: tuple[int, ...]) -> dict[int, Callable[..., object]]:
@@ -117,24 +128,34 @@ def implementations(
 
 def _machine_code(loops: Loops, team: Team, x: Vector, y: Vector) -> Iterator[Way]:
     """The widest vectors, on one thread and on all."""
-    loop, proof = loops.stream[SAXPY], _proof(loops)
+    loop, proof = loops.stream[SAXPY], _proof(loops, SAXPY)
     if len(team) > 1:
         yield Way("machine code", 1, _alone(loop, x, y), proof)
     yield Way("machine code", len(team), lambda n: team.run(_slice(loop, team, x, y, n)), proof)
 
 
 def _narrower(widest: Loops, isa: tuple[str, ...], x: Vector, y: Vector) -> Iterator[Way]:
-    """Each narrower width there are loops for, on one thread."""
+    """Each narrower width there are loops for, then single elements, on one thread."""
     seen = {widest.instruction_set}
     for names in NARROWER:
         loops = machine_code.load(tuple(name for name in isa if name in names))
         if loops.instruction_set not in seen:
             seen.add(loops.instruction_set)
-            yield Way(f"machine code {loops.instruction_set}", 1, _alone(loops.stream[SAXPY], x, y), _proof(loops))
+            yield _narrow(loops.instruction_set, loops, SAXPY, x, y)
+    yield _narrow("scalar", widest, SAXPY_SCALAR, x, y)
 
 
-def _proof(loops: Loops) -> dict[str, Any]:
-    return {"origin": loops.origin, "instruction_set": loops.instruction_set}
+def _narrow(name: str, loops: Loops, kind: Stream, x: Vector, y: Vector) -> Way:
+    return Way(f"machine code {name}", 1, _alone(loops.stream[kind], x, y), _proof(loops, kind))
+
+
+def _proof(loops: Loops, kind: Stream) -> dict[str, Any]:
+    """What ran: the instructions of the loop, decoded from its bytes, or why they are not known."""
+    proof = {"origin": loops.origin, "instruction_set": "scalar" if kind.scalar else loops.instruction_set}
+    body = loops.bodies.get(kind)
+    if body is None:
+        return proof | {"instruction": None, "reason": "compiled here; the compiler's choice was not read back"}
+    return proof | {"instruction": saxpy_bodies.arithmetic(body), "body": list(body)}
 
 
 def _alone(loop: Function, x: Vector, y: Vector) -> Windows:

@@ -10,25 +10,23 @@ lines are chased on those (what huge pages would gain), and one line of each hug
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import mmap
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from probe import cpu_info
 from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code
 from probe.kernels.cpu.loops import Loops
 from probe.measurement import Measurement
 from probe.microbench import memory, plateaus
 from probe.microbench.cpu.cache_latency import single_cycle
+from probe.microbench.cpu.pages import HUGE_BYTES, SMALL_BYTES, Pages
 from probe.microbench.cpu.pinning import pinned
 from probe.microbench.harness import WINDOW_S, Effort, Timing, Variant, measure, paced, repeats_for, timed
 from probe.microbench.suite import Context, time_measurement
@@ -36,15 +34,12 @@ from probe.units import format_bytes
 
 NAME = "tlb"
 SEED = 20260102  # the same orders in every run
-SMALL_BYTES, HUGE_BYTES = 4 * memory.KIB, 2 * memory.MIB  # of x86-64, and of aarch64 with 4 KiB pages
 FEWEST_PAGES, MOST_PAGES, MOST_PAGES_QUICK = 16, 32768, 8192
 MOST_HUGE_PAGES = 512  # for their own reach: 1 GiB, whose first touch takes longer than a quick run lasts
 LEAST_WINDOWS = 6
 MOST_STEPS = 2  # TLBs; what rises beyond them are page tables that leave the caches, and neighbours
 PAGE_LINES = SMALL_BYTES // memory.LINE_BYTES
 ONE_A_PAGE, DENSE, ON_HUGE = "one line a page", "dense", "one line each 4 KiB"
-SYSTEM_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-SMAPS = Path("/proc/self/smaps")
 Offsets = npt.NDArray[np.uint64]
 
 
@@ -83,68 +78,6 @@ def affordable_counts(free: int | None, *, coarse: bool) -> tuple[int, ...]:
     if not sizes:
         raise UnavailableError(f"too little memory is free for {FEWEST_PAGES} pages; end other programs")
     return tuple(size // SMALL_BYTES for size in sizes)
-
-
-class Pages:
-    """Anonymous memory that starts at a huge page, touched in random order.
-
-    `why_small` is None where all of it lies on huge pages, and otherwise says why it does not.
-    """
-
-    def __init__(self, size_bytes: int, generator: np.random.Generator, *, huge: bool) -> None:
-        size_bytes = -(-size_bytes // HUGE_BYTES) * HUGE_BYTES
-        self._memory = mmap.mmap(-1, size_bytes + HUGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self.address = -(-start // HUGE_BYTES) * HUGE_BYTES
-        self.words = np.frombuffer(self._memory, np.uint64, size_bytes // 8, self.address - start)
-        refused = self._advise("MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE")
-        self.words[generator.permutation(size_bytes // SMALL_BYTES) * (SMALL_BYTES // 8)] = 1
-        self.why_small: str | None = "not asked for"
-        if huge:
-            switch, smaps = cpu_info.read_text(SYSTEM_SWITCH), cpu_info.read_text(SMAPS) or ""
-            self.why_small = switched_off(switch) or refused or not_huge(smaps, self.address, size_bytes)
-
-    def _advise(self, advice: str) -> str | None:
-        """Tell the kernel which pages are wanted; why it refuses, None if it does not."""
-        if not hasattr(mmap, advice):
-            return "this system has no transparent huge pages"
-        try:
-            self._memory.madvise(getattr(mmap, advice))
-        except OSError as error:
-            return f"the kernel refuses them ({error.strerror})"
-        return None
-
-
-def switched_off(setting: str | None) -> str | None:
-    """Why `setting` (the text of transparent_hugepage/enabled) rules huge pages out; None if it does not."""
-    if setting is None:
-        return "this kernel has no transparent huge pages"
-    if "[never]" in setting:
-        return f"transparent huge pages are off; write madvise to {SYSTEM_SWITCH}"
-    return None
-
-
-def not_huge(smaps: str, address: int, size_bytes: int) -> str | None:
-    """Why `size_bytes` at `address` do not lie on huge pages by the text of /proc/self/smaps; None if they do."""
-    given = huge_bytes(smaps, address)
-    if given is None:
-        return f"the kernel does not say whether it gave any (AnonHugePages in {SMAPS})"
-    if given < size_bytes:
-        return f"the kernel gave {format_bytes(given)} of {format_bytes(size_bytes)}; free memory is in small pieces"
-    return None
-
-
-def huge_bytes(smaps: str, address: int) -> int | None:
-    """Bytes on transparent huge pages of the mapping that contains `address`; None if the text does not tell."""
-    inside = False
-    for line in smaps.splitlines():
-        first, _, rest = line.partition(" ")
-        low, dash, high = first.partition("-")
-        if dash and not first.endswith(":"):
-            inside = int(low, 16) <= address < int(high, 16)
-        elif inside and first == "AnonHugePages:":
-            return int(rest.split()[0]) * 1024
-    return None
 
 
 @dataclass(frozen=True)
@@ -255,7 +188,7 @@ def _measure_count(
     adds_n = repeats_for(lambda n: timed(lambda: loops.adds(0, n))())
     adds = Variant("adds", timed(lambda: loops.adds(0, adds_n)), adds_n * loops.unroll)
     variants = [chase.variant(loops) for chase in chases]
-    left_s = max(0.0, budget_s - (context.clock() - started))
+    left_s = budget_s - (context.clock() - started)
     *timings, cycle = measure([*variants, adds], Effort(left_s, least=LEAST_WINDOWS), context.clock)
     return [_measurement(chase, timing, cycle, cpu) for chase, timing in zip(chases, timings, strict=True)]
 
@@ -278,7 +211,8 @@ def summary(found: Sequence[Measurement], warnings: list[str]) -> Iterator[Measu
             where = format_bytes(page_bytes)
             warnings.append(f"tlb: no step was seen on {where} pages: misses drown in the noise, or were not reached")
         for number, (before, after) in enumerate(steps, 1):
-            yield _reach(number, before[-1], after[0], len(pairs), page_bytes)
+            edge = [pair for pair in pairs if pair[0].params["lines"] in (before[-1], after[0])]
+            yield _reach(number, edge, len(pairs), page_bytes)
             yield _beyond(number, [pair for pair in pairs if pair[0].params["lines"] in after], page_bytes)
         if page_bytes == SMALL_BYTES and steps and _kept_as_small(found, dense, steps[0][1]):
             warnings.append(
@@ -310,11 +244,17 @@ def _kept_as_small(found: Sequence[Measurement], dense: dict[int, Measurement], 
     return bool(costs[ON_HUGE]) and sum(costs[ON_HUGE]) > 0.5 * sum(costs[ONE_A_PAGE])
 
 
-def _reach(step: int, last: int, first: int, n: int, page_bytes: int) -> Measurement:
+def _reach(step: int, edge: Sequence[tuple[Measurement, Measurement]], n: int, page_bytes: int) -> Measurement:
     """The pages that `step` leaves behind: the last size below it; the interval ends with the first above it."""
+    last, first = (int(sparse.params["lines"]) for sparse, _ in edge)
     params = {"step": step, "page_bytes": page_bytes, "size_bytes": last * page_bytes}
     name = f"reach {step}, {format_bytes(page_bytes)} pages"
-    return Measurement(NAME, name, "reach", "pages", last, last, last, (last, first), n, params)
+    return Measurement(NAME, name, "reach", "pages", last, last, last, (last, first), n, params, _flags(edge))
+
+
+def _flags(pairs: Sequence[tuple[Measurement, Measurement]]) -> tuple[str, ...]:
+    """What a reader must know of any of the chases that a result was derived from."""
+    return tuple(dict.fromkeys(flag for pair in pairs for chase in pair for flag in chase.flags))
 
 
 def _beyond(step: int, pairs: Sequence[tuple[Measurement, Measurement]], page_bytes: int) -> Measurement:
@@ -329,4 +269,6 @@ def _beyond(step: int, pairs: Sequence[tuple[Measurement, Measurement]], page_by
     interval = (min(typical), max(typical))
     name = f"beyond {step}, {format_bytes(page_bytes)} pages"
     middle = statistics.median(typical)
-    return Measurement(NAME, name, "latency", "s", value, min(best), middle, interval, len(pairs), params)
+    return Measurement(
+        NAME, name, "latency", "s", value, min(best), middle, interval, len(pairs), params, _flags(pairs)
+    )

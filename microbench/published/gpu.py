@@ -44,7 +44,7 @@ def _latency(level: str, *values: tuple[float, str]) -> Published:
 
 def _dram(kernel: str, gigabytes_per_s: float, source: str) -> Published:
     """What a streaming kernel reaches on arrays far larger than the L2 cache; bytes counted as STREAM counts them."""
-    params = {"kernel": kernel, "level": (None, "DRAM")}
+    params = {"kernel": kernel, "level": (None, "DRAM"), "occupancy": (None, "most")}
     return Published("memory_bandwidth", "bandwidth", "B/s", ((gigabytes_per_s * 1e9, source),), params)
 
 
@@ -84,7 +84,8 @@ def _all_reduce(ranks: int, *gigabytes_per_s: tuple[float, str]) -> Published:
 def _load(bits: int, gigabytes_per_s: float) -> Published:
     """Loads of one width, 64 blocks of 256 threads."""
     source = f"{SJFENG}, LDG.{bits} with 64 × 256 threads"
-    return Published("vector_loads", "bandwidth", "B/s", ((gigabytes_per_s * 1e9, source),), {"load_bytes": bits // 8})
+    params = {"load_bytes": bits // 8, "kernel": "load", "level": "DRAM", "blocks": 64}
+    return Published("vector_loads", "bandwidth", "B/s", ((gigabytes_per_s * 1e9, source),), params)
 
 
 def _banks(instruction: str, conflict: float, free: float, reuse: float) -> Iterator[Published]:
@@ -100,7 +101,7 @@ _V100 = (
     _latency("L2", (215, LATENCY.format("v100")), (221, KERNELS.format("v100")), (214, MT4G)),
     _latency("DRAM", (437, LATENCY.format("v100")), (460, KERNELS.format("v100")), (408, MT4G)),
     _dram("scale", 802, STREAM.format("v100")),
-    _dram("init", 895, STREAM.format("v100")),
+    _dram("write", 895, STREAM.format("v100") + ", init"),
     _cache("L2", 5.364, source=L2_CACHE.format("v100")),
     _cache("L1", 13.8, source=L1_CACHE.format("v100")),
 )
@@ -136,7 +137,7 @@ _H200 = (
     _dram("triad", 3534, STREAM.format("h200")),
     _dram("read", 2756, STREAM.format("h200")),
     _dram("scale", 3165, STREAM.format("h200")),
-    _dram("init", 3884, STREAM.format("h200")),
+    _dram("write", 3884, STREAM.format("h200") + ", init"),
     _cache("L2", 9.7, 10.5, source=L2_CACHE.format("h200") + ", within 25 MB", most_bytes=25e6),
     _matmul("bfloat16", 794.5, MAMF.format("H100 SXM") + ", “H200 is the same”"),
     _matmul("float8_e4m3fn", 1453.4, MAMF.format("H200")),

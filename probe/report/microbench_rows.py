@@ -13,7 +13,7 @@ from probe.units import format_bytes, format_value
 
 LEAST_FOR_INTERVAL = 6  # fewer samples give no 95 % interval
 MOST_ROWS = 8  # of a suite that has no rows of its own here
-LEVELS = {"L1": 0, "L2": 1, "L3": 2, "DRAM": 3}
+LEVELS = {"L1": 0, "shared": 1, "L2": 2, "L2 far": 3, "L3": 4, "DRAM": 5}
 
 
 @dataclass(frozen=True)
@@ -144,17 +144,28 @@ def _latency_name(measurement: Measurement) -> str:
 def _best_streams(streams: Sequence[Measurement]) -> list[Measurement]:
     """The best kernel of each level and number of threads, by level and then threads; without levels by size."""
     best: dict[tuple[object, ...], Measurement] = {}
-    for m in _believed(roof_streams(streams)):
+    for m in _believed(_of_the_whole_device(streams)):
         level = m.params.get("level")
         if level is None and any(other.params.get("level") for other in streams):
             continue  # between two levels
-        key = (level or m.params["size_bytes"], m.params.get("threads"))
+        key = (level or m.params["size_bytes"], _team(m))
         larger = level == "DRAM" and key in best and m.params["size_bytes"] > best[key].params["size_bytes"]
         if key not in best or larger or (not _smaller(m, best[key]) and m.value > best[key].value):
             best[key] = m
     return sorted(
-        best.values(), key=lambda m: (LEVELS.get(m.params.get("level") or "", 4), m.params.get("threads") or 0)
+        best.values(), key=lambda m: (LEVELS.get(m.params.get("level") or "", len(LEVELS)), _team(m))
     )
+
+
+def _of_the_whole_device(streams: Sequence[Measurement]) -> Sequence[Measurement]:
+    """What may set a roof; on a GPU, whose threads are many, every kernel that filled it."""
+    filled = [m for m in streams if "blocks" in m.params and m.params.get("occupancy") in (None, "most")]
+    return filled or roof_streams(streams)
+
+
+def _team(measurement: Measurement) -> int:
+    """How many threads of a CPU worked together; 0 for those of a GPU, which are no choice of anybody's."""
+    return 0 if "blocks" in measurement.params else measurement.params.get("threads") or 0
 
 
 def _smaller(m: Measurement, other: Measurement) -> bool:
@@ -172,7 +183,7 @@ def _implementation(measurement: Measurement) -> str:
 
 
 def _threads(measurement: Measurement) -> str:
-    threads = measurement.params.get("threads")
+    threads = _team(measurement)
     return f" ×{threads}" if threads else ""
 
 

@@ -1,0 +1,104 @@
+"""Every kernel, compiled for every architecture, holds the machine code that its measurement rests on."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nvdisasm
+import pytest
+
+from probe.errors import UnavailableError
+from probe.kernels.cuda import catalogue, cubin, nvrtc, proof, sass
+from probe.kernels.cuda.kernel import Kernel
+from probe.kernels.cuda.sass_modifiers import modifiers
+from probe.kernels.cuda.sass_tables import FORMS, OPERATIONS, REUSED
+
+ARCHITECTURES = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")
+PAIRS = [
+    pytest.param(kernel, architecture, id=f"{architecture}-{kernel.title}")
+    for architecture in ARCHITECTURES
+    for kernel in catalogue.ALL
+    if nvrtc.number_of(architecture) >= kernel.first
+]
+Made = dict[tuple[str, str, str], "bytes | Exception"]
+
+
+def _recipe(kernel: Kernel, architecture: str) -> tuple[str, str, str]:
+    return architecture, kernel.source, repr(sorted(kernel.defines.items()))
+
+
+def _compiled(kernel: Kernel, architecture: str) -> "bytes | Exception":
+    try:
+        return nvrtc.cubin(kernel.source, architecture, kernel.defines)
+    except (UnavailableError, nvrtc.CompileError) as error:
+        return error
+
+
+@pytest.fixture(scope="module")
+def made(pytestconfig: pytest.Config) -> Made:
+    """Every cubin; what was compiled stays in pytest's cache for the next run."""
+    recipes = {_recipe(*pair.values): pair.values for pair in PAIRS}
+    folder = Path(str(pytestconfig.cache.mkdir("cubins"))) if pytestconfig.cache else None
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(os.cpu_count()) as threads:
+        if folder:
+            patch.setenv("PROBE_CACHE_DIR", str(folder))
+        codes = threads.map(lambda pair: _compiled(*pair), recipes.values())
+        return dict(zip(recipes, codes, strict=True))
+
+
+def _cubin(made: Made, kernel: Kernel, architecture: str) -> bytes:
+    code = made[_recipe(kernel, architecture)]
+    if isinstance(code, UnavailableError):
+        pytest.skip(str(code))
+    if isinstance(code, Exception):
+        raise code
+    return code
+
+
+@pytest.mark.parametrize(("kernel", "architecture"), PAIRS)
+def test_the_machine_code_is_as_claimed(made: Made, kernel: Kernel, architecture: str) -> None:
+    code = _cubin(made, kernel, architecture)
+    instructions = sass.of(code, kernel.name)
+    assert proof.check(kernel.claim_for(nvrtc.number_of(architecture)), instructions) == ()
+    assert cubin.architecture(code) == nvrtc.number_of(architecture)
+    assert cubin.local_bytes(code, kernel.name) == 0
+    assert 0 < cubin.registers(code, kernel.name) <= 255
+    assert [i.mnemonic for i in instructions if "?" in i.mnemonic] == []
+
+
+@pytest.mark.parametrize(("kernel", "architecture"), PAIRS)
+def test_claims_name_what_the_decoder_can_tell(kernel: Kernel, architecture: str) -> None:
+    """A misspelt mnemonic, or a suffix that is not decoded, is never found: what is forbidden would always hold."""
+    number = nvrtc.number_of(architecture)
+    claim = kernel.claim_for(number)
+    names = {*OPERATIONS.values(), *FORMS.values(), *(entry.name for entries in REUSED.values() for entry in entries)}
+    for mnemonic in (*claim.exactly, *claim.at_least, *claim.forbidden, *(claim.loop_only or ()), claim.main):
+        base, _, suffix = mnemonic.partition(".")
+        assert not base or base in names or mnemonic in names, mnemonic
+        assert not suffix or base == "IMAD" or mnemonic in names or modifiers(base, 0, number) is not None, mnemonic
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_decoder_agrees_with_nvdisasm(made: Made, architecture: str, tmp_path: Path) -> None:
+    """On every different word of every kernel: the whole mnemonic where all is decoded, else the operation."""
+    number = nvrtc.number_of(architecture)
+    kernels = [kernel for kernel in catalogue.ALL if number >= kernel.first]
+    found = {i.word: i for kernel in kernels for i in sass.of(_cubin(made, kernel, architecture), kernel.name)}
+    lines = nvdisasm.listing(list(found), architecture, tmp_path)
+    assert len(lines) == len(found) > 100
+    for at, (instruction, line) in enumerate(zip(found.values(), lines, strict=True)):
+        theirs = nvdisasm.mnemonic(line)
+        if not sass.whole(instruction.word, number):
+            theirs = theirs.partition(".")[0]
+        assert instruction.mnemonic == theirs, line
+        if instruction.target is not None:
+            distance = int(line.split()[-1], 16) - 16 * at
+            assert (instruction.target - instruction.offset - distance) % 2**32 == 0, line
+
+
+def test_every_topic_is_in_the_catalogue() -> None:
+    folder = Path(catalogue.__file__).parent
+    topics = {path.stem for path in folder.glob("*.py") if "\nKERNELS" in path.read_text()}
+    assert topics == set(catalogue.TOPICS)
+    titles = [kernel.title for kernel in catalogue.ALL]
+    assert len(titles) == len(set(titles))
