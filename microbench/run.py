@@ -119,6 +119,10 @@ def _run_all(runnable: list[tuple[str, Answer, Context]], progress: Progress) ->
             _run_one(answer, context, done.found)
         except UnavailableError as reason:
             done.refused.append(Unsupported(name, str(reason)))
+        except MemoryError:
+            done.refused.append(
+                Unsupported(name, "out of memory: other processes hold it, or a limit (ulimit -v) is set")
+            )
         except KeyboardInterrupt:
             done.interrupted = True
             context.warnings.append(f"interrupted in {name}: what was done until then is kept, the rest is missing")

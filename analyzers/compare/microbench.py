@@ -172,6 +172,9 @@ def _judge(base: Measurement, new: Measurement, floor: float) -> Judged:
     if base.unit not in LESS_IS_BETTER and not base.unit.endswith("/s"):
         return Judged(None, None, "~", f"more {base.unit or 'of it'} is neither faster nor slower")
     found = judge(_cost(base), _cost(new), floor)
+    few = [side for side, m in (("BASE", base), ("NEW", new)) if "few-windows" in m.flags]
+    if few:
+        return Judged(found.ratio, found.interval, "~", f"too few windows in {' and '.join(few)}")
     busy = [side for side, m in (("BASE", base), ("NEW", new)) if "contended" in m.flags]
     if found.verdict == "~" and found.interval is not None and busy:
         return Judged(found.ratio, found.interval, "~", f"{' and '.join(busy)} contended")

@@ -158,7 +158,7 @@ class Gpu:
         number = 10 * self.capability[0] + self.capability[1]
         if number < kernel.first:
             raise UnavailableError(f"{kernel.title} needs sm_{kernel.first} or later; {self.name} is sm_{number}")
-        code = nvrtc.cubin(kernel.source, self.architecture, kernel.defines, driver=self.driver.version)
+        code = self._compiled(kernel)
         instructions = sass.of(code, kernel.name)
         claim = kernel.claim_for(number)
         wrong = proof.check(claim, instructions)
@@ -177,6 +177,14 @@ class Gpu:
             compiler=compiler,
             local_bytes=cubin.local_bytes(code, kernel.name),
         )
+
+    def _compiled(self, kernel: Kernel) -> bytes:
+        try:
+            return nvrtc.cubin(kernel.source, self.architecture, kernel.defines, driver=self.driver.version)
+        except nvrtc.CompileError as refused:  # an older NVRTC than the tests have may lack what a source uses
+            said = "; ".join(line.strip() for line in str(refused).splitlines()[:3])
+            remedy = "`pip install --upgrade nvidia-cuda-nvrtc` may help"
+            raise UnavailableError(f"{kernel.title} does not compile here: {said}; {remedy}") from refused
 
     def _refused(self, error: CudaError) -> str:
         """One line for machine code that the driver does not take."""

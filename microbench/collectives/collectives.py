@@ -158,7 +158,8 @@ def latency(operation: str, points: list[Point], group: Group) -> Measurement | 
         "fit": _quality(best, sizes),
     }
     alpha_s = best.alpha_s
-    return Measurement(NAME, operation, "latency", "s", alpha_s, alpha_s, median, interval, best.sizes, params)
+    flags = ("contended",) if any(summary.contended for summary in summaries[: best.sizes]) else ()
+    return Measurement(NAME, operation, "latency", "s", alpha_s, alpha_s, median, interval, best.sizes, params, flags)
 
 
 def _of_medians(sizes: list[int], summaries: list[Summary]) -> tuple[float, tuple[float, float]] | None:

@@ -16,7 +16,8 @@ TOLERANCE_FRACTION = (
     0.10  # sources that measured the same quantity on the same GPU differ by 8 to 20 % about the middle
 )
 IMPLAUSIBLE, UNKNOWN = "implausible", "unknown"
-EXPLANATIONS = ("contended", "launch-bound", "emulated")  # flags that explain a worse result, the likeliest first
+# Flags that explain a worse result, the likeliest first.
+EXPLANATIONS = ("contended", "few-windows", "launch-bound", "emulated")
 # NVML's reasons for a lower clock that are none: the user's own setting, or nothing to do.
 HARMLESS = ("gpu_idle", "applications_clocks_setting", "sync_boost", "display_clock_setting")
 
