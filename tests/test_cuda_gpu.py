@@ -126,6 +126,15 @@ def test_a_kernel_for_newer_devices_is_not_compiled(fake_gpu: Gpu) -> None:
         fake_gpu.load(newer)
 
 
+def test_a_source_that_this_nvrtc_refuses_is_one_line(fake_gpu: Gpu) -> None:
+    newer = Kernel("scale", SOURCE + "\n#error from the future\n", Claim())
+    with pytest.raises(
+        UnavailableError, match=r"scale does not compile here: NVRTC .*from the future.*upgrade"
+    ) as raised:
+        fake_gpu.load(newer)
+    assert "\n" not in str(raised.value)
+
+
 def test_code_that_the_driver_refuses_names_both_versions() -> None:
     fake = FakeCuda()
     with fake.gpu() as gpu:

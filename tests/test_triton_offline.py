@@ -36,7 +36,7 @@ KERNELS = {
 TENSORS = ("q", "k", "v", "out", "d_out", "d_q", "d_k", "d_v")
 FLOATS = {"log2_sum": "*fp32", "delta": "*fp32", "scale": "fp32", "scale_log2": "fp32"}
 PRODUCT = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
-DECODED = ("HMMA", "HGMMA")  # by probe.kernels.cuda.sass with their suffixes
+DECODED = ("HMMA", "HGMMA", "UTCHMMA")  # by probe.kernels.cuda.sass with their suffixes
 MEMORY = ("LDG", "STG", "LDL", "STL", "HMMA")  # whose suffixes are held against nvdisasm's
 
 

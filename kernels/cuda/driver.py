@@ -152,6 +152,14 @@ class Driver:
         name, meaning = (self._says(words, code) for words in _NAMES)
         return kind(function, code, name, meaning)
 
+    def address(self, name: str) -> int:
+        """Where a function of the driver lies in this process; UnavailableError where this driver has none such."""
+        try:
+            found = getattr(self._library, name)
+        except AttributeError:
+            raise UnavailableError(f"this CUDA driver is too old: it has no {name}; upgrade it") from None
+        return int(ctypes.cast(found, ctypes.c_void_p).value or 0)
+
     def _function(self, name: str) -> Any:
         found = self._functions.get(name)
         if found is None:

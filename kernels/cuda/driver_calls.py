@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from probe.errors import UnavailableError
 from probe.kernels.cpu.repeated_calls import Call, RepeatedCalls
 from probe.kernels.cuda.driver import SUCCESS
 from probe.kernels.cuda.function import Function
@@ -37,7 +36,7 @@ class DriverCalls:
         """Raises UnavailableError where this driver lacks one of the functions."""
         self._driver = gpu.driver
         self._names = ", ".join(dict.fromkeys(call.function for call in calls))
-        made = [Call(_address(gpu, call.function), call.arguments) for call in calls]
+        made = [Call(gpu.driver.address(call.function), call.arguments) for call in calls]
         self._calls = RepeatedCalls(*made, keep=calls)
 
     @property
@@ -52,21 +51,12 @@ class DriverCalls:
             raise self._driver.error(self._names, code)
 
 
-def _address(gpu: Gpu, name: str) -> int:
-    """Where the function lies in this process."""
-    try:
-        found = getattr(gpu.driver._library, name)
-    except AttributeError:
-        raise UnavailableError(f"this CUDA driver is too old: it has no {name}; upgrade it") from None
-    return ctypes.cast(found, ctypes.c_void_p).value or 0
-
-
 def launch(function: Function, stream: Stream, blocks: int, threads: int, *parameters: np.generic) -> DriverCall:
     """cuLaunchKernel of a kernel without dynamic shared memory."""
     values = [ctypes.create_string_buffer(parameter.tobytes(), parameter.nbytes) for parameter in parameters]
     pointers = (ctypes.c_void_p * max(1, len(values)))(*map(ctypes.addressof, values))
     sizes = (blocks, 1, 1, threads, 1, 1, 0)
-    arguments = (_value(function._handle), *sizes, _value(stream.handle), ctypes.addressof(pointers), 0)
+    arguments = (_value(function.handle), *sizes, _value(stream.handle), ctypes.addressof(pointers), 0)
     return DriverCall("cuLaunchKernel", arguments, keep=(values, pointers))
 
 

@@ -31,8 +31,8 @@ class Function:
     ) -> None:
         """`parameters`: how many bytes each parameter has, which every launch is checked against."""
         self._context, self._stream, self._parameters = context, stream, parameters
-        self._handle = ctypes.c_void_p()
-        context.call("cuModuleGetFunction", ctypes.byref(self._handle), module, name.encode())
+        self.handle = ctypes.c_void_p()
+        context.call("cuModuleGetFunction", ctypes.byref(self.handle), module, name.encode())
         self.name, self.proof = name, proof
         self.registers = self._attribute(_REGISTERS)  # of a thread
         self.local_bytes = self._attribute(_LOCAL)  # of a thread
@@ -50,13 +50,13 @@ class Function:
             raise TypeError(f"{self.name} has parameters of {self._parameters} bytes, not {sizes}")
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         queue = (stream or self._stream).handle
-        self._context.call("cuLaunchKernel", self._handle, *_three(grid), *_three(block), shared, queue, pointers, None)
+        self._context.call("cuLaunchKernel", self.handle, *_three(grid), *_three(block), shared, queue, pointers, None)
 
     def blocks_per_sm(self, threads: int, shared: int = 0) -> int:
         """How many blocks of `threads` with `shared` bytes of dynamic shared memory an SM holds at once."""
         count = ctypes.c_int()
         call = "cuOccupancyMaxActiveBlocksPerMultiprocessor"
-        self._context.call(call, ctypes.byref(count), self._handle, threads, shared)
+        self._context.call(call, ctypes.byref(count), self.handle, threads, shared)
         return count.value
 
     def allow_shared(self, n_bytes: int, carveout: int | None = None) -> None:
@@ -69,12 +69,12 @@ class Function:
             wanted = n_bytes + self.shared_bytes
             per_sm = self._context.attribute(SHARED_PER_SM) or 1
             carveout = min(100, -(-100 * (wanted + _RESERVED) // per_sm)) if wanted else 0
-        self._context.call("cuFuncSetAttribute", self._handle, _MOST_DYNAMIC_SHARED, n_bytes)
-        self._context.call("cuFuncSetAttribute", self._handle, _CARVEOUT, carveout)
+        self._context.call("cuFuncSetAttribute", self.handle, _MOST_DYNAMIC_SHARED, n_bytes)
+        self._context.call("cuFuncSetAttribute", self.handle, _CARVEOUT, carveout)
 
     def _attribute(self, number: int) -> int:
         value = ctypes.c_int()
-        self._context.call("cuFuncGetAttribute", ctypes.byref(value), number, self._handle)
+        self._context.call("cuFuncGetAttribute", ctypes.byref(value), number, self.handle)
         return value.value
 
 

@@ -327,7 +327,7 @@ def _speedup(name: str, slow: Measurement, fast: Measurement, instruction: str) 
     params = {"instruction": instruction, "from": slow.params["pattern"], "to": fast.params["pattern"]}
     flags = tuple(dict.fromkeys((*slow.flags, *fast.flags)))
     return Measurement(
-        NAME, name, "speedup", "x", best, min(best, low), ratio, (low, high), min(slow.n, fast.n), params, flags
+        NAME, name, "speedup", "ratio", best, min(best, low), ratio, (low, high), min(slow.n, fast.n), params, flags
     )
 
 

@@ -32,8 +32,9 @@ MORE_STYLE = """
 @media (prefers-color-scheme:dark){.probe .good{color:#4cc38a} .probe .bad,.probe .flag.implausible{color:#ff7b7b}}
 """
 KEY = (
-    "Dots are the best of many short windows; hollow ones were disturbed (by neighbours, or the median is more than 5 % worse). Dashed lines or "
-    "thin strokes lead to the median, shaded bands are published values, fields the levels of the memory hierarchy."
+    "Dots are the best of many short windows; hollow ones were disturbed (by neighbours, or the median is more than "
+    "5 % worse). Dashed lines or thin strokes lead to the median, shaded bands are published values, fields the levels "
+    "of the memory hierarchy."
 )
 
 

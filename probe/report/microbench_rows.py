@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from probe.measurement import Measurement, MicrobenchResult
 from probe.microbench.ceilings import roof_streams
@@ -13,6 +13,7 @@ from probe.units import format_bytes, format_value
 
 LEAST_FOR_INTERVAL = 6  # fewer samples give no 95 % interval
 MOST_ROWS = 8  # of a suite that has no rows of its own here
+BESIDE = ("shared", "L2 far")  # levels of a GPU that are no ceiling
 LEVELS = {"L1": 0, "shared": 1, "L2": 2, "L2 far": 3, "L3": 4, "DRAM": 5}
 
 
@@ -44,11 +45,50 @@ def sections(result: MicrobenchResult) -> Iterator[Section]:
     if launches := by_suite.pop("launch", None):
         yield Section("launch", tuple((str(m.params.get("operator") or m.name), m) for m in launches))
     if pages := by_suite.pop("tlb", None):
-        yield Section("tlb", tuple((m.name, m) for m in pages if "layout" not in m.params))  # the steps of the curve
+        steps = tuple((m.name, m) for m in pages if "layout" not in m.params)  # of the curve
+        yield Section("tlb", steps) if steps else _general("tlb", pages)
+    for suite, chosen in CHOSEN.items():
+        if found := by_suite.pop(suite, None):
+            rows = tuple((_without_words(m), _in_cycles(m)) for m in found if chosen(m))
+            yield Section(suite.replace("_", " "), rows, len(found) - len(rows))
     if reads := by_suite.pop("storage", None):
         yield Section("storage", tuple((m.name, m) for m in reads if _tells_most(m)))
     for suite, rest in by_suite.items():
         yield _general(suite, rest)
+
+
+def _banks_row(m: Measurement) -> bool:
+    """Of the register banks the gains, and with a warp a scheduler the number of banks, operands and datapaths."""
+    told = m.metric in ("speedup", "banks") or m.params.get("operands") or m.params.get("datapath")
+    return bool(told) and m.params.get("warps", 4) == 4 and "stall" not in m.name
+
+
+def _shared_row(m: Measurement) -> bool:
+    """Of shared memory the loads, without conflicts and with the most."""
+    return m.metric == "time" and m.params.get("access") == "load" and m.params.get("stride") in (1, 32, 33)
+
+
+CHOSEN: dict[str, Callable[[Measurement], bool]] = {
+    "instructions": lambda m: m.metric == "latency",
+    "register_banks": _banks_row,
+    "shared_banks": _shared_row,
+}
+
+
+def _in_cycles(m: Measurement) -> Measurement:
+    """A time that the kernel counted itself, in cycles of the SM: what such times are compared in."""
+    cycles = m.params.get("cycles")
+    if cycles is None or m.unit != "s" or m.value <= 0:
+        return m
+    scale = cycles / m.value
+    low, high = (end * scale for end in m.interval)
+    return replace(m, unit="cycles", value=cycles, median=m.median * scale, interval=(low, high), reference=None)
+
+
+def _without_words(m: Measurement) -> str:
+    """The name without what the section says already."""
+    words = _short_name(m).replace("mma.sync ", "mma ").replace(", 4 warps", "").replace(" latency", "")
+    return words.replace("indices: none", "no indices").replace("indices: ", "indices ")
 
 
 def _tells_most(read: Measurement) -> bool:
@@ -133,6 +173,7 @@ def _by_level(result: MicrobenchResult, latencies: Sequence[Measurement]) -> Ite
         wanted = level.latency_s
         if inside and wanted is not None:
             yield min(inside, key=lambda m, wanted=wanted: abs(m.min - wanted))  # type: ignore[misc]
+    yield from (m for m in latencies if m.params.get("level") in BESIDE)
 
 
 def _latency_name(measurement: Measurement) -> str:
@@ -152,9 +193,7 @@ def _best_streams(streams: Sequence[Measurement]) -> list[Measurement]:
         larger = level == "DRAM" and key in best and m.params["size_bytes"] > best[key].params["size_bytes"]
         if key not in best or larger or (not _smaller(m, best[key]) and m.value > best[key].value):
             best[key] = m
-    return sorted(
-        best.values(), key=lambda m: (LEVELS.get(m.params.get("level") or "", len(LEVELS)), _team(m))
-    )
+    return sorted(best.values(), key=lambda m: (LEVELS.get(m.params.get("level") or "", len(LEVELS)), _team(m)))
 
 
 def _of_the_whole_device(streams: Sequence[Measurement]) -> Sequence[Measurement]:
