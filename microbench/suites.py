@@ -24,6 +24,7 @@ from probe.microbench.cuda import vector_loads as cuda_vector_loads
 from probe.microbench.storage import storage
 from probe.microbench.suite import Answer, Suite
 
+# In the order in which they run. `instructions` is the last on a GPU: a fault there would end what follows.
 _ALL = (
     Suite(
         "cache_latency",
@@ -63,8 +64,6 @@ _ALL = (
         "What rate does attention reach, by implementation?",
         {"cpu": Answer(attention.run, 1.0, 16), "cuda": Answer(cuda_attention.run, 4, 35)},
     ),
-    Suite("instructions", "How long do instructions take, and how many run at once?",
-          {"cuda": Answer(instructions.run, 3, 15)}),
     Suite("register_banks", "What do register bank conflicts cost?", {"cuda": Answer(register_banks.run, 3, 25)}),
     Suite("shared_banks", "What do shared memory bank conflicts cost?", {"cuda": Answer(shared_banks.run, 1.5, 8)}),
     Suite(
@@ -86,6 +85,8 @@ _ALL = (
         "How fast is memory copied, by size?",
         {"cpu": Answer(copies.run, 0.4, 6), "cuda": Answer(cuda_copies.run, 2, 20)},
     ),
+    Suite("instructions", "How long do instructions take, and how many run at once?",
+          {"cuda": Answer(instructions.run, 3, 15)}),
     Suite(
         "collectives",
         "How fast do ranks exchange data?",

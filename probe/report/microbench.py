@@ -46,7 +46,7 @@ def render(result: MicrobenchResult, console: Console) -> None:
 def render_suites(suites: Mapping[str, Suite], console: Console) -> None:
     """Print which suites there are, the question each answers, and whether it can be asked yet."""
     for suite in suites.values():
-        state = "" if suite.answers else "  (not implemented yet)"
+        state = "" if "cpu" in suite.answers else "  (on a GPU)"
         console.print(Text.assemble((f"{suite.name:18}", "cyan"), suite.question, (state, MUTED)))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from probe.measurement import Measurement, MicrobenchResult
-from probe.report import microbench_svg, roofline_svg
+from probe.report import microbench_svg, register_banks, roofline_svg
 from probe.report.curves import COUNTED, Figure, arrange, split, word
 from probe.report.html import PAGE_STYLE, STYLE
 from probe.report.microbench import facts
@@ -45,7 +45,7 @@ def render(result: MicrobenchResult) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>probe: {_text(result.device.name)}</title>"
-        f"<style>{PAGE_STYLE}{STYLE}{microbench_svg.STYLE}{MORE_STYLE}</style></head>"
+        f"<style>{PAGE_STYLE}{STYLE}{microbench_svg.STYLE}{register_banks.STYLE}{MORE_STYLE}</style></head>"
         f'<body><main class="probe">{"".join(_sections(result))}</main></body></html>\n'
     )
 
@@ -149,8 +149,9 @@ def _flags(measurement: Measurement) -> str:
 
 def _curves(result: MicrobenchResult) -> Iterator[str]:
     """Every curve, split where it has too many series, then the bars of what makes none."""
-    figures, alone = arrange(result.measurements)
+    figures, alone = arrange(register_banks.without(result.measurements))
     parts = [_figure(part) for figure in figures for part in split(figure)]
+    parts += _banks(result)
     parts += [
         f"<figure><figcaption>{_text(group.title)}</figcaption>{microbench_svg.bars(group)}</figure>"
         for group in alone
@@ -158,6 +159,16 @@ def _curves(result: MicrobenchResult) -> Iterator[str]:
     ]
     if parts:
         yield f'<h2>Curves</h2><div class="figures">{"".join(parts)}</div><p class="key">{KEY}</p>'
+
+
+def _banks(result: MicrobenchResult) -> Iterator[str]:
+    """The pictures of the register banks."""
+    curve, grid = register_banks.curve(result.measurements), register_banks.pattern_map(result.measurements)
+    if curve is not None:
+        yield _figure(curve)
+    if grid:
+        caption = "register banks: cycles of an FFMA by its sources (first down, second and third across)"
+        yield f"<figure><figcaption>{caption}</figcaption>{grid}</figure>"
 
 
 def _figure(figure: Figure) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from probe.measurement import Measurement
+from probe.report import register_banks
 from probe.report.curves import Alone, Figure, Series, arrange, merged, tick
 from probe.report.roofline import Axis, Canvas
 from probe.report.text import printable, shorten
@@ -34,7 +35,10 @@ Panel = list[Text]
 
 def draw(measurements: Sequence[Measurement], ascii_only: bool) -> Iterator[Text]:
     """The panels of all curves and of the rates, two side by side; nothing where there are none."""
-    figures, alone = arrange([m for m in measurements if m.value > 0 and math.isfinite(m.value)])
+    sound = [m for m in measurements if m.value > 0 and math.isfinite(m.value)]
+    figures, alone = arrange(register_banks.without(sound))
+    if (banks := register_banks.curve(sound)) is not None:
+        figures = (*figures, banks)
     bars = [group for group in alone if group.measurements[0].metric == BARRED and len(group.measurements) > 1]
     panels = [_curve(merged(figure), ascii_only) for figure in figures]
     panels += [_bars(group, ascii_only) for group in bars]

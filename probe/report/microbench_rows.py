@@ -49,7 +49,7 @@ def sections(result: MicrobenchResult) -> Iterator[Section]:
         yield Section("tlb", steps) if steps else _general("tlb", pages)
     for suite, chosen in CHOSEN.items():
         if found := by_suite.pop(suite, None):
-            rows = tuple((_without_words(m), _in_cycles(m)) for m in found if chosen(m))
+            rows = tuple((_without_words(m), in_cycles(m)) for m in found if chosen(m))
             yield Section(suite.replace("_", " "), rows, len(found) - len(rows))
     if reads := by_suite.pop("storage", None):
         yield Section("storage", tuple((m.name, m) for m in reads if _tells_most(m)))
@@ -75,7 +75,7 @@ CHOSEN: dict[str, Callable[[Measurement], bool]] = {
 }
 
 
-def _in_cycles(m: Measurement) -> Measurement:
+def in_cycles(m: Measurement) -> Measurement:
     """A time that the kernel counted itself, in cycles of the SM: what such times are compared in."""
     cycles = m.params.get("cycles")
     if cycles is None or m.unit != "s" or m.value <= 0:
