@@ -1,9 +1,8 @@
 """All files of planted programs; importing this registers every one of them."""
 
 import importlib
-import importlib.util
+from pathlib import Path
 
-NAMES = ("fusion", "attention", "loops", "host", "compute", "memory")
-MODULES = tuple(
-    importlib.import_module(f"planted.{name}") for name in NAMES if importlib.util.find_spec(f"planted.{name}")
-)
+FRAME = ("__init__", "areas", "program")
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in FRAME)
+MODULES = tuple(importlib.import_module(f"planted.{name}") for name in NAMES)
