@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from probe.analysis import Bound
 from probe.analyzers.cost_models import Cost
+from probe.analyzers.kernel_evidence import MOST, Cause, KernelRuns, causes
 from probe.analyzers.roofline import NEAR_FRACTION, Placement, evidence
-from probe.device import Ceilings
-from probe.trace import Dims, LaunchShape, Signature
+from probe.analyzers.shown_rates import ShownRates
+from probe.analyzers.strides import is_strided
+from probe.device import Ceilings, Device
+from probe.trace import Signature
 from probe.units import format_time
 
 # An operator is "far longer than dispatch" from here on: a handful of dispatches fits into its time.
@@ -20,8 +23,13 @@ PYTHON_DISPATCHES = 20.0
 FAR_FRACTION = 0.05
 # Fewer kernels than this many launch costs long are launch-bound whatever they do.
 LAUNCHES = 2.0
-# Occupancy below which too few warps are resident to hide a memory access (Little's law on every generation).
-LOW_OCCUPANCY = 0.25
+# Published peaks are reached by no kernel: near are also those that reach this share of the highest rate in the trace.
+# Measured ceilings are what kernels reach, so nothing has to stand in for them.
+SHOWN_FRACTION = 0.4
+SHOWN_LEAST = 0.15  # of the peak
+TOLD = 0.05  # of an operator's time: causes for less are not told
+
+_UNKNOWN = Device("unknown", "unknown device")
 
 
 @dataclass(frozen=True)
@@ -31,9 +39,10 @@ class Machine:
     ceilings: Ceilings
     dispatch_s: float  # host time of dispatching one operator
     on_device: bool  # the times are a GPU's
-    sm_count: int | None = None
+    device: Device = _UNKNOWN
     threads: int | None = None  # CPU: torch's own, where the run says so
     cores: int | None = None
+    shown: ShownRates = field(default_factory=ShownRates)
 
 
 @dataclass(frozen=True)
@@ -47,20 +56,22 @@ class Class:
 
 def classify(
     cost: Cost, placement: Placement, time_s: float, machine: Machine, *, mean_s: float | None = None,
-    kernels: float = 1.0, shape: LaunchShape | None = None, signature: Signature | None = None,
+    runs: Sequence[KernelRuns] = (), copied_fraction: float = 0.0, signature: Signature | None = None,
 ) -> Class:  # fmt: skip
     """The class of an operator whose one call takes `time_s` on the device where there is one, else on the host.
 
     mean_s: time of a mean call, for the figures, where `time_s` is that of a typical one.
-    kernels: how many kernels one call launches; shape: that of the one that takes longest, where recorded.
+    runs: the kernels of all calls; copied_fraction: the share of the device time in copies from or to the host.
     """
     by_kind = _by_kind(cost, time_s, machine)
     if by_kind is not None:
         return by_kind
     if time_s <= 0:
         return Class("overhead", "dispatch", ("took less than the trace resolves",))
+    if machine.on_device and copied_fraction >= MOST:
+        return _over_the_bus(cost, time_s, machine)
     if machine.on_device:
-        return _on_device(cost, placement, time_s, machine, kernels, shape)
+        return _on_device(cost, placement, time_s, machine, runs, signature)
     return _on_cpu(cost, placement, time_s, mean_s or time_s, machine, signature)
 
 
@@ -100,7 +111,7 @@ def _on_cpu(
         figures += ("far below its roof: too few threads, threads that wait for each other, or a busy machine",)
     idle = _idle_cores(machine, roof_s or 0.0, time_s)
     if idle is not None:
-        return Class(_as_bound(placement), "single-thread", (*figures, idle))
+        return Class(_as_bound(placement.side), "single-thread", (*figures, idle))
     if placement.side == "compute":
         return Class("compute", _arithmetic(placement), figures)
     if signature is not None and is_strided(signature):
@@ -116,44 +127,85 @@ def _idle_cores(machine: Machine, roof_s: float, time_s: float) -> str | None:
     return f"torch ran on {machine.threads} of {machine.cores} cores" if explained else None
 
 
-def _as_bound(placement: Placement) -> Bound:
-    return "compute" if placement.side == "compute" else "memory"
+def _as_bound(side: str) -> Bound:
+    return "compute" if side == "compute" else "memory"
+
+
+def _over_the_bus(cost: Cost, time_s: float, machine: Machine) -> Class:
+    """A copy between host and device: the bus between them is the roof, and no benchmark of it is asked for here."""
+    launch_s = machine.ceilings.launch_s or 0.0
+    if time_s <= LAUNCHES * launch_s:
+        return Class("overhead", "copy", (f"{format_time(time_s)} a copy, about as long as starting one",))
+    moved = cost.bytes / 2 / time_s if cost.bytes else None
+    rate = (f"{moved / 1e9:.3g} GB/s between host and device",) if moved else ()
+    return Class("host", "copy", (*rate, "copies between host and device: the bus is their roof, not the memory"))
 
 
 def _on_device(
-    cost: Cost, placement: Placement, time_s: float, machine: Machine, kernels: float, shape: LaunchShape | None
-) -> Class:
+    cost: Cost, placement: Placement, time_s: float, machine: Machine, runs: Sequence[KernelRuns],
+    signature: Signature | None,
+) -> Class:  # fmt: skip
     """Compute or memory near a roof; overhead for tiny kernels; latency only with kernel evidence for it."""
-    launch_s = machine.ceilings.launch_s or 0.0
+    small_s = LAUNCHES * (machine.ceilings.launch_s or 0.0)
     roof_s = placement.roof_s
-    each_s = time_s / max(kernels, 1.0)
-    if each_s <= LAUNCHES * launch_s and (roof_s is None or roof_s < time_s / 2):
-        against = f"{format_time(each_s)} a kernel, launching one takes {format_time(launch_s)}"
-        return Class("overhead", "small-kernel", (against,))
-    if not placement.decided(time_s) or roof_s is None:
-        return _undecided(cost, placement)
+    found = causes(runs, machine.device, small_s)
+    if roof_s is None or roof_s < time_s / 2:
+        small = _small_kernels(found, runs, time_s, small_s, machine)
+        if small is not None:
+            return small
+    decided = placement.decided(time_s) and roof_s is not None
     figures = tuple(evidence(placement, time_s))
-    if roof_s / time_s >= NEAR_FRACTION:
-        if placement.side == "compute":
-            return Class("compute", _arithmetic(placement), figures)
-        return Class("memory", (placement.level or "dram").lower(), figures)
-    limiter, reason = _latency(shape, machine.sm_count)
-    if limiter is not None:
-        return Class("latency", limiter, (*figures, reason))
+    if decided and roof_s is not None and roof_s / time_s >= NEAR_FRACTION:
+        return _near(placement.side, placement, figures)
+    shown = machine.shown.share(cost, placement, time_s) if machine.ceilings.origin != "measured" else None
+    if shown is not None and shown.fraction >= SHOWN_FRACTION and _possible(shown.side, placement, time_s):
+        return _near(shown.side, placement, (*figures, shown.text))
+    if decided:
+        return _far(found, figures, signature)
+    if shown is not None and shown.fraction < NEAR_FRACTION:  # so it is far below the roof, wherever that is
+        return _far(found, (*figures, shown.text), signature)
+    return _undecided(cost, placement)
+
+
+def _small_kernels(
+    found: Sequence[Cause], runs: Sequence[KernelRuns], time_s: float, small_s: float, machine: Machine
+) -> Class | None:
+    """Overhead where most of the time goes into kernels about as long as their launch."""
+    launch = f"launching one takes {format_time(machine.ceilings.launch_s)}"
+    if not runs:
+        return Class("overhead", "small-kernel", (f"{format_time(time_s)}, {launch}",)) if time_s <= small_s else None
+    share = sum(cause.share for cause in found if cause.limiter == "small-kernel")
+    each_s = sum(run.seconds for run in runs) / max(sum(run.launches for run in runs), 1)
+    if share < MOST and each_s > small_s:
+        return None
+    return Class("overhead", "small-kernel", (f"{format_time(each_s)} a kernel, {launch}",))
+
+
+def _near(side: str, placement: Placement, figures: tuple[str, ...]) -> Class:
+    """The class of what is as fast as the roof on its side lets it be."""
+    if side == "compute":
+        return Class("compute", _arithmetic(placement), figures)
+    return Class("memory", (placement.level or "dram").lower(), figures)
+
+
+def _possible(side: str, placement: Placement, time_s: float) -> bool:
+    """Whether a call that comes close to the fastest of the trace is not too far below the roof for that to matter."""
+    roof_s = placement.compute_s if side == "compute" else placement.memory_s
+    return roof_s is None or roof_s >= SHOWN_LEAST * time_s
+
+
+def _far(found: Sequence[Cause], figures: tuple[str, ...], signature: Signature | None) -> Class:
+    """What is far below every roof: latency where the kernels show why, for most of their time."""
+    explained = [cause for cause in found if cause.limiter != "small-kernel"]
+    if explained and sum(cause.share for cause in found) >= MOST:
+        first = explained[0]
+        others = tuple(f"{c.share:.0%} of its time: {c.text}" for c in explained[1:] if c.share >= TOLD)
+        said = first.text if first.share > 0.9 else f"{first.share:.0%} of its time: {first.text}"
+        bound: Bound = "memory" if first.limiter == "copy" else "latency"
+        return Class(bound, first.limiter, (*figures, said, *others))
+    if signature is not None and is_strided(signature):
+        return Class("latency", "strided-access", (*figures, "an argument is not contiguous"))
     return Class("unknown", None, (*figures, "far below every roof, and the launch does not show why"))
-
-
-def _latency(shape: LaunchShape | None, sm_count: int | None) -> tuple[str | None, str]:
-    """Kernel evidence for latency: too few blocks to fill the device, or too few warps to hide an access."""
-    if shape is None:
-        return None, ""
-    blocks = prod(max(extent, 1) for extent in shape.grid)
-    if shape.grid and sm_count and blocks < sm_count:
-        return "low-occupancy", f"{blocks} blocks for {sm_count} SMs"
-    occupancy = shape.theoretical_occupancy_fraction
-    if occupancy is not None and occupancy < LOW_OCCUPANCY:
-        return "low-occupancy", f"theoretical occupancy {occupancy:.0%}"
-    return None, ""
 
 
 def _undecided(cost: Cost, placement: Placement) -> Class:
@@ -169,28 +221,3 @@ def _arithmetic(placement: Placement) -> str:
     if placement.dtype in ("tf32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8"):
         return "tensor-core"
     return "fp64" if placement.dtype == "float64" else "fp32"
-
-
-def is_strided(signature: Signature) -> bool:
-    """Whether an argument has gaps between its elements, or two of the same sizes lie in different orders."""
-    laid_out = [
-        (dims, strides)
-        for dims, strides in zip(signature.dims, signature.strides, strict=False)
-        if len(dims) == len(strides) and all(isinstance(n, int) for n in (*dims, *strides))
-    ]
-    orders: dict[Dims, set[tuple[int, ...]]] = {}
-    for dims, strides in laid_out:
-        if 0 not in strides:
-            moving = [axis for axis, size in enumerate(dims) if size > 1]
-            orders.setdefault(dims, set()).add(tuple(sorted(moving, key=lambda axis, s=strides: s[axis])))  # type: ignore[misc]
-    return any(_has_gaps(*one) for one in laid_out) or any(len(found) > 1 for found in orders.values())
-
-
-def _has_gaps(dims: Dims, strides: Dims) -> bool:
-    """Whether the elements leave memory between them unused; broadcast dimensions (stride 0) take none."""
-    expected = 1
-    for stride, size in sorted(pair for pair in zip(strides, dims, strict=True) if pair[1] > 1 and pair[0] != 0):
-        if stride != expected:
-            return True
-        expected = stride * size
-    return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,19 +13,34 @@ from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
 from probe.analyzers.cost_models.coverage import Coverage, coverage
 from probe.analyzers.cost_models.terms import IDLE, nothing, unknown
+from probe.analyzers.critical_path.path import path_s
 from probe.analyzers.kernel_counters import KernelMeasurements, join, per_group
+from probe.analyzers.kernel_evidence import MOST, KernelRuns, bus_fractions, runs_of_groups
+from probe.analyzers.kernel_time import kernel_time_s
 from probe.analyzers.launch_queue import empty_queue_fractions, queue_text
+from probe.analyzers.memory.resident import Resident
+from probe.analyzers.memory.summary import summary as memory_summary
+from probe.analyzers.memory.use import memory_use
+from probe.analyzers.modules import GroupPlaces, places
 from probe.analyzers.op_table import OpGroups, group_operators, operators
-from probe.analyzers.parts import PartTable, partition, recording_shares, without_profiler
+from probe.analyzers.parts import PartTable, partition
+from probe.analyzers.plan_of_fixes import plan
 from probe.analyzers.provenance import caveats, missing_parts, quality, recorded_parts
 from probe.analyzers.roofline import Placement, place
 from probe.analyzers.rules.catalogue import Found, findings, unasked
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.flow import Recorded
-from probe.analyzers.steps import busy_fraction, recorded_steps, step_times
+from probe.analyzers.shown_rates import ShownRates, shown_rates
+from probe.analyzers.steps import AHEAD, busy_fraction, cut_by_device, recorded_steps, step_times
+from probe.analyzers.tensor_cores import in_tf32
+from probe.analyzers.timeline.device import exposed_s
+from probe.analyzers.timeline.profiler_time import recording_shares, without_profiler
+from probe.analyzers.what_if import WhatIf
 from probe.device import Ceilings
+from probe.findings import Finding
 from probe.readers.ncu import KernelCounters
-from probe.trace import LaunchShape, Steps, Trace
+from probe.trace import Steps, Trace
+from probe.units import format_time
 
 COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGraph")  # torch.compile's own marks
 ENOUGH_KNOWN = 0.9  # share of the time with a known cost below which no utilisation is given: it would be too low
@@ -47,9 +62,8 @@ class Beside:
     timed: step times measured outside it, with and without the profiler. threads: how many torch ran on.
     data_wait_s: mean wait for data per step, where the session measured it. datasheet: the device's published peaks,
     for utilisation. counters: kernel launches measured by Nsight Compute. warnings: what the readers had to say.
-    recorded: who made the arguments
-    of the operators, for the runs of which that was recorded. preview: with the rules
-    that are not on by default.
+    recorded: who made the arguments of the operators, for the runs of which that was recorded. resident: the memory
+    that was there before, by device. preview: with the rules that are not on by default.
     """
 
     timed: StepTimes | None = None
@@ -59,38 +73,51 @@ class Beside:
     counters: tuple[KernelCounters, ...] = ()
     warnings: tuple[str, ...] = ()
     recorded: Recorded = field(default_factory=dict)
+    resident: Mapping[int, Resident] = field(default_factory=dict)
     preview: bool = False
 
 
 def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | None = None) -> Diagnosis:
     """Everything probe can say of `trace`."""
     beside = beside or Beside()
-    steps = recorded_steps(trace)
-    groups = group_operators(trace, steps)
-    machine = _machine(trace, ceilings, beside.threads)
+    marks = recorded_steps(trace)
+    steps = cut_by_device(trace, marks)
+    groups = group_operators(trace, marks)
+    copied = bus_fractions(trace, groups.of_op, groups.of_kernel, groups.name)
     attributed = attribute(trace, groups.of_op, groups.name, groups.signature)
     counted = join(trace, beside.counters) if beside.counters else None
     costs = own_costs(attributed, groups.name)
     costs = costs if counted is None else _measured(costs, counted, groups)
-    placements = tuple(place(cost, ceilings, tf32=_uses_tf32(groups, g)) for g, cost in enumerate(costs))
-    shapes = _main_launch_shapes(trace, groups)
-    classes = tuple(_classify(groups, g, cost, placements[g], machine, shapes.get(g)) for g, cost in enumerate(costs))
+    placements = tuple(_placed(groups, g, cost, ceilings, float(copied[g])) for g, cost in enumerate(costs))
+    machine = _machine(trace, ceilings, beside.threads, _shown(trace, groups, costs, placements))
+    runs = runs_of_groups(trace, groups.of_kernel)
+    classes = tuple(
+        _classify(groups, g, cost, placements[g], machine, runs.get(g, ()), float(copied[g]))
+        for g, cost in enumerate(costs)
+    )
     bounds = tuple(c.bound for c in classes)
     parts = partition(trace, steps, groups, bounds, machine.dispatch_s)
     recorded = {part: float(parts.of(part).mean()) for part in PARTS}
-    rows = _ranked(_operators(trace, steps, groups, costs, placements, classes))
+    where = places(trace)
+    located = GroupPlaces(where, groups.of_op, len(groups.name))
+    rows = _ranked(_operators(trace, steps, groups, costs, placements, classes, located))
     times = beside.timed or step_times(steps)
     shares = recording_shares(trace, groups, bounds, machine.dispatch_s)
     bare, correction = without_profiler(recorded, times.bare_mean_s, shares, _calls_per_step(groups))
     step_s = sum(bare.values())
     time_s: dict[str, float | None] = {"step": step_s, **bare}
+    memory = memory_use(trace, marks, beside.resident)
+    what_if = WhatIf(trace, marks)
     context = Context(
-        trace, steps, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s, recorded=beside.recorded
-    )
+        trace, marks, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s, recorded=beside.recorded,
+        memory=memory, what_if=what_if,
+    )  # fmt: skip
     found = findings(context, {row.group: index for index, row in enumerate(rows)}, preview=beside.preview)
+    found = tuple(replace(f, finding=_located(f.finding, located, rows)) for f in found)
     covered = _coverage(trace, groups, attributed)
     said = (*caveats(trace, covered, ceilings, times), *(counted.warnings if counted else ()))
     said += tuple(unasked(context, preview=beside.preview))
+    said += () if steps is marks else (AHEAD,)
     analysis = Analysis(
         source=source,
         quality=quality(trace, groups.excluded_work, covered),
@@ -103,12 +130,35 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
         ops=tuple(replace(row.operator, index=index) for index, row in enumerate(rows)),
         findings=tuple(f.finding for f in found),
         ranks=(),
-        memory=None,
+        memory=memory_summary(trace, marks, memory, where.module_of),
         warnings=tuple(w for w in (*beside.warnings, *trace.warnings, *said, correction) if w),
         recorded=tuple(recorded_parts(trace)),
         not_recorded=tuple(missing_parts(trace)),
+        idle_s=parts.idle_s(bare),
+        critical_path_s=path_s(trace, what_if.graph, step_s),
+        fixes=plan([f.finding for f in found], step_s, _together(found, context) if trace.on_device else None),
+        kernel_time_s=kernel_time_s(groups, costs, trace.device),
     )
     return Diagnosis(analysis, found)
+
+
+def _together(found: Sequence[Found], context: Context) -> Callable[[Sequence[Finding]], float]:
+    """Seconds that some findings save together: those of operators by replaying the step, waits as they are."""
+    of = {id(f.finding): f for f in found}
+
+    def saved(findings: Sequence[Finding]) -> float:
+        kept: dict[int, float] = {}
+        waits = 0.0
+        for finding in findings:
+            rows, saving_s = of[id(finding)].rows, finding.saving_s or 0.0
+            spent_s = context.seconds(list(rows))
+            if spent_s > 0:
+                kept |= dict.fromkeys(rows, 1.0 - min(saving_s / spent_s, 1.0))
+            else:
+                waits += saving_s
+        return waits + (context.what_if.saving_s(kept) if context.what_if is not None else 0.0)
+
+    return saved
 
 
 @dataclass(frozen=True)
@@ -166,21 +216,35 @@ def _own(cost: Cost, attributed: GroupCosts, group: int) -> Cost:
     )  # fmt: skip
 
 
-def _machine(trace: Trace, ceilings: Ceilings, threads: int | None) -> Machine:
+def _machine(trace: Trace, ceilings: Ceilings, threads: int | None, shown: ShownRates) -> Machine:
     launch_s = ceilings.launch_s or ASSUMED_DISPATCH_S
     return Machine(
         ceilings=ceilings,
         dispatch_s=ASSUMED_DISPATCH_S if trace.on_device else launch_s,
         on_device=trace.on_device,
-        sm_count=trace.device.sm_count,
+        device=trace.device,
         threads=threads,
         cores=trace.device.physical_cores,
+        shown=shown,
     )
+
+
+def _shown(trace: Trace, groups: OpGroups, costs: tuple[Cost, ...], placements: tuple[Placement, ...]) -> ShownRates:
+    """The highest rates that the device shows; a CPU's operators are held against measured ceilings."""
+    if not trace.on_device:
+        return ShownRates()
+    return shown_rates(costs, placements, np.array([_per_call(groups, g, True)[0] for g in range(len(costs))]))
+
+
+def _placed(groups: OpGroups, group: int, cost: Cost, ceilings: Ceilings, copied: float) -> Placement:
+    """A group under the roofs; of the bus between host and device, which copies meet, no roof is known."""
+    placement = place(cost, ceilings, tf32=_uses_tf32(groups, group))
+    return placement if copied < MOST else replace(placement, level=None, peak_bytes_per_s=None)
 
 
 def _uses_tf32(groups: OpGroups, group: int) -> bool:
     """Whether the kernels of a group say in their names that they run on tensor cores in TF32."""
-    return any("tf32" in use.name.lower() for use in groups.kernels[group])
+    return any(in_tf32(use.name) for use in groups.kernels[group])
 
 
 def _per_call(groups: OpGroups, group: int, on_device: bool) -> tuple[float, float]:
@@ -191,46 +255,53 @@ def _per_call(groups: OpGroups, group: int, on_device: bool) -> tuple[float, flo
 
 
 def _classify(
-    groups: OpGroups, group: int, cost: Cost, placement: Placement, machine: Machine, shape: LaunchShape | None
-) -> Class:
+    groups: OpGroups, group: int, cost: Cost, placement: Placement, machine: Machine, runs: Sequence[KernelRuns],
+    copied: float,
+) -> Class:  # fmt: skip
     """By the device time of a mean call, or the host time of a typical one: hosts deschedule, devices do not."""
-    mean_s, calls = _per_call(groups, group, machine.on_device)
-    launched = sum(use.calls for use in groups.kernels[group]) * groups.calls.shape[1]
-    if machine.on_device and not launched:  # a host operator without device work: what it costs is dispatch
+    mean_s, _ = _per_call(groups, group, machine.on_device)
+    if machine.on_device and not groups.kernels[group]:  # a host operator without device work costs its dispatch
         machine = replace(machine, on_device=False)
-        mean_s, calls = _per_call(groups, group, on_device=False)
+        mean_s, _ = _per_call(groups, group, on_device=False)
     time_s = mean_s if machine.on_device else float(groups.typical_s[group])
     return classify(
-        cost, placement, time_s, machine, mean_s=mean_s, kernels=launched / calls, shape=shape,
+        cost, placement, time_s, machine, mean_s=mean_s, runs=runs, copied_fraction=copied,
         signature=groups.signature[group],
     )  # fmt: skip
 
 
-def _main_launch_shapes(trace: Trace, groups: OpGroups) -> dict[int, LaunchShape]:
-    """Per group the launch shape on which its kernels spend most time."""
-    kernels = trace.kernels
-    known = np.flatnonzero((groups.of_kernel >= 0) & (kernels.launch_shape >= 0))
-    width = max(len(trace.launch_shapes), 1)
-    keys = groups.of_kernel[known].astype(np.int64) * width + kernels.launch_shape[known]
-    pairs, which = np.unique(keys, return_inverse=True)
-    spent = np.bincount(which, weights=kernels.duration_ns[known], minlength=len(pairs))
-    order = np.argsort(spent, kind="stable")  # the longest last: it is what stays
-    return {int(pair) // width: trace.launch_shapes[int(pair) % width] for pair in pairs[order]}
-
-
 def _operators(
     trace: Trace, steps: Steps, groups: OpGroups, costs: tuple[Cost, ...], placements: tuple[Placement, ...],
-    classes: tuple[Class, ...],
+    classes: tuple[Class, ...], located: GroupPlaces,
 ) -> list[_Row]:  # fmt: skip
     """The groups as rows of the report, with what they cost and what bounds them."""
     queue = empty_queue_fractions(trace, groups.of_kernel, len(costs))
+    exposed = exposed_s(trace, groups, steps)
     rows = []
     for group, operator in operators(groups, steps, trace.on_device):
         time_s, _ = _per_call(groups, group, trace.on_device)
         described = _described(operator, costs[group], placements[group], classes[group], time_s)
+        described = _unhidden(described, float(exposed[group]))
         described = replace(described, evidence=(*described.evidence, *queue_text(float(queue[group]))))
+        described = replace(described, module=located.module([group]), source=located.line([group]))
         rows.append(_Row(group, described, placements[group].dtype))
     return rows
+
+
+def _located(finding: Finding, located: GroupPlaces, rows: list[_Row]) -> Finding:
+    """A finding with the module and the line of its operators, where its rule did not name a module."""
+    groups = [rows[index].group for index in finding.ops]
+    line = located.line(groups)
+    said = (f"called from {line}",) if line else ()
+    return replace(finding, module=finding.module or located.module(groups), evidence=(*finding.evidence, *said))
+
+
+def _unhidden(operator: Operator, exposed_s: float) -> Operator:
+    """An operator that communicates or copies can give back what no computation hides; NaN for others."""
+    if operator.recoverable_s is None or not exposed_s < operator.recoverable_s:
+        return operator
+    said = f"{format_time(exposed_s)} of it are not hidden behind computation"
+    return replace(operator, recoverable_s=exposed_s, evidence=(*operator.evidence, said))
 
 
 def _described(operator: Operator, cost: Cost, placement: Placement, klass: Class, time_s: float) -> Operator:

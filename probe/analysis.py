@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from probe.device import Ceilings, DeviceKind
 from probe.findings import Finding
+from probe.memory_use import Memory
 from probe.multirank import ClockOffset, CollectiveRow, Rank, Straggler
 from probe.scaling import Scaling
 from probe.schema import to_jsonable
@@ -15,6 +16,16 @@ SCHEMA = "probe.analysis/1"
 
 Bound = Literal["compute", "memory", "latency", "overhead", "communication", "host", "unknown"]
 PARTS = ("compute", "memory", "latency", "overhead", "communication", "host", "idle", "unknown")
+# Why nothing runs: the loop waits for data; the host waits for the device and has to fill its queue again; memory is
+# taken from or given back to the driver; the host dispatches; Python; operators that compute on the host; the queue
+# holds work that has not started; the step's work is done; no cause was found.
+IDLE_CAUSES = (
+    "loader", "sync", "allocator", "launch", "python", "operators", "queue", "end_of_step", "unknown"
+)  # fmt: skip
+# What the critical path is made of: device work, the way to it and its queue, and the host's time.
+PATH_KINDS = (
+    "kernels", "communication", "copies", "queue", "launch", "sync", "allocator", "loader", "operators", "python"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class Source:
     """Where the figures come from."""
 
     path: str
-    kind: Literal["run", "kineto", "nsys"]
+    kind: Literal["run", "kineto", "nsys", "snapshot"]
     device: str | None
     device_kind: DeviceKind
     ranks: int
@@ -105,15 +116,17 @@ class Operator:
     recoverable_s: float | None
     module: str | None
     kernels: tuple[KernelUse, ...]
+    source: str | None = None  # line of the program that calls it, where stacks were recorded
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Peak memory, where it was recorded."""
+class Fix:
+    """One change of the plan, and what the step takes once it and all before it are made."""
 
-    peak_bytes: int | None
-    by_category: dict[str, int | None]
-    peak_at: str | None
+    id: str  # of the finding
+    effort: str
+    step_after_s: float
+    cumulative_saving_fraction: float  # of the step as it is
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,10 @@ class Analysis:
     clocks: tuple[ClockOffset, ...] = ()  # of the ranks against each other
     stragglers: tuple[Straggler, ...] = ()  # ranks that the others wait for, by more than clocks and chance explain
     scaling: Scaling | None = None  # over jobs of several sizes, where more than one was given
+    idle_s: dict[str, float] = field(default_factory=dict)  # per step, what nothing runs for, by IDLE_CAUSES
+    critical_path_s: dict[str, float] = field(default_factory=dict)  # per step, the longest chain of waits
+    fixes: tuple[Fix, ...] = ()  # the findings that save time, the most for the least effort first
+    kernel_time_s: dict[str, float] = field(default_factory=dict)  # per step, by what the kernels do (kernel_time.KEYS)
     schema: str = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

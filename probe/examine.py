@@ -12,17 +12,18 @@ import numpy as np
 
 from probe.analysis import Analysis, Source
 from probe.analyzers.diagnosis import Beside, Diagnosis, diagnose
+from probe.analyzers.memory.snapshot import snapshot_analysis, snapshot_memory
 from probe.analyzers.ranks.compare import compare_ranks
 from probe.analyzers.ranks.scaling import scaling, scaling_job
 from probe.analyzers.ranks.summary import summarise
 from probe.analyzers.steps import mean_data_wait_s, run_times, warm
 from probe.device import Device
-from probe.errors import UsageError
+from probe.errors import TraceError, UsageError
 from probe.multirank import Rank, RanksAnalysis
 from probe.ranks.asked import refuse_missing
 from probe.ranks.files import Job, RankFile
 from probe.ranks.summaries import RankRead, summaries
-from probe.readers import formats, ncu
+from probe.readers import allocator_snapshot, formats, ncu
 from probe.readers.narrow import Selection
 from probe.readers.ncu import KernelCounters
 from probe.readers.opening import shown
@@ -75,7 +76,20 @@ def read(source: str, request: Request) -> Trace:
     return formats.read(source, request.selection, progress)
 
 
+def _examine_snapshot(source: str) -> Diagnosis:
+    """What an allocator's snapshot says: memory alone, of the device that holds most."""
+    snapshots = allocator_snapshot.read(source)
+    if not snapshots:
+        raise TraceError(f"{source}: a snapshot of an allocator that holds nothing; take one while the program runs")
+    largest = max(snapshots, key=lambda one: one.reserved_bytes)
+    others = [str(one.device) for one in snapshots if one is not largest]
+    said = (f"devices that hold less were left out: {', '.join(others)}",) if others else ()
+    return Diagnosis(snapshot_analysis(source, snapshot_memory(largest), said), ())
+
+
 def _examine_file(found: FileSource, request: Request) -> Diagnosis:
+    if formats.format_of(found.source).kind == "snapshot":
+        return _examine_snapshot(found.source)
     trace = read(found.source, request)
     known = [] if trace.rank is None else [trace.rank]
     refuse_missing(shown(found.source), request.ranks, known, unknown=1 - len(known))
@@ -89,7 +103,9 @@ def _examine_file(found: FileSource, request: Request) -> Diagnosis:
 def _of_trace(trace: Trace, name: str, kind: Any, request: Request) -> Diagnosis:
     source = Source(name, kind, request.device or trace.device.name, trace.device.kind, 1, None, {})
     roofs = choose_ceilings(trace.device, request.ceilings, request.device, on_device=trace.on_device)
-    beside = Beside(datasheet=roofs.datasheet, counters=_counters(request), warnings=roofs.warnings)
+    beside = Beside(
+        datasheet=roofs.datasheet, counters=_counters(request), warnings=roofs.warnings, preview=request.preview
+    )  # fmt: skip
     return diagnose(trace, source, roofs.ceilings, beside)
 
 
@@ -195,7 +211,8 @@ def _with_trace(run: Run, ranks: frozenset[int] | None) -> Run:
 def _examine_run(found: RunSource, request: Request) -> Diagnosis:
     run = _with_trace(found.run, request.ranks)
     path = trace_of(run)
-    trace, flows, said = split(read(path, request), _tensors_of(run, path))
+    parted = split(read(path, request), _tensors_of(run, path))
+    trace = parted.trace
     recorded = run.traces[0][0]  # the lowest rank with a trace: what was timed beside it counts, not rank 0's
     part = next(part for part in run.parts if part.rank == recorded)
     device = part.device or Device(kind="unknown", name="unknown device")
@@ -219,8 +236,9 @@ def _examine_run(found: RunSource, request: Request) -> Diagnosis:
         data_wait_s=mean_data_wait_s(part),
         datasheet=roofs.datasheet,
         counters=_counters(request),
-        warnings=(*run.warnings, *part.warnings, *roofs.warnings, *said),
-        recorded=flows,
+        warnings=(*run.warnings, *part.warnings, *roofs.warnings, *parted.warnings),
+        recorded=parted.makers,
+        resident=parted.resident,
     )
     diagnosis = diagnose(trace, source, roofs.ceilings, beside)
     return replace(diagnosis, analysis=_with_parts(diagnosis.analysis, run, request))

@@ -69,6 +69,14 @@ def length_before(a: Intervals, instants_ns: npt.ArrayLike) -> Times:
     return np.asarray(whole - np.where(begun > 0, np.maximum(over, 0), 0), np.int64)
 
 
+def covers(a: Intervals, instants_ns: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which instants lie in one of the intervals, [n]."""
+    instants = np.asarray(instants_ns, np.int64)
+    at = np.searchsorted(a.starts, instants, side="right") - 1
+    inside: npt.NDArray[np.bool_] = (at >= 0) & (instants < np.append(a.ends, 0)[at])
+    return inside
+
+
 def intersection(a: Intervals, b: Intervals) -> Intervals:
     """The instants covered by both."""
     return parted(a, b)[0]

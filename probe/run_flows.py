@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from probe.analyzers.memory.resident import Resident, recorded_residents
 from probe.analyzers.rules.flow import Recorded, recorded
 from probe.analyzers.rules.units import unit_runs
 from probe.errors import TraceError
@@ -15,21 +17,36 @@ from probe.readers.narrow import Selection, narrow
 from probe.trace import TENSORS_MARK, Trace
 
 
-def split(trace: Trace, tensors: Path | None) -> tuple[Trace, Recorded, tuple[str, ...]]:
-    """The trace without the step that was recorded for its tensors, the makers it showed, and warnings."""
+@dataclass(frozen=True)
+class Split:
+    """A trace without the step that was recorded for its tensors, and what that step showed.
+
+    makers: who made the operators' arguments. resident: what memory was there before it, by device, -1 for the host;
+    empty where allocations were not recorded.
+    """
+
+    trace: Trace
+    makers: Recorded = field(default_factory=dict)
+    resident: Mapping[int, Resident] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def split(trace: Trace, tensors: Path | None) -> Split:
+    """The trace in two: the steps that were timed, and what the step says that was recorded for its tensors."""
     marks = trace.annotations
     rows = np.flatnonzero(trace.named(lambda name: name == TENSORS_MARK)[marks.name] & ~marks.on_device)
     if not len(rows) or not len(trace.steps):
-        return trace, {}, ()
+        return Split(trace)
     timed = narrow(trace, Selection(steps=(int(trace.steps.number[0]), int(trace.steps.number[-1]))))
     timed = replace(timed, warnings=trace.warnings)  # that it is a part is our own doing
     if tensors is None:
-        return timed, {}, ()
+        return Split(timed)
     start, end = int(marks.start_ns[rows[0]]), int(marks.end_ns[rows[0]])
     try:
         joined = execution_trace.join(trace, execution_trace.read(tensors))
     except TraceError as error:
-        return timed, {}, (f"patterns were matched by sizes only: {error}",)
+        return Split(timed, warnings=(f"patterns were matched by sizes only: {error}",))
     inside = (trace.host_ops.start_ns >= start) & (trace.host_ops.start_ns < end)
     found = recorded(unit_runs(trace, np.where(inside, 0, -1).astype(np.int32)), joined)
-    return timed, found, tuple(f"{tensors.name}: {warning}" for warning in joined.warnings)
+    held = recorded_residents(trace, joined, (start, end)) if len(trace.allocations) else {}
+    return Split(timed, found, held, tuple(f"{tensors.name}: {warning}" for warning in joined.warnings))

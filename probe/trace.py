@@ -24,6 +24,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 STEP_PREFIX = "ProfilerStep#"  # with which torch begins the name of a step's range, whatever tool records it
 TENSORS_MARK = "probe: tensors of one step"  # the range of the step that was recorded for its tensors, not for its time
+MODULE_PREFIX = "probe.module:"  # the start of a range that names the module whose forward pass it is
 _STEP = re.compile(rf"{STEP_PREFIX}(\d{{1,17}})")
 
 Dims: TypeAlias = tuple[Any, ...]  # of one argument: (2, 3), or ((2, 3), (4,)) for a list of tensors, () for others
@@ -181,6 +182,46 @@ class Collectives(Table):
 
 
 @dataclass(frozen=True, eq=False)
+class Allocations(Table):
+    """Memory that a framework's allocator handed out or took back, in order of time."""
+
+    at_ns: Int64s
+    address: Int64s  # -1 where not recorded
+    bytes: Int64s  # negative for what was given back
+    allocated_bytes: Int64s  # handed out in all, afterwards; -1 where not recorded
+    reserved_bytes: Int64s  # held from the driver in all, afterwards; -1 where not recorded
+    device: Int32s  # -1 for the host
+    thread: Int32s
+    op: Int32s  # row of the host operator during which it happened, -1 for none
+
+
+def no_allocations() -> Allocations:
+    """The table without rows."""
+    wide, narrow = np.empty(0, np.int64), np.empty(0, np.int32)
+    return Allocations(wide, wide, wide, wide, wide, narrow, narrow, narrow)
+
+
+@dataclass(frozen=True, eq=False)
+class Frames(Table):
+    """Calls of modules and of Python functions outside torch, sorted by thread and start; callers before callees.
+
+    Names are those of the profiler: "nn.Module: Linear_3", "train.py(82): train_step".
+    """
+
+    name: Int32s  # into Trace.names
+    thread: Int32s
+    start_ns: Int64s
+    end_ns: Int64s
+    parent: Int32s  # row of the innermost enclosing frame that is kept, -1 for none
+
+
+def no_frames() -> Frames:
+    """The table without rows."""
+    wide, narrow = np.empty(0, np.int64), np.empty(0, np.int32)
+    return Frames(narrow, narrow, wide, wide, narrow)
+
+
+@dataclass(frozen=True, eq=False)
 class Steps(Table):
     """Recorded training or inference steps in order of time."""
 
@@ -238,6 +279,9 @@ class Trace:
     with_stacks: bool = False
     quality: Quality = field(default_factory=Quality)
     warnings: tuple[str, ...] = ()
+    window_ns: tuple[int, int] | None = None  # [start, end) of the part chosen; rows that reach into it stay whole
+    allocations: Allocations = field(default_factory=no_allocations)
+    frames: Frames = field(default_factory=no_frames)
 
     @property
     def span_ns(self) -> tuple[int, int]:

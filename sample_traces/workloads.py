@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 def transformer_step(device: str) -> Iterator[dict[str, Any]]:
-    """Training steps of a two-layer language model: 4 × 128 tokens, width 256, AdamW in a Python loop."""
+    """Training steps of a two-layer language model: 2 × 512 tokens, width 256, AdamW in a Python loop."""
     vocabulary, width = 1000, 256
     model = nn.Sequential(
         nn.Embedding(vocabulary, width), Block(width, 4), Block(width, 4), nn.LayerNorm(width),
@@ -45,12 +45,12 @@ def transformer_step(device: str) -> Iterator[dict[str, Any]]:
     ).to(device)  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, foreach=False, fused=False)
     while True:
-        tokens = torch.randint(vocabulary, (4, 129), device=device)
+        tokens = torch.randint(vocabulary, (2, 513), device=device)
         loss = functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        yield {"samples": 4, "tokens": 512}
+        yield {"samples": 2, "tokens": 1024}
 
 
 class Residual(nn.Module):

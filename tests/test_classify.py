@@ -2,10 +2,13 @@
 
 import pytest
 
-from probe.analyzers.classify import Class, Machine, classify, is_strided
+from probe.analyzers.classify import Class, Machine, classify
 from probe.analyzers.cost_models import Cost
+from probe.analyzers.kernel_evidence import KernelRuns
 from probe.analyzers.roofline import place
-from probe.device import Ceilings, Level
+from probe.analyzers.shown_rates import ShownRates
+from probe.analyzers.strides import is_strided
+from probe.device import Ceilings, Device, Level
 from probe.trace import LaunchShape, Signature
 
 CPU = Ceilings(
@@ -22,9 +25,19 @@ def on_cpu(cost: Cost, time_s: float, signature: Signature | None = None) -> Cla
     return classify(cost, place(cost, CPU), time_s, Machine(CPU, 2e-6, False), signature=signature)
 
 
-def on_gpu(cost: Cost, time_s: float, shape: LaunchShape | None = None, tf32: bool = False) -> Class:
-    machine = Machine(GPU, 2e-6, True, sm_count=132)
-    return classify(cost, place(cost, GPU, tf32=tf32), time_s, machine, shape=shape)
+UNKNOWN_GPU = Ceilings("assumed", "gpu", launch_s=2.5e-6)
+H100 = Device("cuda", "H100", compute_capability="9.0", sm_count=132)
+WIDE = LaunchShape((9000, 1, 1), (128, 1, 1), 32, 0)  # many waves at full occupancy
+
+
+def on_gpu(
+    cost: Cost, time_s: float, shape: LaunchShape | None = None, *, tf32: bool = False, name: str = "k",
+    signature: Signature | None = None, ceilings: Ceilings = GPU, shown: ShownRates | None = None,
+) -> Class:  # fmt: skip
+    """The class of one call of one kernel on a GPU of 132 SMs."""
+    machine = Machine(ceilings, 2e-6, True, device=H100, shown=shown or ShownRates())
+    runs = (KernelRuns(name, shape, 1, time_s),)
+    return classify(cost, place(cost, ceilings, tf32=tf32), time_s, machine, runs=runs, signature=signature)
 
 
 MATMUL = Cost(2e9, 12e6, "matmul", "float32")
@@ -70,24 +83,107 @@ def test_on_a_gpu(cost: Cost, time_s: float, bound: str) -> None:
     assert on_gpu(cost, time_s).bound == bound
 
 
-def test_latency_needs_evidence_from_the_launch() -> None:
-    slow = Cost(1e9, 1e7, "attention", "bfloat16")
-    assert on_gpu(slow, 1e-3, LaunchShape((16, 1, 1), (128, 1, 1))).limiter == "low-occupancy"
-    assert (
-        on_gpu(slow, 1e-3, LaunchShape((900, 1, 1), (128, 1, 1), theoretical_occupancy_fraction=0.12)).bound
-        == "latency"
-    )
-    assert (
-        on_gpu(slow, 1e-3, LaunchShape((900, 1, 1), (128, 1, 1), theoretical_occupancy_fraction=0.8)).bound == "unknown"
-    )
-    assert on_gpu(slow, 1e-3, LaunchShape((), ())).bound == "unknown"
+SLOW = Cost(1e9, 1e7, "attention", "bfloat16")
 
 
-def test_tf32_kernels_meet_the_tf32_roof() -> None:
-    product = Cost(2e12, 1e8, "matmul", "float32")
-    assert "tf32" in " ".join(on_gpu(product, 8e-3, tf32=True).evidence)
-    assert on_gpu(product, 8e-3, tf32=True).limiter == "tensor-core"
-    assert on_gpu(product, 40e-3).limiter == "fp32"
+@pytest.mark.parametrize(
+    ("shape", "limiter"),
+    [
+        (LaunchShape((16, 1, 1), (128, 1, 1)), "low-occupancy"),  # fewer blocks than SMs
+        (LaunchShape((900, 1, 1), (128, 1, 1), theoretical_occupancy_fraction=0.12), "low-occupancy"),
+        (LaunchShape((9000, 1, 1), (128, 1, 1), 255, 49152), "low-occupancy"),  # two blocks of four warps on an SM
+        (LaunchShape((140, 1, 1), (1024, 1, 1), 64, 0), "tail"),  # one block a time on each of 132 SMs: 2 waves
+        (LaunchShape((9000, 1, 1), (128, 1, 1), theoretical_occupancy_fraction=0.8), None),
+        (WIDE, None),
+        (LaunchShape((), ()), None),
+        (None, None),
+    ],
+)
+def test_latency_needs_evidence_from_the_launch(shape: LaunchShape | None, limiter: str | None) -> None:
+    found = on_gpu(SLOW, 1e-3, shape)
+    assert (found.bound, found.limiter) == ("latency" if limiter else "unknown", limiter)
+    assert found.evidence
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "limiter"),
+    [
+        ("void at::native::(anonymous namespace)::indexSelectLargeIndex<float>", "latency", "dependency"),
+        ("void cub::DeviceRadixSortOnesweepKernel<int>", "latency", "dependency"),
+        ("void at::native::(anonymous namespace)::CatArrayBatchedCopy<float, 4>", "latency", "strided-access"),
+        ("void cudnn::ops::nchwToNhwcKernel<float, float>", "memory", "copy"),
+        ("void at::native::(anonymous namespace)::CatArrayBatchedCopy_contig<float, 4>", "unknown", None),
+    ],
+)
+def test_names_of_kernels_are_evidence_far_below_the_roofs_only(name: str, bound: str, limiter: str | None) -> None:
+    found = on_gpu(SLOW, 1e-3, WIDE, name=name)
+    assert (found.bound, found.limiter) == (bound, limiter)
+    near = on_gpu(Cost(0, 3e9, "copy", "float32"), 2e-3, WIDE, name=name)
+    assert (near.bound, near.limiter) == ("memory", "dram")
+
+
+def test_strides_are_evidence_on_a_gpu() -> None:
+    apart = Signature(((64, 64),), ("float",), ((64, 128),))
+    assert on_gpu(SLOW, 1e-3, WIDE, signature=apart).limiter == "strided-access"
+
+
+def test_most_of_the_time_decides() -> None:
+    machine = Machine(GPU, 2e-6, True, device=H100)
+    few = LaunchShape((16, 1, 1), (128, 1, 1))
+    runs = (KernelRuns("a", few, 1, 4e-4), KernelRuns("b", WIDE, 1, 6e-4))
+    assert classify(SLOW, place(SLOW, GPU), 1e-3, machine, runs=runs).bound == "unknown"
+    found = classify(SLOW, place(SLOW, GPU), 1e-3, machine, runs=(runs[0], KernelRuns("b", WIDE, 1, 3e-4)))
+    assert found.limiter == "low-occupancy" and any(text.startswith("57% of its time") for text in found.evidence)
+
+
+def test_many_tiny_kernels_are_overhead_whatever_one_long_one_does() -> None:
+    machine = Machine(GPU, 2e-6, True, device=H100)
+    runs = (KernelRuns("tiny", WIDE, 100, 3e-4), KernelRuns("long", WIDE, 1, 2e-4))
+    found = classify(SLOW, place(SLOW, GPU), 5e-4, machine, runs=runs)
+    assert (found.bound, found.limiter) == ("overhead", "small-kernel")
+
+
+def test_a_copy_over_the_bus_is_not_held_against_memory() -> None:
+    machine = Machine(GPU, 2e-6, True, device=H100)
+    copy = Cost(0, 2e8, "copy", "float32")
+    found = classify(copy, place(copy, GPU), 1e-2, machine, copied_fraction=1.0)
+    assert (found.bound, found.limiter) == ("host", "copy")
+    assert "10 GB/s" in found.evidence[0]
+    short = classify(copy, place(copy, GPU), 3e-6, machine, copied_fraction=1.0)
+    assert (short.bound, short.limiter) == ("overhead", "copy")
+
+
+class TestAgainstTheFastest:
+    """Where nothing was measured, the fastest operators of the same trace stand for the roof."""
+
+    FASTEST = ShownRates(bytes_per_s=2e12, flops_per_s={"bfloat16": 400e12})
+    product = Cost(2e12, 1e8, "matmul", "bfloat16")  # 2.2 ms at the peak of 900, 5 ms at the rate shown
+
+    def test_close_to_them_is_close_to_the_roof(self) -> None:
+        found = on_gpu(self.product, 10e-3, WIDE, shown=self.FASTEST)
+        assert (found.bound, found.limiter) == ("compute", "tensor-core")
+        assert "50% of the fastest bfloat16 product in this trace" in found.evidence
+        assert on_gpu(self.product, 10e-3, WIDE).bound == "unknown"
+
+    def test_not_where_the_peak_is_much_further_away(self) -> None:
+        slow = ShownRates(bytes_per_s=2e12, flops_per_s={"bfloat16": 90e12})
+        assert on_gpu(self.product, 30e-3, WIDE, shown=slow).bound == "unknown"
+
+    def test_measured_ceilings_are_what_kernels_reach(self) -> None:
+        measured = Ceilings("measured", "gpu", GPU.dram_bytes_per_s, GPU.flops_per_s, GPU.launch_s)
+        assert on_gpu(self.product, 10e-3, WIDE, shown=self.FASTEST, ceilings=measured).bound == "unknown"
+
+    def test_of_an_unknown_device(self) -> None:
+        add = Cost(1e8, 1.2e9, "pointwise", "float32")  # 0.6 ms at the rate shown
+        found = on_gpu(add, 1e-3, WIDE, ceilings=UNKNOWN_GPU, shown=self.FASTEST)
+        assert (found.bound, found.limiter) == ("memory", "dram")
+        assert on_gpu(add, 1e-3, WIDE, ceilings=UNKNOWN_GPU).bound == "unknown"
+        far = on_gpu(add, 1e-2, WIDE, ceilings=UNKNOWN_GPU, shown=self.FASTEST, name="gather_kernel")
+        assert (far.bound, far.limiter) == ("latency", "dependency")
+
+    def test_arithmetic_on_vector_units_is_no_product(self) -> None:
+        busy = Cost(1e12, 1e9, "pointwise", "float32")  # 1000 FLOP/byte: not known to be bound by memory
+        assert on_gpu(busy, 1e-3, WIDE, ceilings=UNKNOWN_GPU, shown=self.FASTEST).bound == "unknown"
 
 
 def test_gaps_between_elements_are_strided_access() -> None:

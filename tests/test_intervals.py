@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.intervals import EMPTY, Intervals, clip, difference, intersection, length_before, union
+from probe.intervals import EMPTY, Intervals, clip, covers, difference, intersection, length_before, union
 
 pairs = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=12)
 
@@ -57,3 +57,9 @@ def test_nothing() -> None:
     assert len(union([], [])) == 0
     assert len(difference(EMPTY, EMPTY)) == 0
     assert np.array_equal(intersection(build([(1, 3)]), EMPTY).starts, [])
+
+
+@given(pairs, st.lists(st.integers(-2, 45)))
+def test_covers(a: list[tuple[int, int]], at: list[int]) -> None:
+    inside = instants(a)
+    assert covers(build(a), at).tolist() == [i in inside for i in at]

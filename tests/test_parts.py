@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 import probe
 from probe.analysis import PARTS, Bound
 from probe.analyzers.op_table import group_operators
-from probe.analyzers.parts import exclusive, partition, recording_shares, without_profiler
-from probe.analyzers.steps import recorded_steps
+from probe.analyzers.parts import partition
+from probe.analyzers.steps import busy_fraction, cut_by_device, recorded_steps
+from probe.analyzers.timeline.device import exposed_s
+from probe.analyzers.timeline.pieces import exclusive
+from probe.analyzers.timeline.profiler_time import recording_shares, without_profiler
 from probe.readers.kineto import read
 from probe.trace import Trace
 
@@ -27,6 +30,16 @@ def parts(trace: Trace, bounds: dict[str, Bound]) -> dict[str, float]:
     return {part: round(float(table.of(part)[0]) * 1e6, 3) for part in PARTS if table.of(part)[0]}
 
 
+def idle(trace: Trace, bounds: dict[str, Bound] | None = None) -> dict[str, float]:
+    """Microseconds in which nothing runs, by cause, per step."""
+    marks = recorded_steps(trace)
+    groups = group_operators(trace, marks)
+    known = tuple((bounds or {}).get(n, "unknown") for n in groups.name)
+    table = partition(trace, cut_by_device(trace, marks), groups, known, DISPATCH_S)
+    means = {part: float(table.of(part).mean()) for part in PARTS}
+    return {cause: round(s * 1e6, 3) for cause, s in table.idle_s(means).items() if s}
+
+
 def test_a_cpu_step_is_its_operators_and_the_gaps_between_them(tmp_path: Path) -> None:
     events = [step(1, 0, 200), op("big", 10, 50), op("inner", 20, 10), op("small", 65, 5), op("late", 150, 20)]
     found = parts(read(write(tmp_path, events)), {"big": "memory", "inner": "compute", "small": "overhead"})
@@ -35,8 +48,9 @@ def test_a_cpu_step_is_its_operators_and_the_gaps_between_them(tmp_path: Path) -
 
 
 def test_other_threads_do_not_count_on_a_cpu(tmp_path: Path) -> None:
-    events = [step(1, 0, 100), op("main", 0, 100), op("worker", 10, 50, tid=2)]
-    assert parts(read(write(tmp_path, events)), {"main": "compute", "worker": "memory"}) == {"compute": 100}
+    events = [step(1, 0, 100), op("aten::main", 0, 100), op("aten::worker", 10, 50, tid=2)]
+    found = parts(read(write(tmp_path, events)), {"aten::main": "compute", "aten::worker": "memory"})
+    assert found == {"compute": 100}
 
 
 def test_the_wait_for_the_loader_is_the_host_whatever_runs_in_it(tmp_path: Path) -> None:
@@ -94,6 +108,99 @@ def test_work_of_an_earlier_step_takes_the_class_of_its_name(tmp_path: Path) -> 
     ]
     found = parts(read(write(tmp_path, events, deviceProperties=GPU)), {"aten::mm": "compute"})
     assert found["compute"] == 90
+
+
+def test_why_the_device_is_idle(tmp_path: Path) -> None:
+    """One step with each cause, one after another."""
+    loader = event("user_annotation", "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__", 0, 100)
+    events = [
+        step(1, 0, 3000),
+        loader,
+        op("aten::add", 100, 20),
+        launch(1, 110, 5),
+        kernel("add", 118, 82, 1),  # 100-118: dispatching and launching
+        launch(2, 130, 5),
+        kernel("mul", 203, 97, 2),  # 200-203: the queue held it
+        launch(3, 140, 170, name="cudaStreamSynchronize"),  # 300-310, and what is dispatched after it
+        op("aten::mul", 312, 8),
+        launch(4, 315, 3),
+        kernel("mul", 322, 78, 4),
+        op("aten::empty", 390, 60),
+        launch(5, 400, 50, name="cudaMalloc"),
+        op("aten::sort", 460, 540),  # computes on the host, and launches nothing
+        launch(6, 1500, 5),  # 1000-1500: Python
+        kernel("add", 1510, 90, 6),
+    ]
+    trace = read(write(tmp_path, events, deviceProperties=GPU))
+    assert idle(trace) == {
+        "loader": 100,
+        "launch": 18 + 10 + 10,  # the pause after cudaMalloc, and the launch of the last kernel
+        "queue": 3,
+        "sync": 22,
+        "allocator": 50,
+        "operators": 540,
+        "python": 500,
+        "end_of_step": 1400,
+    }
+    busy = 82 + 97 + 78 + 90
+    assert sum(idle(trace).values()) == pytest.approx(3000 - busy)
+
+
+def test_what_starts_much_later_than_its_launch_has_no_known_cause(tmp_path: Path) -> None:
+    events = [step(1, 0, 5000), launch(1, 0, 10), kernel("add", 4900, 100, 1)]
+    trace = read(write(tmp_path, events, deviceProperties=GPU))
+    assert parts(trace, {"add": "memory"})["idle"] == 4890
+    assert idle(trace) == {"launch": 10, "queue": 4890}
+
+
+def test_a_watchdog_that_polls_is_no_cause(tmp_path: Path) -> None:
+    """Another thread's cudaEventQuery does not make a device idle that waits for Python."""
+    events = [step(1, 0, 1000), launch(1, 0, 5), kernel("add", 5, 95, 1), launch(2, 900, 5), kernel("add", 910, 90, 2)]
+    polling = [launch(100 + n, 100 + 10 * n, 9, name="cudaEventQuery", tid=5) for n in range(80)]
+    assert idle(read(write(tmp_path, events + polling, deviceProperties=GPU)))["python"] == 800
+
+
+def test_a_cpu_steps_pauses_have_causes(tmp_path: Path) -> None:
+    events = [step(1, 0, 500), op("aten::mm", 5, 95), op("aten::add", 103, 97), op("aten::mul", 300, 50)]
+    assert idle(read(write(tmp_path, events))) == {"launch": 5 + 3, "python": 100, "end_of_step": 150}
+
+
+def test_a_workers_operators_count_where_the_main_thread_waits(tmp_path: Path) -> None:
+    """Autograd's thread works while the main thread is in backward()."""
+    events = [step(1, 0, 100), op("aten::fwd", 0, 30), op("aten::bwd", 32, 58, tid=2), op("aten::opt", 92, 8)]
+    bounds: dict[str, Bound] = {"aten::fwd": "compute", "aten::bwd": "memory", "aten::opt": "memory"}
+    assert parts(read(write(tmp_path, events)), bounds) == {"compute": 30, "memory": 66, "overhead": 4}
+
+
+def test_communication_behind_computation_has_nothing_to_gain(tmp_path: Path) -> None:
+    """A collective of 60 µs of which 20 µs are alone on the device."""
+    events = [
+        step(1, 0, 200),
+        op("aten::mm", 0, 5),
+        launch(1, 1),
+        kernel("gemm", 10, 100, 1),
+        op("record_param_comms", 6, 5),
+        launch(2, 7),
+        kernel("ncclDevKernel_AllReduce", 70, 60, 2, stream=9),
+    ]
+    trace = read(write(tmp_path, events, deviceProperties=GPU))
+    marks = recorded_steps(trace)
+    groups = group_operators(trace, marks)
+    found = dict(zip(groups.name, exposed_s(trace, groups, marks).tolist(), strict=True))
+    assert found["record_param_comms"] == pytest.approx(20e-6)
+    assert np.isnan(found["aten::mm"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30), st.integers(1, 2)), min_size=1, max_size=20))
+def test_idle_time_adds_up_for_any_device_work(tmp_path_factory, spans) -> None:  # type: ignore[no-untyped-def]
+    events = [step(1, 5, 50), op("aten::o", 0, 30)]
+    events += [launch(n, s, d + 1) for n, (s, d, _) in enumerate(spans)]
+    events += [kernel("k", s + 2, d, n, stream=t) for n, (s, d, t) in enumerate(spans)]
+    trace = read(write(tmp_path_factory.mktemp("idle"), events, deviceProperties=GPU))
+    steps = cut_by_device(trace, recorded_steps(trace))
+    busy = busy_fraction(trace, steps) or 0.0
+    assert sum(idle(trace).values()) == pytest.approx((1 - busy) * float(steps.duration_ns.mean()) / 1e3, abs=0.01)
 
 
 @settings(max_examples=60, deadline=None)
@@ -158,3 +265,6 @@ def test_parts_add_up_on_every_real_trace(foreign_traces: Path) -> None:
         for part in PARTS:
             low, high = analysis.time_interval_s[part] or (0.0, 0.0)
             assert low - 1e-12 <= (analysis.time_s[part] or 0.0) <= high + 1e-12, (path, part)
+        idle_s = sum(analysis.idle_s.values())
+        busy = analysis.utilisation.device_busy_fraction or 0.0
+        assert idle_s == pytest.approx((1 - busy) * (analysis.time_s["step"] or 0.0), rel=1e-3, abs=1e-9), path

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from probe.device import Cache, Device
 from probe.trace import (
+    Allocations,
     Annotations,
     CollectiveCall,
     Collectives,
     DeviceWork,
+    Frames,
     GeneratedKernel,
     HostOps,
     LaunchShape,
@@ -95,6 +97,23 @@ def collectives(rows: list[tuple[int, int]]) -> Collectives:
     return Collectives(call=ints([0] * n), op=ints(op), kernel=ints(kernel), sequence=np.arange(n))
 
 
+def allocations(rows: list[tuple[int, int, int, int]], base: int = 1000, device: int = 0) -> Allocations:
+    """Memory taken and given back, from (time, address, bytes, operator), with `base` bytes there before."""
+    at, address, size, op = np.array(rows, np.int64).reshape(-1, 4).T
+    n, level = len(rows), base + np.cumsum(size)
+    return Allocations(
+        at_ns=at, address=address, bytes=size, allocated_bytes=level, reserved_bytes=np.full(n, 4096),
+        device=ints([device] * n), thread=ints([0] * n), op=ints(op),
+    )  # fmt: skip
+
+
+def frames(rows: list[tuple[int, int, int]]) -> Frames:
+    """Python frames on thread 0 from (start, end, parent), callers first."""
+    start, end, parent = np.array(rows, np.int64).reshape(-1, 3).T
+    n = len(rows)
+    return Frames(name=ints([1] * n), thread=ints([0] * n), start_ns=start, end_ns=end, parent=ints(parent))
+
+
 def trace(**tables: Any) -> Trace:
     """A trace that fills every field; tables given by name replace the empty ones."""
     filled = Trace(
@@ -140,6 +159,10 @@ def busy() -> Trace:
         annotations=annotations([(0, 21), (21, 39), (39, 60)]),
         steps=steps([(3, 0, 21), (4, 21, 39), (7, 39, 60)]),
         collectives=collectives([(3, 2), (4, -1)]),
+        allocations=allocations(
+            [(1, 7, 64, 0), (3, 8, 32, 1), (9, 8, -32, 1), (23, 9, 16, 3), (41, 7, -64, -1), (43, 9, -16, 4)]
+        ),
+        frames=frames([(0, 60, -1), (1, 21, 0), (22, 31, 0)]),
     )
 
 

@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from probe.analyzers.rules import attention, host, normalisation, optimizer, pointwise
+from probe.analyzers.rules import (
+    allocator,
+    attention,
+    communication,
+    compile_time,
+    convolution,
+    copies,
+    debug,
+    embedding,
+    experts,
+    full_queue,
+    gated,
+    gemm,
+    gradients,
+    host,
+    inference,
+    kernel_shape,
+    layout,
+    loader,
+    loops,
+    losses,
+    memory,
+    normalisation,
+    optimizer,
+    packing,
+    pauses,
+    pointwise,
+    precision,
+    recompute,
+    rope,
+    scatter,
+    serving,
+    sync,
+    transfers,
+    weight_copies,
+)
 from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.order import order
 from probe.analyzers.rules.rule import NEEDS, Need, Rule
 from probe.findings import Finding
 from probe.sites import Site
@@ -17,8 +53,14 @@ LEAST_FRACTION = 0.005  # of the step: below it a change is not worth a line
 ONLY_WHERE_IT_APPLIES = frozenset({"device work", "launches", "collectives"})
 
 # In the order in which they may claim operators.
-MODULES = (attention, normalisation, optimizer, host, pointwise)
+MODULES = (
+    attention, losses, normalisation, rope, gated, experts, embedding, optimizer, gradients, weight_copies,
+    debug, loader, transfers, sync, loops, convolution, gemm, packing, layout, precision, scatter, recompute, serving,
+    inference, kernel_shape, copies, compile_time, allocator, memory, pauses, communication,
+    full_queue, host, pointwise,
+)  # fmt: skip
 RULES: tuple[Rule, ...] = tuple(rule for module in MODULES for rule in module.RULES)
+HOST_CODES = frozenset(rule.code for rule in RULES if rule.about == "host")
 
 
 @dataclass(frozen=True)
@@ -27,6 +69,7 @@ class Found:
 
     finding: Finding
     site: Site | None
+    rows: tuple[int, ...] = ()  # of Trace.host_ops
 
 
 def findings(context: Context, index_of_group: dict[int, int], *, preview: bool = False) -> tuple[Found, ...]:
@@ -43,9 +86,11 @@ def findings(context: Context, index_of_group: dict[int, int], *, preview: bool 
             if not rule.shares and context.claimed.intersection(match.rows):
                 continue
             context.claimed.update(match.rows)
+            rows = () if rule.about == "host" else match.rows  # waits and pauses are no operator's time
+            match = replace(match, saving_s=context.shortens_s(match.saving_s, rows))
             if match.saving_s is None or match.saving_s >= LEAST_FRACTION * context.step_s:
-                found.append(Found(_finding(rule, match, context, index_of_group), match.site))
-    return tuple(sorted(found, key=_order))
+                found.append(Found(_finding(rule, match, context, index_of_group), match.site, match.rows))
+    return tuple(found[i] for i in order([f.finding for f in found], context.parts, HOST_CODES))
 
 
 def asked(context: Context, *, preview: bool) -> list[Rule]:
@@ -58,7 +103,7 @@ def unasked(context: Context, *, preview: bool) -> Iterator[str]:
     for need, remedy in NEEDS.items():
         codes = [r.code for r in RULES if need in r.needs and (preview or not r.preview)]
         if codes and need not in ONLY_WHERE_IT_APPLIES and missing(need, context):
-            yield f"not looked for, because it needs {remedy}: {', '.join(codes)}"
+            yield f"not looked for, because it needs {remedy}: {', '.join(sorted(codes))}"
 
 
 def missing(need: Need, context: Context) -> bool:
@@ -74,12 +119,6 @@ def missing(need: Need, context: Context) -> bool:
         "graph": False,
     }
     return not there[need]
-
-
-def _order(found: Found) -> tuple[bool, float, float]:
-    """Most time saved first, then most memory."""
-    finding = found.finding
-    return finding.saving_s is None, -(finding.saving_s or 0.0), -(finding.saving_bytes or 0)
 
 
 def _finding(rule: Rule, match: Match, context: Context, index_of_group: dict[int, int]) -> Finding:

@@ -12,11 +12,14 @@ from probe.analysis import Bound
 from probe.analyzers.call_tree import with_callees
 from probe.analyzers.classify import Machine
 from probe.analyzers.cost_models import Cost
+from probe.analyzers.kernel_evidence import KernelRuns, runs_of_groups
+from probe.analyzers.memory.use import MemoryUse
 from probe.analyzers.op_table import OpGroups
 from probe.analyzers.rules.flow import Flow, Recorded, Tier, by_sizes, spelling
 from probe.analyzers.rules.patterns import Match as Place
 from probe.analyzers.rules.patterns import Pattern, matches
 from probe.analyzers.rules.units import Unit, unit_runs
+from probe.analyzers.what_if import WhatIf
 from probe.sites import Site
 from probe.trace import Int64s, Steps, Trace
 
@@ -35,6 +38,8 @@ class Context:
     parts: dict[str, float]  # its mean seconds per part
     data_wait_s: float | None = None  # mean wait for data per step, where the session measured it
     recorded: Recorded = field(default_factory=dict)  # makers of arguments, of the runs for which they were recorded
+    memory: MemoryUse | None = None  # blocks and levels, where allocations were recorded
+    what_if: WhatIf | None = None  # how much shorter the step gets
     claimed: set[int] = field(default_factory=set)  # operators that belong to findings already made; grows
 
     @cached_property
@@ -62,6 +67,11 @@ class Context:
         """Where `pattern` holds in any run, in order of time, without units that are claimed."""
         for flow in self.flows:
             yield from matches(flow, pattern, self.claimed)
+
+    @cached_property
+    def kernel_runs(self) -> dict[int, tuple[KernelRuns, ...]]:
+        """The kernels of each group that launched any, by name and launch shape."""
+        return runs_of_groups(self.trace, self.groups.of_kernel)
 
     @cached_property
     def spent_ns(self) -> Int64s:
@@ -100,6 +110,21 @@ class Context:
     def seconds(self, rows: list[int]) -> float:
         """Time of the given operators with all they call, per step."""
         return float(self.spent_ns[rows].sum()) / 1e9 / len(self.steps) if rows else 0.0
+
+    def shortens_s(self, saving_s: float | None, rows: tuple[int, ...]) -> float | None:
+        """What of a saving in these operators shortens the step: on a device others may run meanwhile."""
+        if saving_s is None:
+            return None
+        if self.what_if is not None and self.trace.on_device and rows:
+            saving_s = self.what_if.cap(saving_s, rows, self.seconds(list(rows))) or 0.0
+        if rows:  # their time was recorded under the profiler, the step's is that of one without
+            saving_s *= min(1.0, self.step_s / self.recorded_s) if self.recorded_s > 0 else 1.0
+        return min(saving_s, self.step_s)
+
+    @cached_property
+    def recorded_s(self) -> float:
+        """Mean seconds of a step as it was recorded."""
+        return float(self.steps.duration_ns.mean()) / 1e9 if len(self.steps) else 0.0
 
     def roof_s(self, size_bytes: float) -> float | None:
         """Least time to move that many bytes from and to memory; None where the bandwidth is not known."""

@@ -9,7 +9,7 @@ them. The recorded module (a graph) knows its edges as an execution trace does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
@@ -42,6 +42,8 @@ class Flow:
     units: Sequence[Unit]
     arguments: tuple[tuple[Argument, ...], ...]  # per unit, tensor arguments only
     tier: Tier
+    maker_names: dict[tuple[int, int], frozenset[str]] = field(default_factory=dict)  # kept by the patterns
+    effort: list[int] = field(default_factory=lambda: [0])  # what a search may still spend
 
     def readers(self, index: int) -> list[int]:
         """The units that may read the result of unit `index`."""
@@ -121,7 +123,7 @@ def _known(uses: TensorUses, row: int, unit: Unit, written: Mapping[int, int]) -
     if size and isinstance(size[0], tuple):
         size = size[item] if item < len(size) else ()
     makers = (written[storage],) if storage in written else ()
-    return Argument(makers, size, ("storage", storage, int(uses.offset[row])))
+    return Argument(makers, size, ("storage", storage, int(uses.offset[row]), *makers))
 
 
 def result_size(unit: Unit) -> Dims | None:
@@ -134,7 +136,11 @@ def result_size(unit: Unit) -> Dims | None:
     if unit.name in POINTWISE or unit.name in ("where", "masked_fill"):
         return _broadcast(sizes)
     if unit.name in REDUCING:
-        return None
+        return _reduced(unit, sizes[0])
+    if unit.name in ("cat", "stack"):
+        return _joined(unit, sizes)
+    if unit.name == "convolution":
+        return _convolved(unit, sizes)
     if unit.name == "embedding" and len(sizes) > 1:
         return (*sizes[1], sizes[0][-1])
     if unit.name in SAME or unit.name in {name.strip("_") for name in COPY}:
@@ -148,6 +154,7 @@ REDUCING = frozenset("sum mean var std amax amin max min argmax norm linalg_vect
 SAME = frozenset(
     "_softmax _log_softmax _safe_softmax _softmax_backward_data _log_softmax_backward_data native_dropout dropout "
     "native_dropout_backward native_layer_norm native_batch_norm native_group_norm bernoulli tril triu rms_norm "
+    "cudnn_batch_norm miopen_batch_norm "
     "_fused_rms_norm cumsum sort scaled_dot_product_attention".split()
 )
 
@@ -158,6 +165,47 @@ def _product(name: str, sizes: list[Dims]) -> Dims | None:
     if len(sizes) < at + 2 or len(sizes[at]) < 2:
         return None
     return (*sizes[at][:-1], *sizes[at + 1][-1:]) if name not in ("mv", "addmv") else sizes[at][:-1]
+
+
+def _reduced(unit: Unit, size: Dims) -> Dims | None:
+    """Sizes after a reduction whose dimensions were recorded as a list, kept or not as the last truth value says."""
+    scalars = unit.signature.scalars if unit.signature else ()
+    listed = next((text for text in scalars if text.startswith("[") and text != "[]"), None)
+    truths = [text for text in scalars if text in ("True", "False")]
+    if listed is None or not truths:
+        return None
+    gone = {int(text) % len(size) for text in listed.strip("[]").split(",")} if size else set()
+    kept = truths[-1] == "True"
+    return tuple(1 if at in gone else n for at, n in enumerate(size) if kept or at not in gone)
+
+
+def _convolved(unit: Unit, sizes: list[Dims]) -> Dims | None:
+    """Sizes after a convolution whose stride, padding and dilation were recorded; None for a transposed one."""
+    scalars = unit.signature.scalars if unit.signature else ()
+    if len(scalars) < 7 or scalars[6] != "False" or len(sizes) < 2:
+        return None
+    x, weight = sizes[:2]
+    stride, padding, dilation = ([int(n) for n in text.strip("[]").split(",") if n.strip()] for text in scalars[3:6])
+    rank = len(weight) - 2
+    if len(x) != len(weight) or not len(stride) == len(padding) == len(dilation) == rank:
+        return None
+    image = (
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(x[2:], weight[2:], stride, padding, dilation, strict=True)
+    )
+    return (x[0], weight[0], *image)
+
+
+def _joined(unit: Unit, sizes: list[Dims]) -> Dims | None:
+    """Sizes of what is joined along a recorded dimension, or stacked along a new one."""
+    scalars = unit.signature.scalars if unit.signature else ()
+    if len(scalars) < 2 or not scalars[1].lstrip("-").isdigit() or len({len(size) for size in sizes}) > 1:
+        return None
+    rank = len(sizes[0]) + (unit.name == "stack")
+    at = int(scalars[1]) % rank if rank else 0
+    if unit.name == "stack":
+        return (*sizes[0][:at], len(sizes), *sizes[0][at:])
+    return (*sizes[0][:at], sum(size[at] for size in sizes), *sizes[0][at + 1 :])
 
 
 def _broadcast(sizes: list[Dims]) -> Dims:

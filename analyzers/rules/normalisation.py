@@ -1,123 +1,231 @@
-"""F04: RMSNorm written out by hand, seven or eight passes over the activations where two would do."""
+"""F03, F04, F05: normalisations in more passes over the activations than they need."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 
-from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32
-from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.context import Context, Match, times
+from probe.analyzers.rules.continued import places, taken
+from probe.analyzers.rules.flow import Flow
+from probe.analyzers.rules.ledger import Account, Ledger, array_bytes, element, scalars, spelled
+from probe.analyzers.rules.norm_patterns import (
+    AFFINE,
+    FUSED_NORMS,
+    by_length,
+    is_array,
+    layer_norm,
+    rms_norm,
+    wide_or_as_it_is,
+)
+from probe.analyzers.rules.patterns import Match as Place
+from probe.analyzers.rules.patterns import matches, op, value
 from probe.analyzers.rules.rule import Example, Rule
-from probe.analyzers.rules.units import Unit, places
+from probe.analyzers.rules.units import Unit
 from probe.units import format_bytes, format_time
 
-CASTS = frozenset({"to_copy", "copy", "to", "clone"})
-# Square, mean, epsilon, inverse root, scale; with several spellings of each step.
-STAGES = (
-    frozenset({"pow", "square", "mul"}),
-    frozenset({"mean"}),
-    frozenset({"add"}),
-    frozenset({"rsqrt", "sqrt"}),
-    frozenset({"mul", "div"}),
-)
+RMS_NORM = wide_or_as_it_is(lambda x: rms_norm(x) | by_length(x))
+LAYER_NORM = wide_or_as_it_is(layer_norm)
+SUM = op("add", value("a", is_array), value("b", is_array), name="sum")
+SUMMED_NORM = op(FUSED_NORMS, SUM) | rms_norm(SUM) | layer_norm(SUM)
+
+Size = tuple[int, ...]
 
 
-def find(context: Context) -> Iterator[Match]:
-    """One match per size; all layers and steps together."""
-    sites: dict[tuple[int, ...], list[list[Unit]]] = defaultdict(list)
-    for found in places(context.runs, _scan):
-        sites[found[0].size].append(found)
-    for size, same in sites.items():
-        match = _match(context, size, same)
-        if match is not None:
-            yield match
+@dataclass(frozen=True)
+class _Axes:
+    """Over which dimensions a norm runs: the last ones, the channels of an image, or others."""
+
+    last: int = 0  # how many of the last
+    channels: bool = False
 
 
-def _scan(run: list[Unit]) -> Iterator[tuple[int, int]]:
-    at = 0
-    while at < len(run):
-        found = _from(run, at) if run[at].name in STAGES[0] else []
-        if found:
-            yield at, at + len(found)
-        at += len(found) or 1
+def rms_norms(context: Context) -> Iterator[Match]:
+    """F04: one match per size; all layers and steps together."""
+    found = (place for place in places(context, RMS_NORM, AFFINE) if not _is_length(place))
+    for (size, axes), account in _accounts(context, found):
+        if axes.last or axes.channels:
+            yield _written_out(context, size, axes, account, "RMSNorm", "rms_norm")
 
 
-def _from(run: list[Unit], at: int) -> list[Unit]:
-    """The units of an RMSNorm that begins at `at`; empty where none does."""
-    size = run[at].size
-    found: list[Unit] = []
-    stage = 0
-    for unit in run[at : at + 12]:
-        if stage < len(STAGES) and unit.name in STAGES[stage] and _fits(stage, unit, size):
-            found.append(unit)
-            stage += 1
-        elif unit.name in CASTS and found:
-            found.append(unit)
-        elif stage == len(STAGES) and unit.name == "mul" and unit.size == size:
-            return [*found, unit]  # the weight
-        else:
-            break
-    return found if stage == len(STAGES) else []
+def layer_norms(context: Context) -> Iterator[Match]:
+    """F05: one match per size; all layers and steps together."""
+    for (size, axes), account in _accounts(context, places(context, LAYER_NORM, AFFINE)):
+        if axes.last or axes.channels:
+            yield _written_out(context, size, axes, account, "LayerNorm", "layer_norm")
 
 
-def _fits(stage: int, unit: Unit, size: tuple[int, ...]) -> bool:
-    """Full-size tensors in the first, second and last stage; one value a row between."""
-    if len(size) < 2:
-        return False
-    if stage == 0 and unit.name == "mul":  # x * x, not just any product
-        return len(unit.dims) >= 2 and unit.dims[0] == unit.dims[1] == size
-    if stage in (0, 1, 4):
-        return unit.size == size
-    return unit.numel == prod(size[:-1])
+def _is_length(place: Place) -> bool:
+    """Whether it is divided by its length only, without a weight: a unit vector is wanted."""
+    divided = place.named["mean of squares"].name in ("linalg_vector_norm", "norm")
+    return divided and not any(unit.name == "mul" and _has_weight(unit) for unit in place.units)
 
 
-def _match(context: Context, size: tuple[int, ...], same: list[list[Unit]]) -> Match | None:
-    rows = [u.row for found in same for u in found]
-    backward = context.backward_rows(rows)
-    spent_s = context.seconds(rows) + context.seconds(backward)
-    dtype = next(iter(same[0][0].signature.dtypes), "") if same[0][0].signature else ""
-    element = ELEMENT_TYPES.get(dtype)
-    array = prod(size) * (element or FLOAT32).itemsize
-    calls = len(same) / len(context.steps)
-    once_s = context.roof_s(array * (2 + (5 if backward else 0)))  # x and y; dy, x, dx and the weight's sums
-    if once_s is None:
-        return None
-    on_cpu = not context.trace.on_device
+def _has_weight(unit: Unit) -> bool:
+    """Whether an argument is a vector."""
+    return any(sum(n != 1 for n in size) == 1 for size in unit.dims)
+
+
+def _accounts(context: Context, found: Iterator[Place]) -> list[tuple[tuple[Size, _Axes], Account]]:
+    return Ledger(context).accounts(found, lambda place: (_whole(place).size, _axes(place)))
+
+
+def _whole(place: Place) -> Unit:
+    """The unit that tells the size of what is normalised."""
+    return max(place.units, key=lambda unit: unit.numel)
+
+
+def _axes(place: Place) -> _Axes:
+    """The dimensions as they were recorded; else the last where the sizes allow it."""
+    unit = place.named["mean of squares"]
+    size, listed = unit.size, next((t for t in scalars(unit) if t.startswith("[")), "")
+    if listed.strip("[]"):
+        gone = sorted(int(text) % len(size) for text in listed.strip("[]").split(","))
+        last = gone == list(range(len(size) - len(gone), len(size))) and len(gone) < len(size)
+        return _Axes(len(gone) if last else 0, channels=not last and gone == [1] and len(size) >= 3)
+    smallest = min(u.numel for u in place.units)
+    return _Axes(1 if size and smallest * size[-1] == prod(size) else 0)
+
+
+def _written_out(context: Context, size: Size, axes: _Axes, account: Account, name: str, function: str) -> Match:
+    """The finding for all norms of one size."""
+    unit = _whole(account.places[0])
+    on_cpu, array, calls = not context.trace.on_device, array_bytes(unit), account.calls
+    compiled = on_cpu and function == "rms_norm"
     return Match(
-        rows=(*rows, *backward),
-        ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows})),
+        rows=account.rows,
+        ops=account.ops,
         key="x".join(map(str, size)),
         summary=(
-            f"{calls:.0f} RMSNorm{'s' * (calls > 1)} over {list(size)} per step are written out in {len(same[0])} "
-            f"operators: each passes {format_bytes(array)} through memory; together they take {format_time(spent_s)}"
+            f"{calls:.0f} {name}{'s' * (calls > 1)} over {list(size)} per step are written out in "
+            f"{len(account.names)} operators: each passes {format_bytes(array)} through memory; together they take "
+            f"{format_time(account.seconds)}"
         ),
         evidence=(
-            " → ".join(u.name for u in same[0]),
-            f"{list(size)}, {element.name if element else 'type not known: 4 bytes an element are assumed'}",
+            spelled(account.names, 12),
+            f"{list(size)}, {element(unit).name}",
+            *(("the backward pass goes through memory for each of them again",) if account.trained else ()),
         ),
-        saving_s=max(spent_s - calls * once_s, 0.0),
+        saving_s=account.saving_s(array * (6 if account.trained else 2)),  # x and y; dy, x and dx
         where=f"{calls:.0f} per step",
-        replacement="torch.compile of the module" if on_cpu else "torch.nn.functional.rms_norm",
+        replacement="torch.compile of the module" if compiled else f"torch.nn.functional.{function}",
         how=(
             "norm.compile()  # F.rms_norm is a composite on a CPU and gains little there"
-            if on_cpu
-            else "F.rms_norm(x, (x.shape[-1],), weight, eps)"
+            if compiled
+            else _line(size, axes, function)
         ),
+        tier=account.tier,
     )
 
 
-RULES = (
+def _line(size: Size, axes: _Axes, function: str) -> str:
+    """The call to paste."""
+    options = "weight, bias, eps" if function == "layer_norm" else "weight, eps"
+    if axes.channels:
+        call = f"F.{function}(x.movedim(1, -1), ({size[1]},), {options}).movedim(-1, 1)"
+        return f"{call}  # in channels_last no copy is made"
+    shape = f"({', '.join(map(str, size[-axes.last :]))},)" if axes.last == 1 else str(size[-axes.last :])
+    return f"F.{function}(x, {shape}, {options})"
+
+
+def summed(context: Context) -> Iterator[Match]:
+    """F03: a residual is added in a pass of its own, and what it makes is read again by the norm."""
+    sites: dict[tuple[Size, bool], list[Place]] = defaultdict(list)
+    closed = taken(context)
+    for flow in context.flows:
+        found = [p for p in matches(flow, SUMMED_NORM) if _is_residual(p.named["sum"], closed)]
+        kept = _kept(flow, found) if found else set()
+        for place in found:
+            row = place.named["sum"].row
+            sites[place.named["sum"].size, row in kept].append(place)
+    for (size, is_kept), same in sites.items():
+        yield _with_residual(context, size, same, is_kept)
+
+
+def _is_residual(unit: Unit, closed: set[int]) -> bool:
+    """Whether both terms have the sum's size, and no other finding claims it."""
+    same = len(unit.dims) >= 2 and unit.dims[0] == unit.dims[1] == unit.size
+    return same and unit.row not in closed
+
+
+def _kept(flow: Flow, found: list[Place]) -> set[int]:
+    """Rows of the sums that something other than their norm reads: a backward pass, or the next residual."""
+    sums = {place.named["sum"].row: {unit.row for unit in place.units} for place in found}
+    kept = set()
+    for unit, arguments in zip(flow.units, flow.arguments, strict=True):
+        for maker in (maker for argument in arguments for maker in argument.makers):
+            row = flow.units[maker].row
+            if row in sums and unit.row not in sums[row]:
+                kept.add(row)
+    return kept
+
+
+def _with_residual(context: Context, size: Size, found: list[Place], is_kept: bool) -> Match:
+    """The finding for all sums of one size."""
+    rows = tuple(place.named["sum"].row for place in found)
+    names = tuple(unit.name for unit in found[0].units)
+    seconds, calls = Ledger(context).seconds(list(rows)), len(rows) / len(context.steps)
+    saved = 1 if is_kept else 2  # of three: reading two terms and writing the sum
+    return Match(
+        rows=rows,
+        ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows})),
+        key="x".join(map(str, size)) + ("" if is_kept else "-only"),
+        summary=(
+            f"{calls:.0f} sum{'s' * (calls > 1)} over {list(size)} per step are written to memory and read again by "
+            f"the norm that follows; the additions take {format_time(seconds)}"
+        ),
+        evidence=(
+            spelled(names),
+            f"something else reads {'them' if calls > 1 else 'it'} too: fused, the sum is still written"
+            if is_kept
+            else "nothing else reads the sum: fused, it need not be written",
+        ),
+        saving_s=seconds * saved / 3,
+        where=times(calls),
+        replacement="torch.compile of the block" if not context.trace.on_device else "a fused add and norm",
+        how="block.compile()  # fuses the sum with the norm"
+        + (", as Liger's or vLLM's fused_add_rms_norm do" if context.trace.on_device else ""),
+        tier=found[0].tier,
+    )
+
+
+RULES = (  # F05 first: what is less its mean and divided by its root mean square is no RMSNorm
     Rule(
-        "F04", "unfused-rmsnorm", "RMSNorm written out by hand", find,
-        trigger="square, mean, epsilon, inverse root and scale in a row over one tensor",
+        "F05", "unfused-layernorm", "LayerNorm written out by hand", layer_norms,
+        trigger="x less its mean, divided by the root of its variance, operator by operator",
+        advice="F.layer_norm, one operator on every device",
+        saving="of the time of its operators, the share of the bytes that one pass need not move",
+        cannot_show="whether the variance is the biased one and the epsilon inside the root, as F.layer_norm has them",
+        proof="replay", effort="line", needs=("shapes",),
+        example=Example(
+            "(x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + eps) * w + b",
+            "F.layer_norm(x, (x.shape[-1],), w, b, eps)",
+        ),
+    ),
+    Rule(
+        "F04", "unfused-rmsnorm", "RMSNorm written out by hand", rms_norms,
+        trigger="x divided by the root of the mean of its squares, operator by operator",
         advice="one fused operator: F.rms_norm on a GPU, a compiled module on a CPU",
-        saving="the time of its operators less that of reading and writing the tensor once",
+        saving="of the time of its operators, the share of the bytes that one pass need not move",
         cannot_show="whether the epsilon is inside the root, as F.rms_norm has it",
         proof="replay", effort="line", needs=("shapes",),
         example=Example(
             "x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight",
             "F.rms_norm(x, (x.shape[-1],), weight, eps)",
+        ),
+    ),
+    Rule(
+        "F03", "residual-then-norm", "the residual is added in a pass of its own before the norm", summed,
+        trigger="a sum of two tensors of one size that a norm reads",
+        advice="compile the block, or use a kernel that adds and normalises",
+        saving="a third of the additions' time where the sum is needed later, else two thirds",
+        cannot_show="whether the block can be compiled as it is",
+        proof="replay", needs=("shapes",),
+        example=Example(
+            "x = x + attention(h)\nh = F.layer_norm(x, (d,), w, b)",
+            "@torch.compile\ndef block(x): ...  # holds both",
         ),
     ),
 )  # fmt: skip

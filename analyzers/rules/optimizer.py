@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple, cast
 
-import numpy as np
-
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, ElementType
 from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.marks import Marked as _Marked  # noqa: F401 (its tests know it here)
+from probe.analyzers.rules.multi_tensor import foreach
+from probe.analyzers.rules.repeats import elapsed_s, rows_between
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import POINTWISE, Unit
+from probe.analyzers.rules.update_loops import by_hand, marked_runs, other_optimizers, outside_marks
 from probe.sites import OptimizerSite
-from probe.trace import Int64s, Mask, Trace
 from probe.units import format_time
 
 FEWEST_PARAMETERS = 4
 REACH = 16  # units that the update of one parameter takes at the most
 ADAM = frozenset({"addcmul", "sqrt"})  # the second moment and its root: what makes it Adam
-MARK = re.compile(r"Optimizer\.step#(\w+)\.step")  # torch.optim names its step in the trace
 NAMES = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 ARRAYS = {"adamw": 7, "adam": 7, "sgd": 5}  # read or written once by a fused update: w, g, and the moments
 
@@ -48,7 +48,16 @@ class _Loop:
 
 
 def find(context: Context) -> Iterator[Match]:
-    """One match per kind of optimizer: the updates of all its parameters in all steps."""
+    """One match per optimizer: the updates of all its parameters in all steps."""
+    claimed: set[int] = set()
+    for match in (*_known(context), *other_optimizers(context, frozenset(NAMES)), *by_hand(context)):
+        if not claimed.intersection(match.rows):
+            claimed.update(match.rows)
+            yield match
+
+
+def _known(context: Context) -> Iterator[Match]:
+    """Adam and SGD, whose updates can be told apart: those have a site."""
     marked = list(_marked_loops(context))
     for loop in marked or _adam_by_hand(context):
         if _fewest(loop) >= FEWEST_PARAMETERS * len(context.steps):
@@ -64,17 +73,11 @@ def _fewest(loop: _Loop) -> float:
 
 def _marked_loops(context: Context) -> Iterator[_Loop]:
     """Loops inside torch.optim's own marks; a multi-tensor or fused operator in them makes them none."""
-    trace = context.trace
-    kinds = {i: m[1].lower() for i, name in enumerate(trace.names) if (m := MARK.fullmatch(name))}
-    several = trace.named(lambda name: name.startswith(("aten::_foreach", "aten::_fused")))
-    for kind in sorted(set(kinds.values()) & set(NAMES)):
-        marked = _Marked.of(trace, [i for i, k in kinds.items() if k == kind])
-        if marked.holds(trace.host_ops.start_ns[several[trace.host_ops.name]]).any():
-            continue
-        runs = [[u for u, inside in zip(run, marked.holds_units(run), strict=True) if inside] for run in context.runs]
+    for name, runs in marked_runs(context):
+        kind = name.lower()
         if kind == "sgd":
             yield _sgd_loop(context, runs)
-        else:
+        elif kind in NAMES:
             yield _adam_loop(cast(Kind, kind), runs)
 
 
@@ -82,37 +85,6 @@ def _adam_loop(kind: Kind, runs: list[list[Unit]]) -> _Loop:
     """The updates of an Adam."""
     work = ([u for u in run if u.name in POINTWISE and u.numel] for run in runs)
     return _Loop(kind, tuple(update for run in work for update in _adam_updates(run)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Marked:
-    """The times inside an optimizer's marks: spans by start, each end the latest so far, so that they may overlap."""
-
-    start_ns: Int64s
-    end_ns: Int64s
-
-    @classmethod
-    def of(cls, trace: Trace, names: list[int]) -> _Marked:
-        """The spans of the annotations and operators with one of these names."""
-        tables = (trace.annotations, trace.host_ops)
-        start, end = (
-            np.concatenate([getattr(t, column)[np.isin(t.name, names)] for t in tables])
-            for column in ("start_ns", "end_ns")
-        )
-        order = np.argsort(start, kind="stable")
-        return cls(start[order], np.maximum.accumulate(end[order]))
-
-    def holds(self, at_ns: Int64s) -> Mask:
-        """Which of the given times are inside a mark."""
-        if not len(self.start_ns):
-            return np.zeros(len(at_ns), bool)
-        last = np.searchsorted(self.start_ns, at_ns, side="right") - 1
-        inside: Mask = (last >= 0) & (at_ns < self.end_ns[last])
-        return inside
-
-    def holds_units(self, run: list[Unit]) -> Mask:
-        """Which units begin inside a mark."""
-        return self.holds(np.fromiter((u.start_ns for u in run), np.int64, len(run)))
 
 
 def _sgd_loop(context: Context, runs: list[list[Unit]]) -> _Loop:
@@ -145,8 +117,9 @@ def _sgd_updates(context: Context, run: list[Unit]) -> list[tuple[Unit, ...]] | 
 
 
 def _adam_by_hand(context: Context) -> Iterator[_Loop]:
-    """An Adam written out: updates end in addcdiv_ and hold the second moment and its root."""
-    updates = [update for run in context.runs for update in _adam_updates(run)]
+    """An Adam written out, outside torch.optim's marks: updates end in addcdiv_ and hold the moments and a root."""
+    runs = outside_marks(context)
+    updates = [update for run in runs for update in _adam_updates(run)]
     if updates:
         decays = any(u.name == "mul" for u in updates[-1][:2])
         yield _Loop("adamw" if decays else "adam", tuple(updates))
@@ -169,6 +142,7 @@ def _match(context: Context, loop: _Loop) -> Match | None:
     if context.roof_s(1) is None:
         return None
     rows = [u.row for update in loop.updates for u in update]
+    within = (row for update in loop.updates for row in rows_between(context, update[0].row, update[-1].row))
     parameters = _parameters(loop, len(context.steps)) if loop.per_parameter else []
     count = len(parameters)
     spent_s = _elapsed(context, loop)
@@ -178,7 +152,7 @@ def _match(context: Context, loop: _Loop) -> Match | None:
     elements = f"{count} parameters, {sum(prod(p.size) for p in parameters):,} elements; " if count else ""
     fused = f": about {format_time(floor_s)}" if floor_s is not None else ""
     return Match(
-        rows=tuple(rows),
+        rows=tuple(within),
         ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows})),
         key=f"{loop.kind}-{count}-parameters" if count else loop.kind,
         summary=(
@@ -228,19 +202,27 @@ def _site(kind: Kind, parameters: list[_Parameter]) -> OptimizerSite | None:
 
 def _elapsed(context: Context, loop: _Loop) -> float:
     """Time from the first to the last unit of each update: on a CPU what Python does between them counts too."""
-    if context.trace.on_device:
-        return context.seconds([u.row for update in loop.updates for u in update])
-    return sum(update[-1].end_ns - update[0].start_ns for update in loop.updates) / 1e9 / len(context.steps)
+    spans = [(update[0].start_ns, update[-1].end_ns) for update in loop.updates]
+    return elapsed_s(context, spans)
 
 
 RULES = (
     Rule(
         "F24", "optimizer-loop", "the optimizer updates parameter after parameter", find,
-        trigger="the operators of an Adam update, for four parameters or more, none of it _foreach_ or _fused_",
-        advice="fused=True: one pass over parameters, gradients and both moments",
-        saving="the time of the loop less that of moving seven arrays per parameter once",
+        trigger="the same pointwise update for four parameters or more, none of it _foreach_ or _fused_",
+        advice="fused=True: one pass over parameters, gradients and moments; foreach=True where there is no fused form",
+        saving="the time of the loop less that of moving each array once (no fused form: less that of its operators)",
         cannot_show="options that the fused form does not support (sparse gradients, some subclasses)",
         proof="replay", effort="flag",
         example=Example("torch.optim.AdamW(parameters, foreach=False)", "torch.optim.AdamW(parameters, fused=True)"),
+    ),
+    Rule(
+        "F25", "foreach-optimizer", "the optimizer passes over its arrays several times", foreach,
+        trigger="_foreach_ operators inside the step of an optimizer that has a fused form",
+        advice="fused=True: one pass over parameters, gradients and moments",
+        saving="the time of the _foreach_ operators less that of moving each array once",
+        cannot_show="options that the fused form does not support (sparse gradients, differentiable=True)",
+        proof="flag", effort="flag", needs=("shapes",),
+        example=Example("torch.optim.AdamW(parameters, foreach=True)", "torch.optim.AdamW(parameters, fused=True)"),
     ),
 )  # fmt: skip

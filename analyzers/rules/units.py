@@ -20,7 +20,8 @@ MATRIX = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "_scaled_mm"
 POINTWISE = frozenset(
     "add sub rsub mul div pow sqrt rsqrt exp log neg abs reciprocal sin cos tanh sigmoid relu gelu silu mish elu "
     "hardswish hardtanh clamp clamp_min clamp_max leaky_relu softplus threshold where masked_fill lerp addcmul addcdiv "
-    "square erf maximum minimum logical_not bitwise_not eq ne lt le gt ge sign floor ceil round "
+    "square erf maximum minimum logical_not bitwise_not bitwise_and bitwise_or logical_and logical_or "
+    "eq ne lt le gt ge sign floor ceil round "
     "sigmoid_backward tanh_backward gelu_backward silu_backward threshold_backward hardtanh_backward".split()
 )
 REDUCTION = frozenset("sum mean var std amax amin max min argmax norm linalg_vector_norm logsumexp var_mean".split())
@@ -29,7 +30,10 @@ OTHER = frozenset(
     "_softmax _log_softmax _safe_softmax _softmax_backward_data _log_softmax_backward_data native_dropout "
     "native_dropout_backward dropout bernoulli_ native_layer_norm native_layer_norm_backward native_batch_norm "
     "native_group_norm convolution convolution_backward embedding index index_select gather cat stack tril triu "
-    "scaled_dot_product_attention native_batch_norm_backward _fused_rms_norm rms_norm".split()
+    "scaled_dot_product_attention native_batch_norm_backward _fused_rms_norm rms_norm "
+    "nll_loss_forward nll_loss2d_forward nll_loss_backward nll_loss2d_backward cudnn_batch_norm miopen_batch_norm roll "
+    "arange embedding_dense_backward index_add index_add_ index_put index_put_ index_copy index_copy_ scatter scatter_ "
+    "scatter_add scatter_add_ nonzero topk masked_select one_hot sort".split()
 )
 SEVERAL = ("_foreach_", "_fused_")  # over lists of tensors; what they call for each one is their own affair
 TABLE = MATRIX | POINTWISE | REDUCTION | COPY | OTHER

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import typer
 
-from probe.cli import analyze, compare, doctor, export, microbench, verify
+from probe.cli import analyze, compare, doctor, export, microbench, repro, verify
 from probe.errors import ProbeError
 
 # typer carries its own copy of click in some versions; its public error class leads to that copy's base class.
@@ -35,6 +35,7 @@ run.command("microbench")(microbench.command)
 app.command("doctor")(doctor.command)
 app.command("analyze")(analyze.command)
 app.command("verify")(verify.command)
+app.command("repro")(repro.command)
 app.command("compare")(compare.command)
 app.command("export")(export.command)
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from probe.collectors import kineto_log
 from probe.files import atomic_path
@@ -61,16 +61,29 @@ def foreign_profiler() -> str | None:
     return None
 
 
+class Marking(Protocol):
+    """What names parts of the program in the trace, and is only there while one is recorded."""
+
+    def install(self) -> None:
+        """Begin to name them."""
+
+    def remove(self) -> None:
+        """Leave the program as it was."""
+
+
 class Recording:
     """One window: prepare, start, stop, export; each at most once, in this order, all on one thread.
 
     `pause_s` is how long each part took.
     """
 
-    def __init__(self, *, shapes: bool, memory: bool = False, stacks: bool = False) -> None:
+    def __init__(
+        self, *, shapes: bool, memory: bool = False, stacks: bool = False, marking: Marking | None = None
+    ) -> None:
         self.state: Literal["idle", "prepared", "recording", "stopped"] = "idle"
         self.pause_s: dict[str, float] = {}
         self._options = {"shapes": shapes, "memory": memory, "stacks": stacks}
+        self._marking = marking
         self._profile: Any = None
         self._metadata: dict[str, str] = {}
         self._mark: Any = None
@@ -93,6 +106,8 @@ class Recording:
             self._profile.preset_metadata_json(key, value)
         self.state = "recording"
         with self._timed("prepare"):
+            if self._marking is not None:
+                self._marking.install()
             self._profile.start_trace()
         _autograd().profiler._is_profiler_enabled = _RECORDING
 
@@ -131,6 +146,11 @@ class Recording:
         self.state = "stopped"
         with self._timed("stop"):
             self._profile.stop_trace()
+            self._unmark()
+
+    def _unmark(self) -> None:
+        if self._marking is not None:
+            self._marking.remove()
 
     def event_count(self) -> int:
         """Events recorded: operators, annotations and whatever the device did."""
@@ -166,6 +186,7 @@ class Recording:
         """Leave without a trace: stop where it is ours to stop, else leave the other profiler alone."""
         state, self.state = self.state, "stopped"
         self._mark = None
+        self._unmark()
         if state == "prepared" and self._flag_is(_PREPARED) and foreign_profiler() is None:
             self._profile.start_trace()  # a prepared one that never started makes the next profiler complain
             self._profile.stop_trace()

@@ -11,6 +11,8 @@ import numpy as np
 
 from probe.readers.counts import counted, told_of_file, told_of_rows
 from probe.readers.events import NONE, About, Events, OpEvents, RuntimeEvents, WorkEvents, empty
+from probe.readers.frames import nested
+from probe.readers.memory_events import allocations
 from probe.readers.nesting import innermost, nest, self_times
 from probe.readers.step_marks import marked_steps
 from probe.trace import (
@@ -65,6 +67,8 @@ def trace(events: Events, about: About) -> Trace:
         with_memory=about.with_memory,
         with_stacks=about.with_stacks,
         quality=_of_file(about, clamped),
+        allocations=allocations(events.memory, ops, origin),
+        frames=nested(events.frames, origin),
     )
     warnings = (*told_of_file(made.quality), *told_of_rows(made), *about.warnings)
     return replace(made, quality=counted(made), warnings=warnings)
@@ -94,6 +98,8 @@ def _merge_threads(events: Events) -> None:
     events.ops = replace(events.ops, thread=merged[events.ops.thread])
     events.runtime = replace(events.runtime, thread=merged[events.runtime.thread])
     events.annotations = replace(events.annotations, thread=merged[events.annotations.thread])
+    events.memory = replace(events.memory, thread=merged[events.memory.thread])
+    events.frames = replace(events.frames, thread=merged[events.frames.thread])
 
 
 def host_ops(events: OpEvents, origin: int = 0) -> tuple[HostOps, int]:

@@ -5,7 +5,7 @@ Times are integer nanoseconds on the file's own clock; numbers that are not reco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -80,6 +80,29 @@ class CollectiveEvents(Table):
     sequence: Int64s
 
 
+@dataclass(frozen=True, eq=False)
+class MemoryEvents(Table):
+    """Memory handed out or taken back; the columns are those of Allocations."""
+
+    thread: Int32s
+    at_ns: Int64s
+    address: Int64s
+    bytes: Int64s
+    allocated_bytes: Int64s
+    reserved_bytes: Int64s
+    device: Int32s
+
+
+@dataclass(frozen=True, eq=False)
+class FrameEvents(Table):
+    """Calls of modules and Python functions."""
+
+    name: Int32s
+    thread: Int32s
+    start_ns: Int64s
+    end_ns: Int64s
+
+
 @dataclass(eq=False)
 class Events:
     """All events of a file, and the tables that their numbers refer to; given up table by table when assembled."""
@@ -95,6 +118,8 @@ class Events:
     copies: WorkEvents
     annotations: Annotations
     collectives: CollectiveEvents
+    memory: MemoryEvents = field(default_factory=lambda: empty(MemoryEvents))
+    frames: FrameEvents = field(default_factory=lambda: empty(FrameEvents))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from probe.errors import TraceError
-from probe.readers import cache, kineto, nsys
+from probe.readers import allocator_snapshot, cache, kineto, nsys
 from probe.readers.kineto import Progress
 from probe.readers.narrow import Selection, narrow
 from probe.readers.nsys_database import MAGIC, REPORTS
@@ -40,12 +40,17 @@ def _refuse_report(source: str | Path, selection: Selection, progress: Progress 
     raise TraceError(f"{shown(source)}: a report of Nsight Systems, which only nsys reads; export it first: {remedy}")
 
 
+def _refuse_snapshot(source: str | Path, selection: Selection, progress: Progress | None) -> Trace:
+    raise TraceError(f"{shown(source)}: an allocator's snapshot, which holds no operators; analyze it alone")
+
+
 def _refuse_perfetto(source: str | Path, selection: Selection, progress: Progress | None) -> Trace:
     raise TraceError(f"{shown(source)}: Perfetto's binary format is not read; export the trace as Chrome JSON")
 
 
 FORMATS = (
     Format("nsys", lambda name, first: first.startswith(MAGIC) or name.endswith((".sqlite", ".db")), _read_nsys),
+    Format("snapshot", allocator_snapshot.recognises, _refuse_snapshot),
     Format("nsys report", lambda name, first: name.endswith(REPORTS), _refuse_report),
     Format("perfetto", lambda name, first: name.endswith((".pftrace", ".perfetto-trace")), _refuse_perfetto),
     Format("kineto", lambda name, first: True, kineto.read),

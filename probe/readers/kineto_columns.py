@@ -10,14 +10,25 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from probe.readers import kineto_args, kineto_json
-from probe.readers.events import NONE, CollectiveEvents, Events, OpEvents, RuntimeEvents, WorkEvents, dtypes
+from probe.readers import frames, kineto_args, kineto_json, memory_events
+from probe.readers.events import (
+    NONE,
+    CollectiveEvents,
+    Events,
+    FrameEvents,
+    MemoryEvents,
+    OpEvents,
+    RuntimeEvents,
+    WorkEvents,
+    dtypes,
+)
 from probe.readers.kineto_json import LIMIT_NS, MEMORY, NO_ARGS, Args, Event, ExactEvent, Kind, Piece
-from probe.trace import STEP_PREFIX, Annotations, Int64s, Mask, Table, Thread
+from probe.trace import MODULE_PREFIX, STEP_PREFIX, Annotations, Int64s, Mask, Table, Thread
 
 AnyEvent = Event | ExactEvent
 T = TypeVar("T", bound=Table)
 UNREADABLE = -2
+_MARKS = (STEP_PREFIX, MODULE_PREFIX)  # ranges that are recorded as operators: steps were before 2023
 _LONGEST_NS = 2**60  # of an event: 36 years
 
 
@@ -118,6 +129,9 @@ class Columns:
         self._copies = Growing(WorkEvents)
         self._annotations = Growing(Annotations)
         self._told = Growing(CollectiveEvents)
+        self._memory = Growing(MemoryEvents)
+        self._frames = Growing(FrameEvents)
+        self._is_kept = frames.Kept()
 
     def add(self, piece: Piece) -> None:
         """Sort the events of a piece into the tables."""
@@ -140,9 +154,28 @@ class Columns:
             complete = [e for e in sorted_by.get(kind, ()) if e.ph == "X"]  # type: ignore[call-overload]
             if complete:
                 add(*self._timed(complete, piece.exact))
-        self.with_memory = self.with_memory or any(e.name == MEMORY for e in sorted_by["instant"])
+        allocations = [e for e in sorted_by["instant"] if e.name == MEMORY]
+        if allocations:
+            self._add_memory(allocations, piece.exact)
+        if sorted_by["frame"]:
+            self._add_frames(sorted_by["frame"], piece.exact)
         if kinds.unknown_devices:
             self.unknown_devices += sum(e.cat in kinds.unknown_devices for e in events)
+
+    def _add_memory(self, events: list[AnyEvent], exact: bool) -> None:
+        self.with_memory = True
+        at, known = (_exact_times if exact else _times)([e.ts for e in events])
+        self.dropped += int((~known).sum())
+        told = memory_events.columns([e.args or NO_ARGS for e in events])
+        rows = (np.array(self._threads(events)), at, *told)
+        self._memory.append(*(column[known & (told[1] != 0)] for column in rows))
+
+    def _add_frames(self, events: list[AnyEvent], exact: bool) -> None:
+        kept = self._is_kept
+        chosen = [e for e in events if kept[e.name] and e.ph == "X"]
+        if chosen:
+            chosen, start, end = self._timed(chosen, exact)
+            self._frames.append(self._named(chosen), self._threads(chosen), start, end)
 
     def _timed(self, events: list[AnyEvent], exact: bool) -> tuple[list[AnyEvent], Int64s, Int64s]:
         """The events that have times, their starts and their ends."""
@@ -157,11 +190,11 @@ class Columns:
         return events, start, start + length
 
     def _add_ops(self, events: list[AnyEvent], start: Int64s, end: Int64s) -> None:
-        is_step = np.array([e.name.startswith(STEP_PREFIX) for e in events], bool)  # operators before 2023
-        if is_step.any():
-            steps, ops = np.flatnonzero(is_step).tolist(), np.flatnonzero(~is_step).tolist()
-            self._add_annotations([events[i] for i in steps], start[is_step], end[is_step])
-            events, start, end = [events[i] for i in ops], start[~is_step], end[~is_step]
+        is_mark = np.array([e.name.startswith(_MARKS) for e in events], bool)
+        if is_mark.any():
+            marks, ops = np.flatnonzero(is_mark).tolist(), np.flatnonzero(~is_mark).tolist()
+            self._add_annotations([events[i] for i in marks], start[is_mark], end[is_mark])
+            events, start, end = [events[i] for i in ops], start[~is_mark], end[~is_mark]
         args = [e.args or NO_ARGS for e in events]
         external = _integers([a.external_id for a in args])
         self._ops.append(
@@ -274,6 +307,8 @@ class Columns:
             copies=replace(copies, crosses_bus=crosses[copies.name]) if len(copies) else copies,
             annotations=self._annotations.table(),
             collectives=self._told.table(),
+            memory=self._memory.table(),
+            frames=self._frames.table(),
         )
 
 

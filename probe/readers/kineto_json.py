@@ -16,7 +16,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-Kind: TypeAlias = Literal["op", "kernel", "copy", "runtime", "annotation", "device annotation", "instant", "other"]
+Kind: TypeAlias = Literal[
+    "op", "kernel", "copy", "runtime", "annotation", "device annotation", "instant", "frame", "other"
+]
 
 KINDS: dict[str, Kind] = {
     "cpu_op": "op",
@@ -31,6 +33,7 @@ KINDS: dict[str, Kind] = {
     "user_annotation": "annotation",
     "gpu_user_annotation": "device annotation",
     "cpu_instant_event": "instant",
+    "python_function": "frame",
     "": "instant",  # in 2021 instants had no category
 }  # categories by age: capitalised in 2021, lower case since; compared in lower case
 # The spelling of today, for a writer.
@@ -95,6 +98,12 @@ class Args(msgspec.Struct, gc=False):
     source_rank: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="Src Rank")
     target_rank: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="Dst Rank")
     collective_sequence: Any = msgspec.field(default=-1, name="Seq")
+    address: Any = msgspec.field(default=-1, name="Addr")  # from here on those of allocations
+    allocation_bytes: Any = msgspec.field(default=0, name="Bytes")
+    allocated_bytes: Any = msgspec.field(default=-1, name="Total Allocated")
+    reserved_bytes: Any = msgspec.field(default=-1, name="Total Reserved")
+    device_type: Any = msgspec.field(default=0, name="Device Type")
+    device_id: Any = msgspec.field(default=-1, name="Device Id")
 
 
 NO_ARGS = Args()

@@ -31,10 +31,10 @@ _LIMIT_US = 2.0**62 / 1000  # of a time that the reader keeps
 
 
 class _Kept(dict[str, bool]):
-    """Whether a full reading puts the events of a category into a table."""
+    """Whether a full reading puts the events of a category into a table whose rows hold others together."""
 
     def __missing__(self, category: str) -> bool:
-        kept = self[category] = kineto_json.kind_of(category) not in ("other", "instant")
+        kept = self[category] = kineto_json.kind_of(category) not in ("other", "instant", "frame")
         return kept
 
 

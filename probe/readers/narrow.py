@@ -126,12 +126,13 @@ def _inside(trace: Trace, window: tuple[int, int], whole: bool) -> Trace:
         _overlapping(work, window) | _chosen(work.op, ops) | _chosen(work.launch, started)
         for work in (trace.kernels, trace.copies)
     )
-    kept = _with_rows(trace, ops, calls, kernels, copies)
+    kept = _with_rows(trace, ops, calls, kernels, copies)  # and all allocations: the level is that of all before
     steps = trace.steps
     kept = dataclasses.replace(
         kept,
         annotations=trace.annotations.where(_overlapping(trace.annotations, window)),
         steps=steps.where((steps.start_ns >= window[0]) & (steps.end_ns <= window[1])),
+        window_ns=window,
     )
     if not any(len(t) for t in (kept.host_ops, kept.runtime_calls, kept.kernels, kept.copies, kept.annotations)):
         raise InputError(f"{trace.path}: nothing from {_time(window[0])} to {_time(window[1])}; {_span(trace)}")
@@ -217,6 +218,7 @@ def _with_rows(trace: Trace, ops: Mask, calls: Mask, kernels: Mask, copies: Mask
         collectives=dataclasses.replace(
             collectives, op=_renumbered(collectives.op, ops), kernel=_renumbered(collectives.kernel, kernels)
         ),
+        allocations=dataclasses.replace(trace.allocations, op=_renumbered(trace.allocations.op, ops)),  # and all frames
     )
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from probe.readers.events import NONE
-from probe.trace import HostOps, Int32s, Int64s, Mask
+from probe.trace import Frames, HostOps, Int32s, Int64s, Mask
 
 _DEEPEST = 1000  # levels taken one after another, each over all rows: real calls nest by some tens
 
@@ -118,7 +118,7 @@ def self_times(start: Int64s, end: Int64s, parent: Int32s) -> Int64s:
     return result
 
 
-def innermost(ops: HostOps, thread: Int32s, instant: Int64s) -> Int32s:
+def innermost(ops: HostOps | Frames, thread: Int32s, instant: Int64s) -> Int32s:
     """For each (thread, instant) the row of the innermost operator that was running there, -1 for none."""
     found = np.full(len(instant), NONE, np.int32)
     for one in np.unique(thread):
@@ -132,7 +132,7 @@ def innermost(ops: HostOps, thread: Int32s, instant: Int64s) -> Int32s:
     return found
 
 
-def _climb(ops: HostOps, candidate: Int32s, instant: Int64s) -> Int32s:
+def _climb(ops: HostOps | Frames, candidate: Int32s, instant: Int64s) -> Int32s:
     """Replace each candidate that had ended by its parent until one was still running."""
     while True:
         over: Mask = candidate >= 0

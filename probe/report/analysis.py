@@ -14,7 +14,7 @@ from rich.text import Text
 from probe.analysis import Analysis, Operator
 from probe.device import Ceilings
 from probe.findings import Finding
-from probe.report import parts, ranks_terminal, verdict
+from probe.report import memory, parts, ranks_terminal, verdict
 from probe.report.ranks import clocks
 from probe.report.roofline import Point, draw
 from probe.report.text import kernel_name, printable, shorten
@@ -38,6 +38,7 @@ def render(analysis: Analysis, top: int = 10) -> RenderableType:
         Columns(parts.legend(analysis.time_s), padding=(0, 2)),
         Text(),
         *ranks_terminal.blocks(analysis),
+        *memory.blocks(analysis.memory, WIDTH),
         *_roofline(analysis),
         _operators(analysis, top),
     ]

@@ -7,8 +7,9 @@ from html import escape
 
 from probe.analysis import PARTS, Analysis, Operator
 from probe.findings import Finding
+from probe.memory_use import Memory
 from probe.multirank import CollectiveRow, Rank
-from probe.report import ranks_svg, verdict
+from probe.report import memory, memory_svg, ranks_svg, verdict
 from probe.report.analysis import by_possible_gain, calls_text, fact_lines, operator_name, roofs_met, uses_device
 from probe.report.ranks import Column, collective_columns, footnotes, others, rank_columns, rank_notes, scaling_columns
 from probe.report.roofline_svg import draw
@@ -105,6 +106,8 @@ def _sections(analysis: Analysis, top: int) -> Iterator[str]:
         yield "<h2>Collectives, most time first</h2>" + _collectives(analysis.collectives, top)
     if analysis.scaling is not None:
         yield "<h2>Scaling</h2>" + _scaling(analysis.scaling)
+    if analysis.memory is not None:
+        yield "<h2>Memory</h2>" + _memory(analysis.memory, top)
     if analysis.ceilings is not None:
         drawing = draw(roofs_met(analysis, analysis.ceilings), analysis.ops, COLOURS)
         yield f"<h2>Roofline</h2>{drawing}" if drawing else ""
@@ -162,6 +165,15 @@ def _collectives(rows: Sequence[CollectiveRow], top: int) -> str:
     rest = [others(rows[top:])] if len(rows) > top else []
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in (*rest, *footnotes(shown)))
     return _table(collective_columns(shown), "scroll") + notes
+
+
+def _memory(found: Memory, top: int) -> str:
+    """The peak, the picture over time, who held it and what would lower it."""
+    tables = [memory.holder_columns(found, top)] if found.holders else []
+    tables += [memory.forecast_columns(found, top)] if found.forecast else []
+    notes = "".join(f'<p class="warning">! {_text(note)}</p>' for note in found.notes)
+    said = f"<p>{_text(memory.sentence(found))}</p>"
+    return said + memory_svg.draw(found) + "".join(_table(columns, "scroll") for columns in tables) + notes
 
 
 def _scaling(scaling: Scaling) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from probe.analysis import PARTS, Analysis
 from probe.findings import Finding
-from probe.report import verdict
+from probe.report import memory, verdict
 from probe.report.analysis import by_possible_gain, calls_text, fact_lines, kernel_totals, uses_device
 from probe.report.ranks import Column, collective_columns, footnotes, others, rank_columns, rank_notes, scaling_columns
 from probe.report.text import kernel_name, markdown_cell, printable
-from probe.units import UNKNOWN, format_fraction, format_time
+from probe.units import UNKNOWN, format_bytes, format_fraction, format_time
 
 FOLDED = 64  # ranks from which their table is folded
 
@@ -37,6 +37,7 @@ def _lines(analysis: Analysis, top: int) -> Iterator[str]:
     yield from _parts(analysis)
     yield ""
     yield from _many(analysis, top)
+    yield from _memory(analysis, top)
     yield from _operators(analysis, top)
     if uses_device(analysis):
         yield ""
@@ -108,6 +109,19 @@ def _table(columns: Sequence[Column], bold: Sequence[bool] = ()) -> Iterator[str
     for place, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
         strong = "**" if bold and bold[place] else ""
         yield f"| {' | '.join(f'{strong}{markdown_cell(cell)}{strong}' for cell in cells)} |"
+
+
+def _memory(analysis: Analysis, top: int) -> Iterator[str]:
+    """The peak, who held it and what would lower it, followed by an empty line, where memory was recorded."""
+    found = analysis.memory
+    if found is None:
+        return
+    yield from (f"**Memory**: {markdown_cell(memory.sentence(found))}", "")
+    if found.peak_bytes is not None:
+        told = (f"{name} {format_bytes(size)} ({format_fraction(share)})" for name, size, share in memory.parts(found))
+        yield from (" · ".join(told), "", *_table(memory.holder_columns(found, top)), "")
+    if found.forecast:
+        yield from (*_table(memory.forecast_columns(found, top)), "")
 
 
 def _operators(analysis: Analysis, top: int) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from probe.collectors import execution_trace
 from probe.collectors.execution_trace import TensorRecording
 from probe.collectors.pause_budget import FASTEST_EVENT_S, SAFETY, PauseModel, Plan, plan
-from probe.collectors.torch_profiler import Recording, foreign_profiler, import_torch
+from probe.collectors.torch_profiler import Marking, Recording, foreign_profiler, import_torch
 from probe.errors import UsageError
 from probe.run import Cycle, tensors_name, trace_name
 from probe.session.launch import Place, initialised_distributed
@@ -96,8 +96,9 @@ class Tracer:
     """
 
     def __init__(
-        self, options: Options, place: Place, directory: Path, log: StepLog, warn: Callable[[str], None]
-    ) -> None:
+        self, options: Options, place: Place, directory: Path, log: StepLog, warn: Callable[[str], None],
+        marking: Marking | None = None,
+    ) -> None:  # fmt: skip
         self.options = options
         self.due = NEVER
         self.phase: Phase = "wait"
@@ -108,6 +109,7 @@ class Tracer:
         self._directory = directory
         self._log = log
         self._warn = warn
+        self._marking = marking
         self._model = PauseModel(stacks=options.stacks)
         self._plan: Plan | None = None
         self._recording: Recording | None = None
@@ -232,7 +234,8 @@ class Tracer:
         self.abandon()
 
     def _new_recording(self, *, shapes: bool) -> Recording:
-        return Recording(shapes=shapes, memory=self.options.memory, stacks=self.options.stacks)
+        options = self.options
+        return Recording(shapes=shapes, memory=options.memory, stacks=options.stacks, marking=self._marking)
 
     def _calibrate(self, duration_ns: int) -> None:
         """Learn from the calibration step how many events a step has and what stopping costs here."""

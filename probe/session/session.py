@@ -25,6 +25,7 @@ from probe.session import ownership, snapshot
 from probe.session.annotation import annotate
 from probe.session.batches import Batches
 from probe.session.launch import Place, default_path, find_place, join_directory
+from probe.session.modules import ModuleRanges
 from probe.session.schedule import NEVER, Options, Tracer
 from probe.session.steps import StepLog
 
@@ -85,7 +86,8 @@ def profile(
     traced, `repeat` times; fewer where ending the recording would pause training for more than `max_pause_s` seconds.
     path: the run directory, by default a fresh one under ./runs; one that holds a run is kept, the new goes beside it.
     ranks: "first", "all", a list, or "slowest" (the one whose waiting steps take longest).
-    memory, stacks: record allocations, Python stacks (dear). enabled=False costs nothing.
+    memory, stacks: record allocations, Python stacks (dear). model: names its modules in the traces.
+    enabled=False costs nothing.
     Raises UsageError for options that make no sense; nothing else, ever.
     """
     if not enabled:
@@ -96,7 +98,7 @@ def profile(
         raise UsageError(f"profile(tags={tags!r}): give a dictionary such as {{'team': 'vision'}}")
     chosen = ranks if isinstance(ranks, str) else _as_ranks(ranks)
     options = Options(wait, warmup, active, repeat, chosen, bool(memory), bool(stacks), bool(telemetry), max_pause_s)
-    return Session(Path(path) if path is not None else None, options, dict(tags or {}), has_model=model is not None)
+    return Session(Path(path) if path is not None else None, options, dict(tags or {}), model=model)
 
 
 def _as_ranks(ranks: Any) -> tuple[int, ...]:
@@ -116,14 +118,14 @@ class Session:
     path: Path | None
     warnings: list[str]
 
-    def __init__(self, path: Path | None, options: Options, tags: dict[str, Any], *, has_model: bool = False) -> None:
+    def __init__(self, path: Path | None, options: Options, tags: dict[str, Any], *, model: object = None) -> None:
         self.path = None
         self.warnings = []
         self.quiet = False  # True: no line at the end
         self.options = options
         self._asked = path
         self._tags = tags
-        self._has_model = has_model
+        self._modules = ModuleRanges(model, self._warn) if model is not None else None
         self._log = StepLog()
         self._keep = self._log.durations_ns.append
         self._mask = 0  # steps with a bit of it set are not kept
@@ -241,7 +243,7 @@ class Session:
         self._guard("making the run directory", self._make_directory)
         if self.path is None:
             return
-        self._tracer = Tracer(self.options, self._place, self.path, self._log, self._warn)
+        self._tracer = Tracer(self.options, self._place, self.path, self._log, self._warn, self._modules)
         self._guard("starting the profiler", self._tracer.start)
         self._guard("describing the machine", self._describe)
         self._guard("writing the run", self._save)
@@ -346,7 +348,7 @@ class Session:
             metrics=snapshot.metrics(self._log),
             cycles=cycles,
             collected=snapshot.collected(
-                self.options, cycles, self._steps, reason, has_model=self._has_model, waits=waits
+                self.options, cycles, self._steps, reason, has_model=self._modules is not None, waits=waits
             ),
             warnings=tuple(self.warnings),
         )

@@ -108,5 +108,6 @@ def collected(
         "memory": (bool(traced) or no_trace) if options.memory else f"{unasked}: pass memory=True",
         "stacks": (bool(traced) or no_trace) if options.stacks else f"{unasked}: pass stacks=True",
         "telemetry": NOT_YET if options.telemetry else unasked,
+        "modules": (bool(traced) or no_trace) if has_model else f"{unasked}: pass model=",
         "model": NOT_YET if has_model else f"{unasked}: pass model=",
     }

@@ -8,8 +8,9 @@ Sizes are chosen so that the planted thing is most of the step on any machine: t
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ import torch
 import probe
 
 Step = Callable[[], object]
-Make = Callable[[], Step]
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A loop that takes its batches through `prof.batches`, in place of a step without arguments."""
+
+    batches: Iterable[Any]
+    step: Callable[[Any], object]
+
+
+Make = Callable[[], Step | Fed]
 FALSE_FRACTION = 0.05  # of the step: what a finding on a clean program may promise at most
 FIRST = 2  # findings among which the planted one must be
 
@@ -53,18 +64,20 @@ def clean(make: Make) -> Make:
     return make
 
 
-def record(program: Program, folder: Path, *, threads: int | None = 1, steps: int = 6) -> probe.Analysis:
+def record(program: Program, folder: Path, *, threads: int | None = 1, steps: int = 7) -> probe.Analysis:
     """The analysis of some steps of a program; `threads` None leaves torch's own number."""
     torch.manual_seed(0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         step = program.make()
-        options = {"wait": 2, "warmup": 1, "active": 2, "telemetry": False, **program.options}
+        options = {"wait": 2, "warmup": 1, "active": 3, "telemetry": False, **program.options}
         with probe.profile(folder / "run", **options) as prof:
             prof.quiet = True
-            for _ in range(steps):
-                step()
+            loop = step if isinstance(step, Fed) else Fed(range(steps), lambda _, step=step: step())
+            batches = prof.batches(loop.batches) if loop is step else loop.batches
+            for batch in islice(batches, steps):
+                loop.step(batch)
                 prof.step()
     finally:
         torch.set_num_threads(before)

@@ -1,0 +1,243 @@
+"""How long would the steps take if some operators or kernels took another time? The graph is walked once more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.analyzers.critical_path.graph import MOST_NODES, NONE, Graph, middle
+from probe.analyzers.critical_path.host_points import Kind
+from probe.analyzers.steps import EARLIER, paced, work_steps
+from probe.trace import Int64s, Mask, Trace
+
+_NEVER = -(1 << 60)  # for what waits for others before it is ready
+Factors = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What share of its time something keeps, by its row: 0 removes it, 1 changes nothing, 2 doubles it.
+
+    ops: host operators, with all that they call and launch. host: whether their time on the host changes with that of
+    what they launch; it does where fewer or more are called. kernels, copies: device work alone.
+    """
+
+    ops: Mapping[int, float] = field(default_factory=dict)
+    kernels: Mapping[int, float] = field(default_factory=dict)
+    copies: Mapping[int, float] = field(default_factory=dict)
+    host: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """A graph made ready to be walked again and again; of a long recording the steps in its middle only."""
+
+    trace: Trace
+    graph: Graph
+    most_nodes: int = MOST_NODES
+
+    def step_s(self, changes: Changes | None = None) -> float:
+        """Mean seconds per step with the changes: the host's pace or the device's, whichever is slower."""
+        if not len(self.graph.marks):
+            return 0.0
+        unchanged = self._pace_ns(self.graph.end_ns, slice(None)) / 1e9 / len(self.graph.marks)
+        if changes is None:
+            return unchanged
+        steps = self._window[0]
+        before = self._pace_ns(self.graph.end_ns, steps)
+        return unchanged * self._pace_ns(self._ends(changes), steps) / before if before else unchanged
+
+    def walk(self) -> Int64s:
+        """When each node ends if nothing is changed: as recorded, or the graph is wrong."""
+        return self._ends(Changes())
+
+    def _pace_ns(self, end: Int64s, steps: slice) -> float:
+        """What the steps take altogether, given when each node ends."""
+        graph = self.graph
+        starts, ends = (end[self._marks[kind]] for kind in (Kind.STEP_BEGINS, Kind.STEP_ENDS))
+        marked = float((ends - starts)[steps].sum())
+        if not len(graph.work):
+            return marked
+        work = end[len(graph.points) :]
+        until = np.full(len(starts), np.iinfo(np.int64).min)
+        inside = self._steps >= 0
+        np.maximum.at(until, self._steps[inside], work[inside])
+        begun, done = paced(starts, ends, until, int(work[self._earlier].max(initial=starts[0])))
+        return max(marked, float((done - begun)[steps].sum()))
+
+    @cached_property
+    def _marks(self) -> dict[Kind, Int64s]:
+        """The nodes at which the steps begin and end, in the order of the steps."""
+        points = self.graph.points
+        at = {kind: np.flatnonzero(points.kind == kind) for kind in (Kind.STEP_BEGINS, Kind.STEP_ENDS)}
+        return {kind: rows[np.argsort(points.row[rows])] for kind, rows in at.items()}
+
+    @cached_property
+    def _window(self) -> tuple[slice, Int64s]:
+        """The steps that are walked, and the nodes of their time in order."""
+        graph = self.graph
+        steps = middle(graph, self.most_nodes)
+        if steps == slice(0, len(graph.marks)):
+            return steps, graph.order
+        start, last = int(graph.marks.start_ns[steps.start]), steps.stop - 1
+        work_end = graph.end_ns[len(graph.points) :][self._steps == last].max(initial=0)
+        end = max(int(graph.marks.end_ns[last]), int(work_end))
+        ready = graph.ready_ns[graph.order]
+        return steps, graph.order[(ready >= start) & (ready <= end)]
+
+    @cached_property
+    def _steps(self) -> Int64s:
+        """The step that launched each piece of device work."""
+        tables = (self.trace.kernels, self.trace.copies)
+        return np.concatenate([work_steps(self.trace, work, self.graph.marks) for work in tables])
+
+    @cached_property
+    def _earlier(self) -> Mask:
+        """The device work of steps before the first."""
+        start = self.graph.work.start_ns
+        mine = start[self._steps >= 0]
+        return np.asarray((self._steps == EARLIER) & (start < (mine.min() if len(mine) else 0)), bool)
+
+    def _ends(self, changes: Changes) -> Int64s:
+        """When each node ends: host points, then device work."""
+        graph = self.graph
+        lag, cost = graph.lag_ns.copy(), graph.end_ns - graph.ready_ns
+        if changes.ops:
+            changed = _outermost(self.trace, changes.ops)
+            if changes.host:
+                self._shorten_host(changed, lag, cost)
+        else:
+            changed = _NOTHING
+        first = len(graph.points)
+        cost[first:] = np.rint(cost[first:] * self._kept_work(changed, changes))
+        return self._walk(lag, cost)
+
+    def _shorten_host(self, changed: _Changed, lag: Int64s, cost: Int64s) -> None:
+        """Take what the operators no longer spend on the host from the time between points and inside calls."""
+        points = self.graph.points
+        first = len(points)
+        ready, end = self.graph.ready_ns[:first], self.graph.end_ns[:first]
+        for thread in np.unique(changed.thread).tolist():
+            rows = np.flatnonzero(points.thread == thread)
+            if not len(rows):
+                continue
+            begin, before = points.begin_ns[rows], self.graph.before[rows]
+            since = np.where(before >= 0, end[before], begin)
+            less = np.rint(changed.saved(thread, begin) - changed.saved(thread, since)).astype(np.int64)
+            lag[rows] = np.where(lag[rows] > 0, lag[rows] - less, lag[rows])
+            cost[rows] -= np.rint(changed.saved(thread, end[rows]) - changed.saved(thread, ready[rows])).astype(
+                np.int64
+            )
+
+    def _kept_work(self, changed: _Changed, changes: Changes) -> Factors:
+        """The share of its time that each piece of device work keeps."""
+        work, host = self.graph.work, self.trace.host_ops
+        kept = np.ones(len(work))
+        owned = np.flatnonzero(work.op >= 0)
+        kept[owned] = changed.factor_at(host.thread[work.op[owned]].astype(np.int64), host.start_ns[work.op[owned]])
+        for rows, offset in ((changes.kernels, 0), (changes.copies, len(self.trace.kernels))):
+            for row, factor in rows.items():
+                kept[row + offset] = factor
+        return kept
+
+    @cached_property
+    def _lists(self) -> _Lists:
+        """The graph as lists, for a loop over single numbers is quicker with them."""
+        graph = self.graph
+        other: dict[int, list[tuple[int, int]]] = {}
+        columns = (graph.other.later.tolist(), graph.other.earlier.tolist(), graph.other.lag_ns.tolist())
+        for later, earlier, lag in zip(*columns, strict=True):
+            other.setdefault(later, []).append((earlier, lag))
+        return _Lists(
+            order=self._window[1].tolist(),
+            before=graph.before.tolist(),
+            launch=graph.launch.tolist(),
+            launch_lag=graph.launch_lag_ns.tolist(),
+            other=other,
+            ready=graph.ready_ns.tolist(),
+            end=graph.end_ns.tolist(),
+            free=frozenset(np.flatnonzero(graph.bound_by == NONE).tolist()),
+        )
+
+    def _walk(self, lag: Int64s, cost: Int64s) -> Int64s:
+        """When each node ends, from what it waits for: one after another, for each depends on the last."""
+        lists, walked = self._lists, self._window[1]
+        before, launch, launch_lag, other = lists.before, lists.launch, lists.launch_lag, lists.other
+        ready, end = lists.ready.copy(), lists.end.copy()
+        for node, own_lag, own_cost in zip(lists.order, lag[walked].tolist(), cost[walked].tolist(), strict=True):
+            previous, issued = before[node], launch[node]
+            at = ready[node] if node in lists.free else _NEVER
+            if previous != NONE:
+                at = end[previous] + own_lag
+            if issued != NONE:
+                at = max(at, ready[issued] + launch_lag[node])
+            if node in other:
+                at = max(at, max(end[earlier] + wait for earlier, wait in other[node]))
+            ready[node] = at
+            end[node] = at + own_cost
+        found = self.graph.end_ns.copy()
+        found[walked] = [end[node] for node in lists.order]
+        return found
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """A graph's columns; `order`: the nodes to be walked; `free`: those that wait for nothing."""
+
+    order: list[int]
+    before: list[int]
+    launch: list[int]
+    launch_lag: list[int]
+    other: dict[int, list[tuple[int, int]]]
+    ready: list[int]
+    end: list[int]
+    free: frozenset[int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Changed:
+    """Changed operators that no other changed one calls, in the order of thread and time; the share that each keeps."""
+
+    thread: Int64s
+    start_ns: Int64s
+    end_ns: Int64s
+    factor: Factors
+
+    def saved(self, thread: int, instants_ns: Int64s) -> Factors:
+        """Nanoseconds that a thread's operators no longer take before each instant."""
+        rows = self.thread == thread
+        ends = np.stack([self.start_ns[rows], self.end_ns[rows]], axis=1).reshape(-1)
+        each = (1 - self.factor[rows]) * (self.end_ns - self.start_ns)[rows]
+        total = np.cumsum(each)
+        found: Factors = np.interp(instants_ns, ends, np.stack([total - each, total], axis=1).reshape(-1))
+        return found
+
+    def factor_at(self, thread: Int64s, instants_ns: Int64s) -> Factors:
+        """The share that what runs on a thread at an instant keeps."""
+        if not len(self.factor):
+            return np.ones(len(instants_ns))
+        at = np.searchsorted(_key(self.thread, self.start_ns), _key(thread, instants_ns), side="right") - 1
+        inside = (at >= 0) & (self.thread[at] == thread) & (instants_ns < self.end_ns[at])
+        return np.asarray(np.where(inside, self.factor[at], 1.0), np.float64)
+
+
+_NOTHING = _Changed(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
+
+def _outermost(trace: Trace, ops: Mapping[int, float]) -> _Changed:
+    rows = np.array(sorted(ops), np.int64)
+    host = trace.host_ops
+    thread, start, end = host.thread[rows].astype(np.int64), host.start_ns[rows], host.end_ns[rows]
+    covered = np.append(-1, np.maximum.accumulate(_key(thread, end))[:-1])
+    outer = _key(thread, start) >= covered
+    factors = np.array([ops[row] for row in rows.tolist()])
+    return _Changed(thread[outer], start[outer], end[outer], factors[outer])
+
+
+def _key(thread: Int64s, instant_ns: Int64s) -> Int64s:
+    """One number that sorts by thread, then time."""
+    return thread.astype(np.int64) * (1 << 50) + instant_ns

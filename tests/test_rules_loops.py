@@ -1,0 +1,276 @@
+"""Rules on loops, optimizers, layouts and element types: known by sizes alone, on a GPU, and what they leave alone."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import kernel, launch, op, shapes, step, write
+from planted import compute, loops, parameters
+from planted.program import PROGRAMS, Program, record
+
+from probe.analyzers import diagnosis as diagnosis_module
+from probe.analyzers.rules import catalogue
+from probe.analyzers.rules.parameter_loops import parameter_loops
+from probe.analyzers.rules.repeats import Repeat, repeats
+from probe.examine import Request, examine
+
+H100 = [{"id": 0, "name": "NVIDIA H100 80GB HBM3", "computeMajor": 9, "computeMinor": 0, "numSms": 132}]
+MINE = {module.__name__ for module in (compute, loops, parameters)}
+NEEDS_TENSORS = {"a_table_cast_in_every_layer"}  # that a tensor is the same one, sizes do not show
+PLANTED = [p for p in PROGRAMS if p.code and p.make.__module__ in MINE and p.name not in NEEDS_TENSORS]
+
+
+def context_of(folder: Path, make: Callable[[], Callable[[], object]], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the rules see of a program."""
+    seen: list[Any] = []
+
+    def listening(context: Any, index_of_group: Any, **options: Any) -> Any:
+        seen.append(context)
+        return catalogue.findings(context, index_of_group, **options)
+
+    monkeypatch.setattr(diagnosis_module, "findings", listening)
+    record(Program(make.__name__, make, None), folder)
+    return seen[0]
+
+
+def by_sizes(context: Any) -> Any:
+    """The same trace as if no tensors had been recorded."""
+    return replace(context, recorded={}, claimed=set())
+
+
+def told(context: Any, code: str) -> bool:
+    """Whether the rule itself finds something that is worth a line."""
+    rule = next(rule for rule in catalogue.RULES if rule.code == code)
+    least_s = catalogue.LEAST_FRACTION * context.step_s
+    return any(match.saving_s is None or match.saving_s >= least_s for match in rule.find(context))
+
+
+@pytest.mark.parametrize("program", PLANTED, ids=[f"{p.code}-{p.name}" for p in PLANTED])
+def test_sizes_alone_are_enough(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program.code is not None
+    assert told(by_sizes(context_of(tmp_path, program.make, monkeypatch)), program.code)
+
+
+def test_a_sequence_without_repeats_has_none() -> None:
+    assert repeats([1, 2, 3, 4, 5, 6, 7, 8], 2) == []
+    assert repeats([], 2) == []
+
+
+def test_the_shortest_body_and_the_longest_stretch_win() -> None:
+    assert repeats([9, 1, 2, 1, 2, 1, 2, 1, 2, 9], 3) == [Repeat(1, 2, 4)]
+    assert repeats([5, 5, 5, 7, 5, 5, 5, 7, 5, 5, 5, 7], 3) == [Repeat(0, 4, 3)]
+
+
+def test_repeats_are_what_they_say() -> None:
+    for seed in range(50):
+        keys = random.Random(seed).choices([0, 1, 2], k=60)
+        found = repeats(keys, 3)
+        covered: set[int] = set()
+        for r in found:
+            body = keys[r.first : r.first + r.period]
+            assert keys[r.first : r.last] == body * r.times
+            assert r.times >= 3
+            assert not covered & set(range(r.first, r.last))
+            covered |= set(range(r.first, r.last))
+
+
+def several(*sizes: tuple[int, ...]) -> list[Any]:
+    return [torch.randn(*size) for _ in range(6) for size in sizes]
+
+
+def kinds(context: Any) -> set[str]:
+    context = replace(context, claimed=set())
+    asked = ("zero", "clamp", "norm", "scale", "average", "cast", "update")
+    return {loop.kind for loop in parameter_loops(context, *asked)}
+
+
+def one_tensor_again_and_again() -> Callable[[], object]:
+    x, noise = torch.randn(100, 100), torch.randn(100, 100)
+
+    def run() -> None:
+        for _ in range(20):
+            x.mul_(0.9).add_(noise, alpha=0.1)
+
+    return run
+
+
+def penalty_of_the_weights() -> Callable[[], object]:
+    weights = [w.requires_grad_() for w in several((64, 64), (64,))]
+    return lambda: sum(w.pow(2).sum() for w in weights).backward()  # type: ignore[union-attr]
+
+
+def features_of_several_sizes() -> Callable[[], object]:
+    """A loss over scales: out of place, with gradients of its own."""
+    ours, theirs = several((64, 64), (32, 32)), several((64, 64), (32, 32))
+    return lambda: sum((a - b).abs().mean() for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("make", [one_tensor_again_and_again, penalty_of_the_weights, features_of_several_sizes])
+def test_what_is_no_loop_over_parameters(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = context_of(tmp_path, make, monkeypatch)
+    assert kinds(context) == set()
+    assert kinds(by_sizes(context)) == set()
+
+
+def spelled(body: Callable[[Any, Any], object]) -> Callable[[], Callable[[], object]]:
+    def make() -> Callable[[], object]:
+        first, second = several((64, 64), (64,)), several((64, 64), (64,))
+
+        @torch.no_grad()
+        def run() -> None:
+            for a, b in zip(first, second, strict=True):
+                body(a, b)
+
+        return run
+
+    return make
+
+
+SPELLINGS: dict[str, tuple[str, Callable[[Any, Any], object]]] = {
+    "ema, in place": ("average", lambda e, p: e.mul_(0.99).add_(p, alpha=0.01)),
+    "ema, weighted apart": ("average", lambda e, p: e.mul_(0.99).add_(0.01 * p)),
+    "ema, copied": ("average", lambda e, p: e.copy_(e * 0.99 + p * 0.01)),
+    "ema, by the difference": ("average", lambda e, p: e.sub_(0.01 * (e - p))),
+    "ema, difference with alpha": ("average", lambda e, p: e.add_(p - e, alpha=0.01)),
+    "ema, lerp": ("average", lambda e, p: e.lerp_(p, 0.01)),
+    "ema, lerp out of place": ("average", lambda e, p: e.copy_(torch.lerp(e, p, 0.01))),
+    "sgd": ("update", lambda p, g: p.sub_(0.01 * g)),
+    "sgd, with decay": ("update", lambda p, g: p.mul_(0.99).add_(g, alpha=-0.01)),
+    "sgd, alpha": ("update", lambda p, g: p.add_(g, alpha=-0.01)),
+    "momentum alone": ("update", lambda v, g: v.mul_(0.9).add_(g)),
+    "clamp": ("clamp", lambda g, _: g.clamp_(-1, 1)),
+    "clamp, copied": ("clamp", lambda g, _: g.copy_(torch.clamp(g, -1, 1))),
+    "norm": ("norm", lambda g, _: torch.linalg.vector_norm(g)),
+    "squares": ("norm", lambda g, _: (g * g).sum()),
+    "zeros": ("zero", lambda g, _: g.zero_()),
+    "fill": ("zero", lambda g, _: g.fill_(0)),
+    "cast": ("cast", lambda p, _: p.to(torch.bfloat16)),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_what_a_loop_over_parameters_does(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, body = SPELLINGS[name]
+    context = context_of(tmp_path, spelled(body), monkeypatch)
+    assert kinds(context) == {kind}
+    assert kinds(by_sizes(context)) == {kind}
+
+
+def test_a_recurrence_is_told_from_a_loop_over_rows(tmp_path: Path) -> None:
+    def advice(name: str) -> str | None:
+        program = next(p for p in PROGRAMS if p.name == name)
+        found = record(program, tmp_path / name).findings
+        return next(f.replacement for f in found if f.code == "F20")
+
+    assert advice("a_recurrence_over_time") == "a scan, or a compiled loop"
+    assert advice("a_sample_at_a_time_in_training") == "operators over the whole tensor"
+    assert advice("a_growing_cat") == "one torch.cat of a list"
+
+
+# On a GPU
+
+
+def gpu_trace(folder: Path, calls: list[tuple[str, list[list[int]], str, str, float]]) -> Path:
+    """A step of operators, each with one kernel: (name, sizes, element type, kernel, microseconds)."""
+    events: list[Any] = []
+    at = 10.0
+    for number, (name, sizes, dtype, kernel_name, length) in enumerate(calls, 1):
+        events += [op(name, at, 5, **shapes(*sizes, dtype=dtype)), launch(number, at + 1)]
+        events.append(kernel(kernel_name, at + 3, length, number))
+        at += length + 5
+    return write(folder, [step(1, 0, at + 10), *events], deviceProperties=H100)
+
+
+def gpu_codes(folder: Path, calls: list[tuple[str, list[list[int]], str, str, float]], *, preview: bool = False) -> Any:
+    found = examine(gpu_trace(folder, calls), Request(preview=preview)).analysis.findings
+    return {f.code: f for f in found}
+
+
+PRODUCT = [[4096, 4096], [4096, 4096]]  # 137 GFLOP: 2.05 ms in float32 on an H100, 0.28 ms in TF32
+
+
+def test_products_without_tf32(tmp_path: Path) -> None:
+    found = gpu_codes(tmp_path, [("aten::mm", PRODUCT, "float", "ampere_sgemm_128x128_nn", 2500.0)])
+    assert found["E01"].saving_fraction > 0.5
+    assert found["E02"].saving_fraction < 1 - found["E01"].saving_fraction
+
+
+@pytest.mark.parametrize(
+    "name", ["cutlass_80_tensorop_s1688gemm_128x128_32x3_nn", "sm80_xmma_gemm_f32f32_tf32f32_f32_nn_n_tilesize128x128"]
+)
+def test_products_in_tf32_are_left_to_amp(tmp_path: Path, name: str) -> None:
+    found = gpu_codes(tmp_path, [("aten::mm", PRODUCT, "float", name, 400.0)])
+    assert "E01" not in found
+    assert found["E02"].saving_fraction > 0.2
+
+
+def test_products_in_half_precision_are_as_they_should_be(tmp_path: Path) -> None:
+    found = gpu_codes(tmp_path, [("aten::mm", PRODUCT, "c10::BFloat16", "nvjet_hsh_128x256_64x4_1x2", 200.0)])
+    assert not {"E01", "E02", "E03"} & set(found)
+
+
+def test_a_vocabulary_that_is_no_multiple_of_eight(tmp_path: Path) -> None:
+    odd = [("aten::mm", [[8192, 1024], [1024, 50257]], "c10::BFloat16", "cutlass_gemm_align1", 5000.0)]
+    even = [("aten::mm", [[8192, 1024], [1024, 50304]], "c10::BFloat16", "cutlass_gemm_align8", 1400.0)]
+    assert gpu_codes(tmp_path, odd)["E03"].saving_fraction > 0.4
+    assert "E03" not in gpu_codes(tmp_path, even)
+
+
+CONVOLUTION = [[32, 64, 56, 56], [64, 64, 3, 3]]
+
+
+def convolved(*around: tuple[str, list[list[int]], str, str, float]) -> list[Any]:
+    return [("aten::convolution", CONVOLUTION, "float", "sm80_xmma_fprop_implicit_gemm_tf32f32", 300.0), *around]
+
+
+def test_kernels_that_turn_the_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = ("aten::convolution", CONVOLUTION, "float", "void cudnn::ops::nchwToNhwcKernel<float>", 200.0)
+    path = gpu_trace(tmp_path, convolved(turned))
+    assert "E09" not in {f.code for f in examine(path, Request()).analysis.findings}  # strides not recorded: not known
+    text = path.read_text().replace(
+        '"Input type"', '"Input Strides": [[200704, 3136, 56, 1], [576, 9, 3, 1]], "Input type"'
+    )
+    path.write_text(text)
+    found = {f.code: f for f in examine(path, Request()).analysis.findings}
+    assert found["E09"].saving_fraction == pytest.approx(200 / 530, abs=0.05)
+
+
+def test_untuned_convolutions_are_a_preview(tmp_path: Path) -> None:
+    assert "E10" in gpu_codes(tmp_path, convolved(*convolved()), preview=True)
+    assert "E10" not in gpu_codes(tmp_path, convolved(*convolved()))
+    searched = ("aten::add", [[4], [4]], "float", "cudnnFindConvolution", 1.0)
+    assert "E10" not in gpu_codes(tmp_path, convolved(*convolved(), searched), preview=True)
+
+
+def update(sizes: list[int], length: float) -> list[tuple[str, list[list[int]], str, str, float]]:
+    return [
+        ("aten::mul_", [sizes, []], "float", "vectorized_elementwise_kernel<mul>", length),
+        ("aten::add_", [sizes, sizes], "float", "vectorized_elementwise_kernel<add>", length),
+        ("aten::add_", [sizes, sizes], "float", "vectorized_elementwise_kernel<add>", length),
+    ]
+
+
+def test_a_loop_on_a_device_takes_the_time_of_its_kernels_and_what_lies_between(tmp_path: Path) -> None:
+    calls = [call for n in range(12) for call in update([64 + n, 64], 2.0)]
+    found = gpu_codes(tmp_path, calls)
+    assert found["F24"].saving_s == pytest.approx((len(calls) * 7.0 - 5) * 1e-6, rel=0.2)
+
+
+def test_foreign_traces_have_the_findings_a_reader_would_sign(foreign_traces: Path) -> None:
+    def found(name: str) -> dict[str, Any]:
+        return {f.code: f for f in examine(foreign_traces / name, Request()).analysis.findings}
+
+    resnet = found("v100_resnet50_training.json.gz")
+    assert {"F24", "H13"} <= set(resnet)  # torch.optim.SGD without foreach, zero_grad() of torch 1.x
+    assert "E09" in found("mi300x_resnet_checkpointing_rank0.json.gz")  # batched_transpose around its convolutions
+    assert "F24" not in found("h100_qwen_0.5b_chat.json.gz")
+
+
+def test_numbers_are_finite(tmp_path: Path) -> None:
+    for finding in gpu_codes(tmp_path, [("aten::mm", PRODUCT, "double", "dgemm", 9000.0)], preview=True).values():
+        assert finding.saving_s is None or np.isfinite(finding.saving_s)
