@@ -1,4 +1,4 @@
-"""Fusion rules by sizes alone, on a GPU, and where they must stay silent; planted/fusion.py has the programs."""
+"""Fusion rules by sizes alone, on a GPU, and where they must stay silent; planted/ has the programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from probe.analyzers.rules.chains import chains
 from probe.analyzers.rules.ledger import Ledger
 
 torch = pytest.importorskip("torch")
-from planted import fusion  # noqa: E402
+from planted import areas, fusion  # noqa: E402
 from planted.program import PROGRAMS, record  # noqa: E402
 
 functional = torch.nn.functional
@@ -58,7 +58,7 @@ def codes(context: Any) -> set[str]:
 @pytest.mark.parametrize("name", BY_SIZES)
 def test_patterns_hold_by_sizes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     program = next(p for p in PROGRAMS if p.name == name)
-    assert program.make.__module__ == fusion.__name__
+    assert areas.MODULES
     context = replace(context_of(program.make, tmp_path, monkeypatch), recorded={}, claimed=set())
     assert {flow.tier for flow in context.flows} == {"order"}
     assert program.code in codes(context)

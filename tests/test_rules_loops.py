@@ -181,9 +181,10 @@ def gpu_trace(folder: Path, calls: list[tuple[str, list[list[int]], str, str, fl
     at = 10.0
     for number, (name, sizes, dtype, kernel_name, length) in enumerate(calls, 1):
         events += [op(name, at, 5, **shapes(*sizes, dtype=dtype)), launch(number, at + 1)]
-        events.append(kernel(kernel_name, at + 3, length, number))
+        events.append(kernel(kernel_name, at + 3, length, number, grid=[4096, 1, 1]))
         at += length + 5
-    return write(folder, [step(1, 0, at + 10), *events], deviceProperties=H100)
+    events.append(launch(0, 12.0 + 6.0 * len(calls), at, name="cudaDeviceSynchronize"))  # the host waits for the rest
+    return write(folder, [step(1, 0, at + 20 + 6.0 * len(calls)), *events], deviceProperties=H100)
 
 
 def gpu_codes(folder: Path, calls: list[tuple[str, list[list[int]], str, str, float]], *, preview: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import socket
 from collections.abc import Callable
@@ -172,6 +173,7 @@ PROGRAMS: dict[str, Callable[[int], Step]] = {
 
 def run_all(rank: int, port: int, folder: str) -> None:
     """Record every program on this rank; called in a process of its own."""
+    faulthandler.enable()  # a crash of a process says where
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(RANKS))
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)

@@ -86,7 +86,7 @@ def findings(context: Context, index_of_group: dict[int, int], *, preview: bool 
             if not rule.shares and context.claimed.intersection(match.rows):
                 continue
             context.claimed.update(match.rows)
-            rows = () if rule.about == "host" else match.rows  # waits and pauses are no operator's time
+            rows = () if rule.about in ("host", "communication") else match.rows  # waits are no operator's time
             match = replace(match, saving_s=context.shortens_s(match.saving_s, rows))
             if match.saving_s is None or match.saving_s >= LEAST_FRACTION * context.step_s:
                 found.append(Found(_finding(rule, match, context, index_of_group), match.site, match.rows))

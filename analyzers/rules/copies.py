@@ -11,7 +11,7 @@ from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.flow import Flow
 from probe.analyzers.rules.parameter_loops import cast_types, changes_type
 from probe.analyzers.rules.patterns import op, through
-from probe.analyzers.rules.repeats import bare_fraction, rows_between
+from probe.analyzers.rules.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import POINTWISE, Unit
 from probe.trace import Dims
@@ -44,7 +44,7 @@ def copied(context: Context) -> Iterator[Match]:
     for sort, units in sorts.items():
         rows = [u.row for u in units]
         spent_s = context.seconds(rows) * bare_fraction(context)
-        if spent_s < COPY_SHARE * context.step_s:
+        if share_of_step(context, spent_s) < COPY_SHARE:
             continue
         yield _copy_match(context, sort, units, spent_s)
 
@@ -59,14 +59,14 @@ def _copy_match(context: Context, sort: Sort, units: Sequence[Unit], spent_s: fl
         key=sort.replace(" ", "-"),
         summary=(
             f"tensors are copied {sort} {times(calls)}, {format_time(spent_s)}, "
-            f"{format_fraction(spent_s / context.step_s)} of the step"
+            f"{format_fraction(share_of_step(context, spent_s))} of the step"
         ),
         evidence=(
             f"the largest is {list(largest.size)}",
             *((f"{format_bytes(int(moved))} moved per step",) if moved else ()),
             f"by {', '.join(sorted({u.name for u in units}))}",
         ),
-        saving_s=spent_s,
+        saving_s=as_recorded_s(context, spent_s),
         where=times(calls),
         replacement=ADVICE[sort][0],
         how=ADVICE[sort][1],
@@ -133,7 +133,7 @@ def ping_pong(context: Context) -> Iterator[Match]:
     twice = [u for flow in context.flows for u in _again(flow) if u.row not in context.claimed]
     casts = {u.row: u for u in (*(p.named[n] for p in found for n in ("there", "back")), *twice)}
     spent_s = context.seconds(sorted(casts)) * bare_fraction(context)
-    if not casts or spent_s < CAST_SHARE * context.step_s:
+    if not casts or share_of_step(context, spent_s) < CAST_SHARE:
         return
     calls = len(casts) / len(context.steps)
     example = found[0].named["there"] if found else next(iter(casts.values()))
@@ -145,14 +145,14 @@ def ping_pong(context: Context) -> Iterator[Match]:
         key=names.replace(" ", "-"),
         summary=(
             f"{calls:.0f} casts per step go from {names}{' and back' if found else ' again and again'}: "
-            f"{format_time(spent_s)}, {format_fraction(spent_s / context.step_s)} of the step"
+            f"{format_time(spent_s)}, {format_fraction(share_of_step(context, spent_s))} of the step"
         ),
         evidence=(
             f"{len(found) / len(context.steps):.0f} times there and back, with only pointwise operators between",
             f"{len(twice) / len(context.steps):.0f} casts of a tensor that was cast before in the step",
             f"the largest is {list(max(casts.values(), key=lambda u: u.numel).size)}",
         ),
-        saving_s=spent_s,
+        saving_s=as_recorded_s(context, spent_s),
         where=times(calls),
         replacement="one type throughout, or one cast kept",
         how="y = f(x)  # in x's own type; what many layers need in another type is cast once, ahead of them",

@@ -16,6 +16,7 @@ from probe.analyzers.rules.parameter_loops import (
     rows_of,
     time_and_floor_s,
 )
+from probe.analyzers.rules.repeats import as_recorded_s, bare_fraction
 from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_bytes, format_time
 
@@ -48,7 +49,7 @@ def clipped(context: Context) -> Iterator[Match]:
             f"step; over lists of tensors the same takes about {format_time(floor_s)}"
         ),
         evidence=_spelled(loops),
-        saving_s=max(spent_s - floor_s, 0.0),
+        saving_s=as_recorded_s(context, max(spent_s - floor_s, 0.0)),
         where="between the backward pass and the optimizer's step",
         replacement=f"{replacement} (foreach)",
         how={
@@ -75,8 +76,8 @@ def zeroed(context: Context) -> Iterator[Match]:
         return
     added = adding[:cleared] if len(adding) <= cleared else sorted(adding)[:: max(len(adding) // cleared, 1)][:cleared]
     spent_s, _ = time_and_floor_s(context, loops, arrays=1) if loops else (0.0, 0.0)
-    spent_s += context.seconds([row for row, _ in lists])
-    adding_s = context.seconds(added)
+    spent_s += context.seconds([row for row, _ in lists]) * bare_fraction(context)
+    adding_s = context.seconds(added) * bare_fraction(context)
     count = round(cleared / len(context.steps))
     size = sum(u.numel for loop in loops for u in loop.units if u.name in ("zero", "fill")) * 4 // len(context.steps)
     yield Match(

@@ -9,7 +9,7 @@ import numpy as np
 
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.copies import contiguous
-from probe.analyzers.rules.repeats import bare_fraction, rows_between
+from probe.analyzers.rules.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import POINTWISE, REDUCTION, Unit
 from probe.analyzers.strides import is_strided
@@ -36,7 +36,7 @@ def strided(context: Context) -> Iterator[Match]:
     units = [u for u in _free(context) if u.name in POINTWISE | REDUCTION and _jumps(u.signature)]
     slow = [u for u in units if _excess_s(context, u) > 0]
     saving_s = sum(_excess_s(context, u) for u in slow) / len(context.steps) * bare_fraction(context)
-    if saving_s < STRIDED_SHARE * context.step_s:
+    if share_of_step(context, saving_s) < STRIDED_SHARE:
         return
     spent_s = context.seconds([u.row for u in slow]) * bare_fraction(context)
     worst = max(slow, key=lambda u: _excess_s(context, u))
@@ -51,7 +51,7 @@ def strided(context: Context) -> Iterator[Match]:
             f"{format_time(spent_s)}, of which {format_time(saving_s)} more than twice what the bytes take"
         ),
         evidence=(f"{worst.name} of {list(worst.size)}, strides {[list(s) for s in worst.signature.strides if s]}",),
-        saving_s=saving_s,
+        saving_s=as_recorded_s(context, saving_s),
         where=f"{times(calls)}, most in {worst.name}",
         replacement="operands in the same order of dimensions",
         how="x = x.t().contiguous()  # once, where x is made; then x + y reads both in order",
@@ -85,7 +85,7 @@ def channels_first(context: Context) -> Iterator[Match]:
     spent_s = context.seconds([u.row for u in convolutions]) * bare_fraction(context)
     planes = _plane_rows(context)
     share = spent_s + context.seconds(planes) * bare_fraction(context)
-    if not convolutions or share < CONV_SHARE * context.step_s:
+    if not convolutions or share_of_step(context, share) < CONV_SHARE:
         return
     if context.trace.on_device:
         saving_s, told = _reordering(context)
@@ -103,7 +103,7 @@ def channels_first(context: Context) -> Iterator[Match]:
         ),
         evidence=(
             f"the first reads {list(convolutions[0].dims[0])}",
-            f"{format_fraction(share / context.step_s)} of the step",
+            f"{format_fraction(share_of_step(context, share))} of the step",
         ),
         saving_s=saving_s,
         where="the convolutional layers and those between them",
@@ -201,7 +201,7 @@ def grouped(context: Context) -> Iterator[Match]:
             f"{list(worst.dims[0])} with {_groups(worst)} groups",
             f"{format_fraction(roof_s / _time_s(context, worst))} of its roof",
         ),
-        saving_s=max(spent_s - reached_s, 0.0),
+        saving_s=as_recorded_s(context, max(spent_s - reached_s, 0.0)),
         where=times(calls),
         replacement="channels_last, or fewer and wider groups",
         how="model = model.to(memory_format=torch.channels_last)  # or groups=1 with fewer channels",
@@ -232,7 +232,7 @@ def untuned(context: Context) -> Iterator[Match]:
     spent_s = context.seconds([u.row for u in convolutions])
     sizes = {u.dims[:2] for u in convolutions}
     searched = any("cudnnFind" in name or "cudnn_find" in name for name in context.trace.names)
-    if searched or spent_s < CONV_SHARE * context.step_s or len(sizes) * 2 > len(convolutions):
+    if searched or share_of_step(context, spent_s) < CONV_SHARE or len(sizes) * 2 > len(convolutions):
         return
     yield Match(
         rows=(),

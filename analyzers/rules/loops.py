@@ -11,7 +11,7 @@ import numpy as np
 
 from probe.analyzers.parts import loader_intervals
 from probe.analyzers.rules.context import Context, Match
-from probe.analyzers.rules.repeats import bare_fraction, elapsed_s, repeats, rows_between
+from probe.analyzers.rules.repeats import as_recorded_s, bare_fraction, elapsed_s, repeats, rows_between
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import MATRIX
 from probe.intervals import length_before
@@ -171,7 +171,7 @@ def _match(context: Context, loops: list[_Loop]) -> Match | None:
             *(("each pass reads what the one before it made",) if ordered else ()),
             *((f"{len(back)} operators in the backward pass repeat it",) if back else ()),
         ),
-        saving_s=spent_s - at_once_s,
+        saving_s=as_recorded_s(context, spent_s - at_once_s),
         where=f"the loop around {_main(loops[0].words)}",
         replacement=advice[0],
         how=advice[1],

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from probe.analyzers.cost_models.dtypes import FLOAT32
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.marks import OPTIMIZER, Marked
-from probe.analyzers.rules.repeats import elapsed_s, rows_between
+from probe.analyzers.rules.repeats import as_recorded_s, elapsed_s, rows_between
 from probe.analyzers.rules.units import Unit
 from probe.units import format_time
 
@@ -35,9 +34,9 @@ def foreach(context: Context) -> Iterator[Match]:
 def _match(context: Context, name: str, arrays: int, lists: Sequence[Sequence[Unit]]) -> Iterator[Match]:
     units = [u for run in lists for u in run]
     sizes = max((_sizes(u) for u in units), key=lambda s: sum(map(prod, s)))
-    moved_s = context.roof_s(arrays * sum(map(prod, sizes)) * FLOAT32.itemsize) if sizes else None
     spent_s = elapsed_s(context, [(run[0].start_ns, run[-1].end_ns) for run in lists])
-    floor_s = moved_s + context.machine.dispatch_s if moved_s is not None else None
+    moved = sum(map(_arrays, units)) / len(context.steps)
+    floor_s = spent_s * min(arrays / moved, 1.0) if sizes else None
     about = f": about {format_time(floor_s)}" if floor_s is not None else ""
     passes = len(units) / len(context.steps)
     yield Match(
@@ -51,12 +50,19 @@ def _match(context: Context, name: str, arrays: int, lists: Sequence[Sequence[Un
         evidence=(
             " → ".join(u.name for u in lists[-1][:10]),
             f"{len(sizes)} parameters, {sum(map(prod, sizes)):,} elements" if sizes else "sizes not recorded",
+            f"{moved:.0f} times an array of their size is read or written; a fused step does so {arrays} times",
         ),
-        saving_s=max(spent_s - floor_s, 0.0) if floor_s is not None else None,
+        saving_s=as_recorded_s(context, max(spent_s - floor_s, 0.0)) if floor_s is not None else None,
         where="the optimizer's step()",
         replacement=f"torch.optim.{name}(…, fused=True)",
         how=f"torch.optim.{name}(model.parameters(), lr=lr, fused=True)",
     )
+
+
+def _arrays(unit: Unit) -> int:
+    """How many arrays of the parameters' size a call reads or writes: its lists, and what it changes or makes."""
+    lists = [dims for dims in unit.dims if dims and isinstance(dims[0], tuple) and any(prod(d) > 1 for d in dims)]
+    return len(lists) + 1 if lists else 0
 
 
 def _sizes(unit: Unit) -> tuple[tuple[int, ...], ...]:

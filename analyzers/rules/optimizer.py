@@ -12,7 +12,7 @@ from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, ElementType
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.marks import Marked as _Marked  # noqa: F401 (its tests know it here)
 from probe.analyzers.rules.multi_tensor import foreach
-from probe.analyzers.rules.repeats import elapsed_s, rows_between
+from probe.analyzers.rules.repeats import as_recorded_s, elapsed_s, rows_between
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import POINTWISE, Unit
 from probe.analyzers.rules.update_loops import by_hand, marked_runs, other_optimizers, outside_marks
@@ -163,7 +163,7 @@ def _match(context: Context, loop: _Loop) -> Match | None:
             " → ".join(u.name for u in loop.updates[-1][:REACH]),
             f"{elements}no _foreach_ or _fused_ operator",
         ),
-        saving_s=max(spent_s - floor_s, 0.0) if floor_s is not None else None,
+        saving_s=as_recorded_s(context, max(spent_s - floor_s, 0.0)) if floor_s is not None else None,
         where="the optimizer's step()",
         replacement=f"torch.optim.{name}(…, fused=True)",
         how=f"torch.optim.{name}(model.parameters(), lr=lr, fused=True)",
@@ -220,7 +220,7 @@ RULES = (
         "F25", "foreach-optimizer", "the optimizer passes over its arrays several times", foreach,
         trigger="_foreach_ operators inside the step of an optimizer that has a fused form",
         advice="fused=True: one pass over parameters, gradients and moments",
-        saving="the time of the _foreach_ operators less that of moving each array once",
+        saving="of the time of the _foreach_ operators all but the share of what a fused step reads and writes",
         cannot_show="options that the fused form does not support (sparse gradients, differentiable=True)",
         proof="flag", effort="flag", needs=("shapes",),
         example=Example("torch.optim.AdamW(parameters, foreach=True)", "torch.optim.AdamW(parameters, fused=True)"),

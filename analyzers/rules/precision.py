@@ -11,7 +11,7 @@ from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES
 from probe.analyzers.precision import Work, gains, speedup
 from probe.analyzers.roofline import TENSOR_KINDS
 from probe.analyzers.rules.context import Context, Match
-from probe.analyzers.rules.repeats import bare_fraction, rows_between
+from probe.analyzers.rules.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import MATRIX, Unit
 from probe.units import format_fraction, format_time
@@ -33,7 +33,7 @@ def doubled(context: Context) -> Iterator[Match]:
     double = [u for u in units if _has(u, frozenset({"double"}))]
     single = [u for u in units if _has(u, SINGLE)]
     spent_s = context.seconds([u.row for u in double]) * bare_fraction(context)
-    if not single or spent_s < SHARE * context.step_s:
+    if not single or share_of_step(context, spent_s) < SHARE:
         return
     saving_s = sum(_double_gain_s(context, u) for u in double) / len(context.steps) * bare_fraction(context)
     first = double[0]
@@ -47,9 +47,9 @@ def doubled(context: Context) -> Iterator[Match]:
         ),
         evidence=(
             f"the first is {first.name} of {list(first.size)}, behind {_before(units, first)}",
-            f"{format_fraction(spent_s / context.step_s)} of the step in float64",
+            f"{format_fraction(share_of_step(context, spent_s))} of the step in float64",
         ),
-        saving_s=saving_s,
+        saving_s=as_recorded_s(context, saving_s),
         where=f"from {first.name} of {list(first.size)} on",
         replacement="float32",
         how="x = x.float()  # where the float64 tensor is made: torch.from_numpy(a).float(), dtype=torch.float32",
@@ -87,7 +87,7 @@ def without_tf32(context: Context) -> Iterator[Match]:
     found = [(g, w) for g, w in _products(context) if w.cost.dtype == "float32" and _kernel(context, g, VECTOR)]
     faster = {g: ratio for g, w in found if (ratio := speedup(w, "tf32", context.machine.ceilings)) and ratio > 1}
     saving_s = sum(w.call_s * w.calls * (1 - 1 / faster[g]) for g, w in found if g in faster)
-    if saving_s < SHARE * context.step_s:
+    if share_of_step(context, saving_s) < SHARE:
         return
     spent_s = sum(w.call_s * w.calls for g, w in found if g in faster)
     kernels = dict.fromkeys(context.groups.kernels[g][0].name for g in faster if context.groups.kernels[g])
@@ -96,7 +96,7 @@ def without_tf32(context: Context) -> Iterator[Match]:
         ops=tuple(sorted(faster)),
         summary=(
             f"float32 matrix products and convolutions run without TF32: {format_time(spent_s)} per step, "
-            f"{format_fraction(spent_s / context.step_s)} of it; with it about {format_time(spent_s - saving_s)}"
+            f"{format_fraction(share_of_step(context, spent_s))} of it; with it about {format_time(spent_s - saving_s)}"
         ),
         evidence=tuple(f"kernel {name[:80]}" for name in list(kernels)[:3]),
         saving_s=saving_s,
@@ -114,7 +114,7 @@ def without_amp(context: Context) -> Iterator[Match]:
     first = {g: dict(gains(w, ceilings)).get("tf32", 0.0) * _kernel(context, g, VECTOR) for g, w in found}
     best = {g: dict(gains(w, ceilings)).get("bfloat16", 0.0) for g, w in found}
     saving_s = sum(max(best[g] - first[g], 0.0) for g, _ in found)
-    if spent_s < AMP_SHARE * context.step_s or saving_s < SHARE * context.step_s:
+    if share_of_step(context, spent_s) < AMP_SHARE or share_of_step(context, saving_s) < SHARE:
         return
     device = "cuda" if context.trace.on_device else "cpu"
     yield Match(
@@ -125,7 +125,7 @@ def without_amp(context: Context) -> Iterator[Match]:
             f"bfloat16 they take {format_time(saving_s)} less{' than in TF32' if any(first.values()) else ''}"
         ),
         evidence=(
-            f"{len(found)} kinds of products, {format_fraction(spent_s / context.step_s)} of the step",
+            f"{len(found)} kinds of products, {format_fraction(share_of_step(context, spent_s))} of the step",
             "the other operators would move half of the bytes as well: that is not counted",
         ),
         saving_s=saving_s,
@@ -167,7 +167,7 @@ def odd_sizes(context: Context) -> Iterator[Match]:
     units = (u for run in context.runs for u in run if u.row not in context.claimed)
     odd = [u for u in units if u.name in (*MATRIX, "convolution") and _has(u, HALF) and _odd(u)]
     spent_s = context.seconds([u.row for u in odd])
-    if spent_s < SHARE * context.step_s:
+    if share_of_step(context, spent_s) < SHARE:
         return
     saving_s = sum(_padded_gain_s(context, u) for u in odd) / len(context.steps)
     worst = max(odd, key=lambda u: int(context.spent_ns[u.row]))

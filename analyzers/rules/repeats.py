@@ -80,9 +80,20 @@ def _on_device(context: Context, pairs: Int64s) -> int:
 
 
 def bare_fraction(context: Context) -> float:
-    """How long a step takes without the profiler, as a share of a recorded one; 1 at the most."""
-    recorded_s = float(context.steps.duration_ns.mean()) / 1e9
-    return min(context.step_s / recorded_s, 1.0) if recorded_s > 0 else 1.0
+    """How long host code takes without the profiler, as a share of what was recorded; a device's work is not slowed."""
+    if context.trace.on_device or context.recorded_s <= 0:
+        return 1.0
+    return min(context.step_s / context.recorded_s, 1.0)
+
+
+def as_recorded_s(context: Context, bare_s: float) -> float:
+    """A time without the profiler as the recorded one, which is what savings of operators are stated in."""
+    return bare_s / (bare_fraction(context) or 1.0)
+
+
+def share_of_step(context: Context, bare_s: float) -> float:
+    """A time without the profiler as a share of the step; both as recorded, where a busy machine slows both alike."""
+    return as_recorded_s(context, bare_s) / context.recorded_s if context.recorded_s > 0 else 0.0
 
 
 def rows_between(context: Context, first: int, last: int) -> list[int]:

@@ -10,14 +10,14 @@ import numpy as np
 
 from probe.analyzers.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
-from probe.analyzers.rules.repeats import bare_fraction, rows_between
+from probe.analyzers.rules.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
 from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Dims, Signature
 from probe.units import format_fraction, format_time
 
 SHARE = 0.05  # of the step
 INDICES = ("long int", "int", "TensorList")  # types of arguments that hold indices
-AWAY = 4.0  # from the roof: what comes nearer needs no other operator
+AWAY = 3.0  # from the roof: what comes nearer needs no other operator
 ADDS = {  # operator, and the argument that says that it accumulates; None where it always does
     "aten::index_add_": None, "aten::index_add": None, "aten::scatter_add_": None, "aten::scatter_add": None,
     "aten::scatter_reduce_": None, "aten::scatter_reduce": None, "aten::index_reduce_": None,
@@ -69,7 +69,7 @@ def _accumulates(flag: int | None, signature: Signature | None) -> bool:
 def _match(context: Context, name: str, rows: list[int]) -> Match | None:
     spent_s = context.seconds(rows) * bare_fraction(context)
     moved_s = context.roof_s(sum(_bytes(_signature(context, row)) for row in rows) / len(context.steps))
-    if moved_s is None or spent_s < SHARE * context.step_s or spent_s < AWAY * moved_s:
+    if moved_s is None or share_of_step(context, spent_s) < SHARE or spent_s < AWAY * moved_s:
         return None
     signature = _signature(context, max(rows, key=lambda row: _bytes(_signature(context, row))))
     flat = signature is not None and max(map(len, signature.dims), default=0) == 1
@@ -81,10 +81,10 @@ def _match(context: Context, name: str, rows: list[int]) -> Match | None:
         key=name,
         summary=(
             f"{name} adds into rows by index {times(calls)} and takes {format_time(spent_s)}, "
-            f"{format_fraction(spent_s / context.step_s)} of the step; its bytes would take {format_time(moved_s)}"
+            f"{format_fraction(share_of_step(context, spent_s))} of the step; its bytes would take {format_time(moved_s)}"
         ),
         evidence=(f"largest call over {[list(d) for d in signature.dims if d]}",) if signature else (),
-        saving_s=spent_s - AWAY * moved_s,
+        saving_s=as_recorded_s(context, spent_s - AWAY * moved_s),
         where=times(calls),
         replacement=better,
         how=how,
@@ -110,9 +110,9 @@ def _elements(dims: Dims) -> int:
 RULES = (
     Rule(
         "F23", "scatter-contention", "sums by index far below the memory's speed", find,
-        trigger="index_add, scatter_add, scatter_reduce, accumulating index_put: 5 % of the step, four times its roof",
+        trigger="index_add, scatter_add, scatter_reduce, accumulating index_put: 5 % of the step, three times its roof",
         advice="index_add_ for whole rows; sorted indices and a segment sum where rows are hit often",
-        saving="their time less four times that of the bytes, which the best of them take",
+        saving="their time less three times that of the bytes, which the best of them take",
         cannot_show="how often each row is hit: that is in the values of the index",
         proof="module", about="compute", needs=("shapes",),
         example=Example("out.index_put_((i,), x, accumulate=True)", "out.index_add_(0, i, x)"),

@@ -15,7 +15,7 @@ from probe.analyzers.rules.parameter_loops import (
     rows_of,
     time_and_floor_s,
 )
-from probe.analyzers.rules.repeats import elapsed_s, repeats, rows_between
+from probe.analyzers.rules.repeats import as_recorded_s, elapsed_s, repeats, rows_between
 from probe.analyzers.rules.units import POINTWISE, Unit
 from probe.units import format_time
 
@@ -83,7 +83,7 @@ def _marked_match(
             f"operators and {format_time(spent_s)} per step; fused, each array is read and written once{about}"
         ),
         evidence=("no _foreach_ or _fused_ operator in its step", " → ".join(u.name for u in updates[-1])),
-        saving_s=max(spent_s - floor_s, 0.0) if floor_s is not None else None,
+        saving_s=as_recorded_s(context, max(spent_s - floor_s, 0.0)) if floor_s is not None else None,
         where="the optimizer's step()",
         replacement=f"torch.optim.{name}(…, fused=True)" if fused else "a compiled step, or foreach=True",
         how=(
@@ -118,7 +118,7 @@ def by_hand(context: Context) -> Iterator[Match]:
             f"{format_time(spent_s)} per step; {'fused' if stock else 'over lists'} about {format_time(floor_s)}"
         ),
         evidence=(f"{' → '.join(words[:12])}, for {count} tensors",),
-        saving_s=max(spent_s - floor_s, 0.0),
+        saving_s=as_recorded_s(context, max(spent_s - floor_s, 0.0)),
         where="the loop that updates the parameters",
         replacement=better,
         how=(

@@ -14,6 +14,7 @@ from probe.analyzers.rules.parameter_loops import (
     rows_of,
     time_and_floor_s,
 )
+from probe.analyzers.rules.repeats import as_recorded_s
 from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_bytes, format_time
 
@@ -37,7 +38,7 @@ def averaged(context: Context) -> Iterator[Match]:
             f"{format_time(spent_s)} per step; one lerp over lists takes about {format_time(floor_s)}"
         ),
         evidence=(f"{' → '.join(words)}, for {count} tensors",),
-        saving_s=max(spent_s - floor_s, 0.0),
+        saving_s=as_recorded_s(context, max(spent_s - floor_s, 0.0)),
         where="the update of the averaged weights",
         replacement="torch._foreach_lerp_",
         how="torch._foreach_lerp_(averages, parameters, 1 - decay)  # or get_ema_multi_avg_fn(decay)",
@@ -62,7 +63,7 @@ def cast(context: Context) -> Iterator[Match]:
             f"{format_bytes(copied)} in {format_time(spent_s)}"
         ),
         evidence=tuple(dict.fromkeys(_told(loop) for loop in loops))[:4],
-        saving_s=spent_s,
+        saving_s=as_recorded_s(context, spent_s),
         saving_bytes=copied,
         where="the casts of the parameters",
         replacement="weights kept in float32 under torch.autocast, or an optimizer that works on their own type",

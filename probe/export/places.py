@@ -106,7 +106,8 @@ def _host_threads(trace: Trace) -> set[int]:
     columns = (trace.host_ops.thread, trace.runtime_calls.thread, annotations.thread[~annotations.on_device])
     used = {int(i) for column in columns for i in np.unique(column)}
     projected = {int(i) for i in np.unique(annotations.thread[annotations.on_device])}
-    unused = set(range(len(trace.threads))) - projected
+    stacks = {int(i) for i in np.unique(trace.frames.thread)}  # torch puts some of them on a thread 0 of no process
+    unused = set(range(len(trace.threads))) - projected - stacks
     return (used | unused | {trace.step_thread}) - {_UNKNOWN}
 
 

@@ -204,8 +204,8 @@ def added_across() -> Step:
 @planted("E08")
 def a_symmetric_loss() -> Step:
     """‖A − Aᵀ‖ in training."""
-    a = torch.randn(1200, 1200, requires_grad=True)
-    return lambda: F.mse_loss(a, a.t()).backward()
+    a = torch.randn(1500, 1500, requires_grad=True)
+    return lambda: (a - a.t()).abs().sum().backward()
 
 
 @planted("E08")
@@ -261,7 +261,8 @@ def upsampling_between_convolutions() -> Step:
 
 @clean
 def a_cnn_with_channels_last() -> Step:
-    model = small_cnn().eval().to(memory_format=torch.channels_last)
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU()]
+    model = nn.Sequential(*layers).eval().to(memory_format=torch.channels_last)
     x = torch.randn(4, 3, 64, 64).to(memory_format=torch.channels_last)
     return torch.inference_mode()(lambda: model(x))
 

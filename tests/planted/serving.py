@@ -114,8 +114,10 @@ def cache_written_in_place() -> Step:
 @clean
 def features_joined_by_a_dense_network() -> Step:
     """Ever more channels, each number of them once."""
-    layers = nn.ModuleList(nn.Conv2d(16 + 8 * n, 8, 3, padding=1) for n in range(4))
-    x = torch.randn(4, 16, 32, 32)
+    layers = nn.ModuleList(nn.Conv2d(16 + 8 * n, 8, 3, padding=1) for n in range(4)).to(
+        memory_format=torch.channels_last
+    )
+    x = torch.randn(4, 16, 32, 32).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def step() -> object:
