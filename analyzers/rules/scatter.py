@@ -81,7 +81,8 @@ def _match(context: Context, name: str, rows: list[int]) -> Match | None:
         key=name,
         summary=(
             f"{name} adds into rows by index {times(calls)} and takes {format_time(spent_s)}, "
-            f"{format_fraction(share_of_step(context, spent_s))} of the step; its bytes would take {format_time(moved_s)}"
+            f"{format_fraction(share_of_step(context, spent_s))} of the step; "
+            f"its bytes would take {format_time(moved_s)}"
         ),
         evidence=(f"largest call over {[list(d) for d in signature.dims if d]}",) if signature else (),
         saving_s=as_recorded_s(context, spent_s - AWAY * moved_s),
