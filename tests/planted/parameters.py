@@ -214,7 +214,7 @@ def clipped_by_hand_with_items() -> Step:
 @planted("F26")
 def values_clamped_in_a_loop() -> Step:
     """Clipping by value, within a step of training."""
-    tables = nn.ModuleList([nn.Embedding(500, 16) for _ in range(60)])  # one a feature, as recommenders have them
+    tables = nn.ModuleList([nn.Embedding(500, 16) for _ in range(200)])  # one a feature, as recommenders have them
     optimizer = torch.optim.SGD(tables.parameters(), lr=1e-3, fused=True)
     gradients = [torch.randn_like(p) for p in tables.parameters()]
 
