@@ -110,7 +110,7 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     what_if = WhatIf(trace, marks)
     context = Context(
         trace, marks, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s, recorded=beside.recorded,
-        memory=memory, what_if=what_if,
+        memory=memory, what_if=what_if, kernel_runs=runs,
     )  # fmt: skip
     found = findings(context, {row.group: index for index, row in enumerate(rows)}, preview=beside.preview)
     found = tuple(replace(f, finding=_located(f.finding, located, rows)) for f in found)

@@ -14,9 +14,7 @@ from probe.analyzers.op_table import OpGroups
 from probe.analyzers.timeline.device import device_busy, device_claims
 from probe.analyzers.timeline.host import host_claims
 from probe.analyzers.timeline.idle import Claim, idle_claims
-from probe.analyzers.timeline.pieces import exclusive as exclusive
 from probe.analyzers.timeline.threads import any_busy, main_thread, workers
-from probe.analyzers.timeline.threads import loader_intervals as loader_intervals
 from probe.intervals import Intervals, length_before, parted, union
 from probe.trace import Steps, Trace
 

@@ -14,6 +14,7 @@ import probe
 from probe.analyzers import diagnosis as diagnosis_module
 from probe.analyzers.rules import catalogue, optimizer
 from probe.analyzers.rules.catalogue import RULES
+from probe.analyzers.rules.marks import Marked
 from probe.device import Ceilings
 from probe.examine import Request, examine
 from probe.sites import AttentionSite, OptimizerSite
@@ -472,8 +473,8 @@ def test_real_traces_have_the_findings_a_reader_would_sign(foreign_traces: Path)
 
 
 def test_marks_may_overlap_and_touch() -> None:
-    marked = optimizer._Marked(np.array([0, 10, 20, 50]), np.array([5, 40, 40, 60]))
+    marked = Marked(np.array([0, 10, 20, 50]), np.array([5, 40, 40, 60]))
     asked = [-1, 0, 4, 5, 9, 10, 25, 39, 40, 50, 59, 60]
     spans = [(0, 5), (10, 40), (20, 25), (50, 60)]
     assert marked.holds(np.array(asked)).tolist() == [any(s <= at < e for s, e in spans) for at in asked]
-    assert optimizer._Marked(np.array([]), np.array([])).holds(np.array([1])).tolist() == [False]
+    assert Marked(np.array([]), np.array([])).holds(np.array([1])).tolist() == [False]

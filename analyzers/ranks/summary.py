@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from probe.analyzers.cost_models.collectives import is_collective
-from probe.analyzers.parts import exclusive
 from probe.analyzers.ranks.kinds import (
     KINDS,
     is_collective_kernel,
@@ -17,6 +16,7 @@ from probe.analyzers.ranks.kinds import (
     payload_bytes,
 )
 from probe.analyzers.steps import recorded_steps, step_of
+from probe.analyzers.timeline.pieces import exclusive
 from probe.intervals import Intervals, clip, difference, union
 from probe.multirank import CollectiveTimes, Group, RankSteps, RankSummary
 from probe.trace import CollectiveCall, Int32s, Int64s, Mask, Steps, Trace

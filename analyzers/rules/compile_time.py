@@ -61,7 +61,7 @@ def breaks(context: Context) -> Iterator[Match]:
 def _host_s(context: Context, rows: Int64s) -> float:
     """The operators' own seconds per step in the bare step; where there is a device, no more than it idles."""
     ops = context.trace.host_ops
-    recorded_s = float(context.steps.duration_ns.mean()) / 1e9
+    recorded_s = context.recorded_s
     spent_s = float(ops.self_ns[rows].sum()) / 1e9 / len(context.steps)
     if context.trace.on_device:
         return min(spent_s, context.parts["overhead"] + context.parts["host"])
@@ -81,8 +81,7 @@ def _recompiling(context: Context) -> Iterator[Match]:
     if not len(rows) or len(seen) <= len(steps) / 2:
         return
     spent = difference(within(union(ops.start_ns[rows], ops.end_ns[rows]), steps), _device(context))
-    recorded_s = float(steps.duration_ns.mean()) / 1e9
-    fraction = spent.length_ns / 1e9 / len(steps) / recorded_s
+    fraction = spent.length_ns / 1e9 / len(steps) / context.recorded_s
     if fraction < COMPILING_FRACTION:
         return
     compiled = _mask(len(ops), rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from probe.analysis import Bound
 from probe.analyzers.call_tree import with_callees
 from probe.analyzers.classify import Machine
 from probe.analyzers.cost_models import Cost
-from probe.analyzers.kernel_evidence import KernelRuns, runs_of_groups
+from probe.analyzers.kernel_evidence import KernelRuns
 from probe.analyzers.memory.use import MemoryUse
 from probe.analyzers.op_table import OpGroups
 from probe.analyzers.rules.flow import Flow, Recorded, Tier, by_sizes, spelling
@@ -40,6 +40,8 @@ class Context:
     recorded: Recorded = field(default_factory=dict)  # makers of arguments, of the runs for which they were recorded
     memory: MemoryUse | None = None  # blocks and levels, where allocations were recorded
     what_if: WhatIf | None = None  # how much shorter the step gets
+    # The kernels of each group that launched any, by name and launch shape.
+    kernel_runs: Mapping[int, tuple[KernelRuns, ...]] = field(default_factory=dict)
     claimed: set[int] = field(default_factory=set)  # operators that belong to findings already made; grows
 
     @cached_property
@@ -67,11 +69,6 @@ class Context:
         """Where `pattern` holds in any run, in order of time, without units that are claimed."""
         for flow in self.flows:
             yield from matches(flow, pattern, self.claimed)
-
-    @cached_property
-    def kernel_runs(self) -> dict[int, tuple[KernelRuns, ...]]:
-        """The kernels of each group that launched any, by name and launch shape."""
-        return runs_of_groups(self.trace, self.groups.of_kernel)
 
     @cached_property
     def spent_ns(self) -> Int64s:
@@ -118,13 +115,18 @@ class Context:
         if self.what_if is not None and self.trace.on_device and rows:
             saving_s = self.what_if.cap(saving_s, rows, self.seconds(list(rows))) or 0.0
         if rows:  # their time was recorded under the profiler, the step's is that of one without
-            saving_s *= min(1.0, self.step_s / self.recorded_s) if self.recorded_s > 0 else 1.0
+            saving_s *= self.bare_fraction
         return min(saving_s, self.step_s)
 
     @cached_property
     def recorded_s(self) -> float:
         """Mean seconds of a step as it was recorded."""
         return float(self.steps.duration_ns.mean()) / 1e9 if len(self.steps) else 0.0
+
+    @property
+    def bare_fraction(self) -> float:
+        """How much shorter a step is without the profiler: its time by that of a recorded one, at most 1."""
+        return min(self.step_s / self.recorded_s, 1.0) if self.recorded_s > 0 else 1.0
 
     def roof_s(self, size_bytes: float) -> float | None:
         """Least time to move that many bytes from and to memory; None where the bandwidth is not known."""

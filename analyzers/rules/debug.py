@@ -42,7 +42,7 @@ def _anomaly(context: Context) -> Iterator[Match]:
     ops = context.trace.host_ops
     checking_s = float((ops.end_ns - ops.start_ns)[checks].sum()) / 1e9 / len(context.steps)
     tracing_s = _tracebacks_s(context)
-    recorded_s = float(context.steps.duration_ns.mean()) / 1e9
+    recorded_s = context.recorded_s
     saving_s = min((checking_s + tracing_s) / recorded_s, 1.0) * context.step_s
     yield Match(
         rows=free(context, checks.tolist()),

@@ -101,12 +101,10 @@ class Ledger:
     @cached_property
     def stretch(self) -> float:
         """What all calls of the steps took, to what they usually take; shorter as a step is without the profiler."""
-        steps, ops = self.context.steps, self.context.trace.host_ops
+        ops = self.context.trace.host_ops
         outermost = (ops.parent < 0) & (self.context.groups.step_of_op >= 0)
         usual, spent = float(self._usual_ns[outermost].sum()), float(self.context.spent_ns[outermost].sum())
-        recorded_s = float(steps.duration_ns.mean()) / 1e9 if len(steps) else 0.0
-        shorter = min(self.context.step_s / recorded_s, 1.0) if recorded_s else 1.0
-        return shorter * (spent / usual if usual else 1.0)
+        return self.context.bare_fraction * (spent / usual if usual else 1.0)
 
     @cached_property
     def _usual_ns(self) -> Floats:

@@ -9,11 +9,11 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from probe.analyzers.parts import loader_intervals
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.repeats import as_recorded_s, bare_fraction, elapsed_s, repeats, rows_between
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.units import MATRIX
+from probe.analyzers.timeline.threads import loader_intervals
 from probe.intervals import length_before
 from probe.trace import Dims
 from probe.units import format_time

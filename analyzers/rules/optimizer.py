@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple, cast
 
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, ElementType
 from probe.analyzers.rules.context import Context, Match
-from probe.analyzers.rules.marks import Marked as _Marked  # noqa: F401 (its tests know it here)
 from probe.analyzers.rules.multi_tensor import foreach
 from probe.analyzers.rules.repeats import as_recorded_s, elapsed_s, rows_between
 from probe.analyzers.rules.rule import Example, Rule

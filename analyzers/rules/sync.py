@@ -39,6 +39,11 @@ def scalars(context: Context) -> Iterator[Match]:
     yield from _waits_for_values(context) if context.trace.on_device else _loops_over_elements(context)
 
 
+def _told(context: Context, asked: Counter[str]) -> str:
+    """Who asked most often, with how often per step."""
+    return ", ".join(f"{n / len(context.steps):.0f} × {name}" for name, n in asked.most_common(4))
+
+
 def _waits_for_values(context: Context) -> Iterator[Match]:
     """The waits that no copy or data-dependent size explains."""
     found = waits(context)
@@ -55,7 +60,7 @@ def _waits_for_values(context: Context) -> Iterator[Match]:
             f"for {format_time(stalled_s)} per step, {format_fraction(stalled_s / context.step_s)}"
         ),
         evidence=(
-            ", ".join(f"{n / len(context.steps):.0f} × {name}" for name, n in asked.most_common(4)),
+            _told(context, asked),
             f"{format_time(found.waited_s(rows))} per step in the waits themselves",
         ),
         saving_s=stalled_s,
@@ -69,7 +74,7 @@ def _loops_over_elements(context: Context) -> Iterator[Match]:
     """A Python loop that reads a tensor element by element, on a CPU."""
     bursts = list(_bursts(context))
     reads = sum(b.reads for b in bursts) / len(context.steps)
-    recorded_s = float(context.steps.duration_ns.mean()) / 1e9
+    recorded_s = context.recorded_s
     fraction = sum(b.spent_ns for b in bursts) / 1e9 / len(context.steps) / recorded_s if bursts else 0.0
     if fraction < LOOP_FRACTION:
         return
@@ -168,7 +173,7 @@ def _waits_for_counts(context: Context) -> Iterator[Match]:
             f"sizes that depend on values make the host wait for the device {times(count)}; it then idles for "
             f"{format_time(stalled_s)} per step, {format_fraction(stalled_s / context.step_s)}"
         ),
-        evidence=(", ".join(f"{n / len(context.steps):.0f} × {name}" for name, n in asked.most_common(4)),),
+        evidence=(_told(context, asked),),
         saving_s=stalled_s,
         where=f"{asked.most_common(1)[0][0]}, {times(count)}",
         replacement="torch.where, or a size fixed in advance",
@@ -183,7 +188,7 @@ def _selections_by_mask(context: Context) -> Iterator[Match]:
         return
     ops = context.trace.host_ops
     rows = np.array(chosen + context.backward_rows(_below(context, chosen)), np.int64)
-    recorded_s = float(context.steps.duration_ns.mean()) / 1e9
+    recorded_s = context.recorded_s
     spent_s = float((ops.end_ns - ops.start_ns)[rows].sum()) / 1e9 / len(context.steps)
     floor_s = context.roof_s(sum(_passes_bytes(context, row) for row in rows.tolist()) / len(context.steps))
     if floor_s is None or spent_s - floor_s < SELECTED_FRACTION * recorded_s:

@@ -128,7 +128,7 @@ def _made_of_python(context: Context) -> Iterator[Match]:
     loading = loader_intervals(context.trace)
     own = length_before(loading, begins) == length_before(loading, ends)
     spent_s = float((ends - begins)[own].sum()) / 1e9 / len(context.steps)
-    recorded_s = float(context.steps.duration_ns.mean()) / 1e9
+    recorded_s = context.recorded_s
     if spent_s < PYTHON_FRACTION * recorded_s:
         return
     count = float(own.sum()) / len(context.steps)

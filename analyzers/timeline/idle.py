@@ -11,7 +11,7 @@ from probe.analyzers.timeline.calls import calls_named, is_allocation, is_copy, 
 from probe.analyzers.timeline.device import device_busy
 from probe.analyzers.timeline.pieces import exclusive
 from probe.analyzers.timeline.threads import any_busy, feeding_threads, is_operator, loader_intervals
-from probe.intervals import EMPTY, Intervals, difference, intersection, union
+from probe.intervals import EMPTY, Intervals, covers, difference, intersection, union
 from probe.trace import Int64s, Mask, RuntimeCalls, Trace
 
 # A gap that opens this soon after a synchronisation returned, or during it, is that synchronisation's: the queue was
@@ -92,7 +92,7 @@ def _gaps(trace: Trace) -> _Gaps:
     late = here & (called > opened)
     since = np.where(late, called, opened)
     lost = here & (closed - np.maximum(since, np.where(late, returned, since)) > UNEXPLAINED_NS)
-    drained = _inside(opened, _syncs(trace))
+    drained = covers(_syncs(trace), opened)
     return _Gaps(
         queued=_chosen(opened, closed, here & ~late & ~lost),
         launched=_chosen(since, closed, late & ~lost),
@@ -118,13 +118,6 @@ def _syncs(trace: Trace) -> Intervals:
     rows = calls_named(trace, lambda name: is_sync(name) or is_copy(name))
     rows &= np.isin(calls.thread, feeding_threads(trace))
     return union(calls.start_ns[rows], calls.end_ns[rows] + RETURN_NS)
-
-
-def _inside(instants: Int64s, a: Intervals) -> Mask:
-    """Which instants lie in one of the intervals."""
-    at = np.searchsorted(a.starts, instants, side="right") - 1
-    inside: Mask = (at >= 0) & (instants < np.append(a.ends, 0)[at])
-    return inside
 
 
 def _chosen(starts: Int64s, ends: Int64s, rows: Mask) -> Intervals:
