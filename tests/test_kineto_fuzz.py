@@ -39,7 +39,7 @@ def whole(path: Path) -> dict[str, Any]:
 def texts() -> list[trace_damage.Sample]:
     """Short pieces of real traces: the project's own, and those of others where they are at hand."""
     foreign = os.environ.get("PROBE_TEST_TRACES")
-    paths = sorted(SAMPLES.rglob("*.json.gz"))
+    paths = sorted(SAMPLES.rglob("trace.*.json.gz"))
     if foreign:
         paths += [p for p in sorted(Path(foreign).rglob("*.json.gz")) if p.stat().st_size < 200_000]
     return list(trace_damage.samples(paths, SEED, each=1))
