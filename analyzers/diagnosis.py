@@ -29,7 +29,7 @@ from probe.analyzers.provenance import caveats, missing_parts, quality, recorded
 from probe.analyzers.roofline import Placement, place
 from probe.analyzers.rules.catalogue import Found, findings, unasked
 from probe.analyzers.rules.context import Context
-from probe.analyzers.rules.flow import Recorded
+from probe.analyzers.rules.matching.flow import Recorded
 from probe.analyzers.shown_rates import ShownRates, shown_rates
 from probe.analyzers.steps import AHEAD, busy_fraction, cut_by_device, recorded_steps, step_times
 from probe.analyzers.tensor_cores import in_tf32

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from probe.analyzers.memory.resident import Resident, recorded_residents
-from probe.analyzers.rules.flow import Recorded, recorded
-from probe.analyzers.rules.units import unit_runs
+from probe.analyzers.rules.matching.flow import Recorded, recorded
+from probe.analyzers.rules.matching.units import unit_runs
 from probe.errors import TraceError
 from probe.readers import execution_trace
 from probe.readers.narrow import Selection, narrow

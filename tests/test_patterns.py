@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from probe.analyzers.rules.flow import Argument, Flow, by_sizes, by_tensors, result_size
-from probe.analyzers.rules.patterns import matches, op, through, value
-from probe.analyzers.rules.units import Unit
+from probe.analyzers.rules.matching.flow import Argument, Flow, by_sizes, by_tensors, result_size
+from probe.analyzers.rules.matching.patterns import matches, op, through, value
+from probe.analyzers.rules.matching.units import Unit
 from probe.tensors import Tensors, TensorUses
 from probe.trace import Signature
 

@@ -14,7 +14,8 @@ from builders import GPU, Event, copy, event, kernel, launch, op, shapes, step, 
 import probe
 from probe.analysis import Analysis
 from probe.analyzers import diagnosis as diagnosis_module
-from probe.analyzers.rules import catalogue, communication, stragglers
+from probe.analyzers.rules import catalogue
+from probe.analyzers.rules.scale_out import communication, stragglers
 from probe.multirank import Rank, Straggler
 
 CODES = {rule.code for rule in communication.RULES}

@@ -12,9 +12,10 @@ from builders import GPU, Event, copy, event, kernel, launch, op, shapes, step, 
 
 import probe
 from probe.analyzers import diagnosis as diagnosis_module
-from probe.analyzers.rules import catalogue, pauses
+from probe.analyzers.rules import catalogue
 from probe.analyzers.rules.catalogue import RULES
 from probe.analyzers.rules.context import Context
+from probe.analyzers.rules.host import pauses
 from probe.analyzers.rules.order import order
 from probe.findings import Finding
 

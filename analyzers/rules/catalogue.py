@@ -5,45 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from probe.analyzers.rules import (
-    allocator,
-    attention,
-    communication,
-    compile_time,
-    convolution,
+from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.efficiency import (
     copies,
-    debug,
     embedding,
-    experts,
-    full_queue,
-    gated,
-    gemm,
-    gradients,
-    host,
     inference,
     kernel_shape,
     layout,
-    loader,
-    loops,
-    losses,
-    memory,
-    normalisation,
-    optimizer,
-    packing,
-    pauses,
-    pointwise,
     precision,
     recompute,
-    rope,
     scatter,
     serving,
-    sync,
-    transfers,
-    weight_copies,
 )
-from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.fusion import (
+    attention,
+    convolution,
+    gated,
+    gemm,
+    losses,
+    normalisation,
+    packing,
+    pointwise,
+    rope,
+)
+from probe.analyzers.rules.host import compile_time, debug, full_queue, launches, loader, pauses, sync, transfers
+from probe.analyzers.rules.loops import experts, rows
+from probe.analyzers.rules.memory import allocator, footprint
 from probe.analyzers.rules.order import order
 from probe.analyzers.rules.rule import NEEDS, Need, Rule
+from probe.analyzers.rules.scale_out import communication
+from probe.analyzers.rules.updates import gradients, optimizer, weight_copies
 from probe.findings import Finding
 from probe.sites import Site
 
@@ -55,9 +46,9 @@ ONLY_WHERE_IT_APPLIES = frozenset({"device work", "launches", "collectives"})
 # In the order in which they may claim operators.
 MODULES = (
     attention, losses, normalisation, rope, gated, experts, embedding, optimizer, gradients, weight_copies,
-    debug, loader, transfers, sync, loops, convolution, gemm, packing, layout, precision, scatter, recompute, serving,
-    inference, kernel_shape, copies, compile_time, allocator, memory, pauses, communication,
-    full_queue, host, pointwise,
+    debug, loader, transfers, sync, rows, convolution, gemm, packing, layout, precision, scatter, recompute, serving,
+    inference, kernel_shape, copies, compile_time, allocator, footprint, pauses, communication,
+    full_queue, launches, pointwise,
 )  # fmt: skip
 RULES: tuple[Rule, ...] = tuple(rule for module in MODULES for rule in module.RULES)
 HOST_CODES = frozenset(rule.code for rule in RULES if rule.about == "host")

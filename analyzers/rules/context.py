@@ -15,10 +15,10 @@ from probe.analyzers.cost_models import Cost
 from probe.analyzers.kernel_evidence import KernelRuns
 from probe.analyzers.memory.use import MemoryUse
 from probe.analyzers.op_table import OpGroups
-from probe.analyzers.rules.flow import Flow, Recorded, Tier, by_sizes, spelling
-from probe.analyzers.rules.patterns import Match as Place
-from probe.analyzers.rules.patterns import Pattern, matches
-from probe.analyzers.rules.units import Unit, unit_runs
+from probe.analyzers.rules.matching.flow import Flow, Recorded, Tier, by_sizes, spelling
+from probe.analyzers.rules.matching.patterns import Match as Place
+from probe.analyzers.rules.matching.patterns import Pattern, matches
+from probe.analyzers.rules.matching.units import Unit, unit_runs
 from probe.analyzers.what_if import WhatIf
 from probe.sites import Site
 from probe.trace import Int64s, Steps, Trace

@@ -1,0 +1,1 @@
+"""F01–F19: operators that one pass could do together."""

@@ -1,0 +1,197 @@
+"""F13: products of one input with several weights (queries, keys and values) that could be one product."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.matching.continued import CASTS, in_backward
+from probe.analyzers.rules.matching.flow import PRODUCT_OF, Argument, Flow
+from probe.analyzers.rules.matching.ledger import Ledger, element
+from probe.analyzers.rules.matching.patterns import SEEN_THROUGH
+from probe.analyzers.rules.matching.units import Unit
+from probe.analyzers.rules.rule import Example, Rule
+from probe.trace import Mask
+from probe.units import format_bytes, format_time
+
+PRODUCTS = frozenset({"mm", "addmm", "bmm"})  # bmm with a batch of one: what einsum makes of a product
+NEAR = 64  # units within which products of one input lie
+TILE = 128  # rows and columns of a result that one block of a GPU's product usually makes
+ATTENTION = frozenset({"bmm", "baddbmm", "scaled_dot_product_attention", "_softmax", "_safe_softmax"})
+ATTENTION_NEAR = 24  # units after queries, keys and values within which attention reads them
+BETWEEN = SEEN_THROUGH | {"add"}  # what may stand between products of one input where tensors are not known
+
+
+@dataclass(frozen=True)
+class _Product:
+    """One product X · W of the forward pass."""
+
+    index: int
+    unit: Unit
+    input: Argument
+    weight: Argument
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What products of one input have in common."""
+        return self.input.value, self.input.makers, self.input.size, self.unit.name
+
+
+def find(context: Context) -> Iterator[Match]:
+    """One match per sizes of the products; all layers and steps together. It claims nothing: products stay."""
+    backward = in_backward(context)
+    sites: dict[tuple[object, ...], list[tuple[Unit, ...]]] = defaultdict(list)
+    tiers = set()
+    for flow in context.flows:
+        for group in _groups(flow, backward):
+            sites[tuple(p.weight.size for p in group), group[0].input.size].append(tuple(p.unit for p in group))
+            tiers.add(flow.tier)
+    for same in sites.values():
+        yield _match(context, same, "dataflow" in tiers and len(tiers) == 1)
+
+
+def _groups(flow: Flow, backward: Mask) -> list[list[_Product]]:
+    """Two or more products of one input with different weights."""
+    products = [p for p in _products(flow) if not backward[p.unit.row]]
+    groups = _in_a_row(flow, products) if flow.tier == "order" else _of_one_input(flow, products)
+    return [group for group in groups if len(group) >= 2]
+
+
+def _of_one_input(flow: Flow, products: Sequence[_Product]) -> list[list[_Product]]:
+    """Products that read the same tensor, not yet written anew, with weights that nothing in the step computes."""
+    groups: list[list[_Product]] = []
+    latest: dict[tuple[object, ...], list[_Product]] = {}
+    for product in products:
+        if any(flow.units[maker].name not in SEEN_THROUGH for maker in product.weight.makers):
+            continue
+        same = latest.get(product.key)
+        if same is None or product.index - same[-1].index > NEAR:
+            same = latest[product.key] = []
+            groups.append(same)
+        if product.weight.value not in {p.weight.value for p in same}:
+            same.append(product)
+    return groups
+
+
+def _in_a_row(flow: Flow, products: Sequence[_Product]) -> list[list[_Product]]:
+    """Products one after another over the same sizes, none of which can read the one before."""
+    groups: list[list[_Product]] = []
+    for product in products:
+        last = groups[-1][-1] if groups else None
+        alike = last is not None and (last.input.size, last.unit.name) == (product.input.size, product.unit.name)
+        if last is not None and alike and _adjacent(flow, last, product):
+            groups[-1].append(product)
+        else:
+            groups.append([product])
+    return [group for group in groups if _apart(flow, group)]
+
+
+def _adjacent(flow: Flow, first: _Product, second: _Product) -> bool:
+    return all(unit.name in BETWEEN for unit in flow.units[first.index + 1 : second.index])
+
+
+def _apart(flow: Flow, group: Sequence[_Product]) -> bool:
+    """Whether the products are no chain: a result does not fit as an input, or attention follows three of them."""
+    if any(p.weight.size[-2] != p.weight.size[-1] for p in group):
+        return True
+    after = flow.units[group[-1].index + 1 : group[-1].index + 1 + ATTENTION_NEAR]
+    return len(group) == 3 and any(unit.name in ATTENTION for unit in after)
+
+
+def _products(flow: Flow) -> Iterator[_Product]:
+    for index, (unit, arguments) in enumerate(zip(flow.units, flow.arguments, strict=True)):
+        at = PRODUCT_OF.get(unit.name, 0)
+        if unit.name in PRODUCTS and len(arguments) >= at + 2 and prod(arguments[at + 1].size[:-2]) == 1:
+            yield _Product(index, unit, _source(flow, arguments[at]), arguments[at + 1])
+
+
+def _source(flow: Flow, argument: Argument) -> Argument:
+    """What was copied or cast to make the argument, where that is known: autocast casts an input for each product."""
+    while flow.tier != "order" and argument.makers and flow.units[argument.makers[0]].name in CASTS:
+        argument = flow.arguments[argument.makers[0]][0]
+    return argument
+
+
+def _match(context: Context, same: list[tuple[Unit, ...]], exact: bool) -> Match:
+    """The finding for all groups of one size."""
+    group = same[0]
+    rows = [unit.row for units in same for unit in units]
+    calls, seconds = len(same) / len(context.steps), Ledger(context).seconds(rows)
+    size, weights = _factors(group[0])[0], [_factors(unit)[1] for unit in group]
+    trained = bool(context.backward_rows(rows))
+    saving_s = _saving_s(context, group, calls, seconds, trained)
+    array = prod(size) * element(group[0]).itemsize
+    return Match(
+        rows=(),
+        ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows})),
+        key="x".join(map(str, size)) + f"-{len(group)}x{weights[0][1]}",
+        summary=(
+            f"{len(group)} products read the same {list(size)} input ({format_bytes(array)}) with weights of "
+            f"{' and '.join(sorted({str(list(w)) for w in weights}))}, {calls:.0f} times per step: "
+            f"{format_time(seconds)}; as one product the input is read once and {len(group) - 1} launches less are made"
+        ),
+        evidence=(
+            f"{len(group)} {group[0].name} with one input" + ("" if exact else ", by its sizes"),
+            *(("backward, their input's gradients are added up one by one",) if trained else ()),
+        ),
+        saving_s=saving_s,
+        where=f"{calls:.0f} per step",
+        replacement="one product with packed weights",
+        how=(
+            f"{', '.join('abcdefgh'[: len(group)])} = F.linear(x, packed).split("
+            f"{[w[1] for w in weights]}, -1)  # packed = torch.cat([…]) of the weights, once"
+        ),
+        tier="dataflow" if exact else "order",
+    )
+
+
+def _factors(unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of input and weight, two dimensions each."""
+    at = PRODUCT_OF[unit.name]
+    return unit.dims[at][-2:], unit.dims[at + 1][-2:]
+
+
+def _saving_s(context: Context, group: Sequence[Unit], calls: float, seconds: float, trained: bool) -> float | None:
+    """Reading the input once instead of n times, n - 1 launches, and blocks that fill a GPU better.
+
+    Backward: the input's gradient is made once instead of n times and added up, and the input read once.
+    """
+    size, _ = _factors(group[0])
+    read_s = context.roof_s(prod(size) * element(group[0]).itemsize)
+    if read_s is None:
+        return None
+    fewer = len(group) - 1
+    launch_s = (context.machine.ceilings.launch_s or 0.0) if context.trace.on_device else context.machine.dispatch_s
+    saved = fewer * (read_s + launch_s) + (fewer * (5 * read_s + 3 * launch_s) if trained else 0.0)
+    return min(calls * saved * Ledger(context).stretch + _tail_s(context, group, calls, seconds), seconds / 2)
+
+
+def _tail_s(context: Context, group: Sequence[Unit], calls: float, seconds: float) -> float:
+    """What blocks that do not fill a GPU's multiprocessors cost, less where bytes alone take as long."""
+    sms = context.trace.device.sm_count if context.trace.on_device else None
+    if not sms:
+        return 0.0
+    blocks = [ceil(_factors(u)[0][0] / TILE) * ceil(_factors(u)[1][1] / TILE) for u in group]
+    packed = ceil(sum(blocks) / sms) / sum(ceil(n / sms) for n in blocks)
+    moved = float(sum(prod(size) for u in group for size in _factors(u)) * element(group[0]).itemsize)
+    least_s = calls * (context.roof_s(moved) or 0.0)
+    return max(min(seconds * (1 - packed), seconds - least_s), 0.0)
+
+
+RULES = (
+    Rule(
+        "F13", "unpacked-projections", "several products of one input that could be one", find,
+        trigger="two or more matrix products of the same tensor with different weights",
+        advice="pack the weights (queries, keys and values; gate and up) and split the result",
+        saving="reading the input again, the launches, and a GPU's multiprocessors that a small product leaves idle",
+        cannot_show="whether the weights may be packed (adapters, sharding, other names in checkpoints)",
+        proof="replay", needs=("shapes",),
+        example=Example(
+            "q, k, v = self.q(x), self.k(x), self.v(x)",
+            "q, k, v = self.qkv(x).chunk(3, dim=-1)",
+        ),
+    ),
+)  # fmt: skip

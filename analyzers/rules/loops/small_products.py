@@ -1,0 +1,174 @@
+"""F21: many small matrix products of the same sizes, none of which needs another's result."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from probe.analyzers.roofline import place
+from probe.analyzers.rules.context import Context, Match, times
+from probe.analyzers.rules.fusion.attention_flow import in_backward
+from probe.analyzers.rules.matching.flow import Flow, Tier
+from probe.analyzers.rules.matching.units import Unit
+from probe.analyzers.rules.rule import Example, Rule
+from probe.trace import Dims, Mask
+from probe.units import format_time
+
+FEWEST = 8  # products in a row of alike ones
+APART = 12  # units between two of them at most
+PRODUCTS = frozenset({"mm", "addmm", "mv", "addmv", "bmm", "baddbmm"})
+SMALL = 8  # dispatches that a product's arithmetic may take and still be small
+ATTAINED = 0.5  # of the roof, by one batched product
+BESIDE = frozenset({"to_copy", "copy", "clone", "contiguous", "to"})  # between products that are known only by sizes
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Alike products in a run, one after the other."""
+
+    units: tuple[Unit, ...]
+    among: int  # units from the first to the last, these included
+    idle_ns: int  # host time between them all: views and Python
+    shared: str  # what they have in common: "left", "right" or ""
+    tier: Tier
+
+
+def find(context: Context) -> Iterator[Match]:
+    """One match per size of products."""
+    backward = in_backward(context)
+    found: dict[tuple[str, tuple[Dims, ...]], list[_Series]] = defaultdict(list)
+    for flow in context.flows:
+        for series in _series(context, flow, backward):
+            found[series.units[0].name, series.units[0].dims].append(series)
+    for same in found.values():
+        match = _match(context, same)
+        if match is not None:
+            yield match
+
+
+def _series(context: Context, flow: Flow, backward: Mask) -> Iterator[_Series]:
+    """Products of one size, close to one another and independent."""
+    kinds: dict[tuple[str, tuple[Dims, ...]], list[int]] = defaultdict(list)
+    for index, unit in enumerate(flow.units):
+        if unit.name in PRODUCTS and not backward[unit.row] and unit.row not in context.claimed:
+            kinds[unit.name, unit.dims].append(index)
+    many = [same for same in kinds.values() if len(same) >= FEWEST and _is_small(context, flow.units[same[0]])]
+    for same in many:
+        for group in _near(same):
+            if len(group) >= FEWEST and _independent(flow, group):
+                yield _one(flow, group)
+
+
+def _one(flow: Flow, group: Sequence[int]) -> _Series:
+    among = flow.units[group[0] : group[-1] + 1]
+    busy_ns = sum(unit.end_ns - unit.start_ns for unit in among)
+    idle_ns = max(among[-1].end_ns - among[0].start_ns - busy_ns, 0)
+    units = tuple(flow.units[i] for i in group)
+    return _Series(units, len(among), idle_ns, _shared(flow, group), flow.tier)
+
+
+def _is_small(context: Context, unit: Unit) -> bool:
+    """Whether starting the product costs about as much as its arithmetic."""
+    roof_s = place(context.costs[context.groups.of_op[unit.row]], context.machine.ceilings).roof_s
+    return roof_s is not None and roof_s < SMALL * context.machine.dispatch_s
+
+
+def _near(indices: Sequence[int]) -> Iterator[list[int]]:
+    """The indices in groups without large gaps."""
+    group: list[int] = []
+    for index in indices:
+        if group and index - group[-1] > APART:
+            yield group
+            group = []
+        group.append(index)
+    yield group
+
+
+def _independent(flow: Flow, group: Sequence[int]) -> bool:
+    """Whether no product needs another's result; where only sizes are known nothing may be computed between them."""
+    inside, first, last = set(group), group[0], group[-1]
+    if flow.tier == "order":
+        return all(i in inside or flow.units[i].name in BESIDE for i in range(first, last + 1))
+    made_of: set[int] = set()  # units after the first product that need the result of one of them
+    for index in range(first, last + 1):
+        makers = {m for a in flow.arguments[index] for m in a.makers if m < index}
+        if makers & (inside | made_of):
+            made_of.add(index)
+    return not made_of & inside
+
+
+def _shared(flow: Flow, group: Sequence[int]) -> str:
+    """Which factor is the same in all of them, where that is known."""
+    if flow.tier == "order":
+        return ""
+    at = 1 if flow.units[group[0]].name.startswith("add") or flow.units[group[0]].name == "baddbmm" else 0
+    for name, argument in (("left", at), ("right", at + 1)):
+        values = {(flow.arguments[i][argument].value, flow.arguments[i][argument].makers) for i in group
+                  if len(flow.arguments[i]) > argument}  # fmt: skip
+        if len(values) == 1:
+            return name
+    return ""
+
+
+HOW = {
+    "left": (
+        "one product with all weights",
+        "y = x @ torch.cat(weights, dim=1)  # weights packed once, outside the loop",
+    ),
+    "right": ("one product of all rows", "y = torch.stack(xs) @ w  # one product for all"),
+    "": ("one batched product", "y = torch.bmm(xs, ws)  # [n, T, K] and [n, K, N], kept stacked; or torch.vmap"),
+}
+
+
+def _match(context: Context, same: list[_Series]) -> Match | None:
+    units = [u for series in same for u in series.units]
+    rows = [u.row for u in units]
+    backward = context.backward_rows(rows)
+    roof_s = place(context.costs[context.groups.of_op[rows[0]]], context.machine.ceilings).roof_s
+    if roof_s is None:
+        return None
+    steps = len(context.steps)
+    spent_s = (
+        context.seconds(rows) + context.seconds(backward) + (0.0 if context.trace.on_device else _gaps(same) / steps)
+    )
+    passes = 3 if backward else 1
+    floor_s = passes * (roof_s * len(rows) / ATTAINED + context.machine.dispatch_s * len(same)) / steps
+    replacement, how = HOW[same[0].shared]
+    sizes = " and ".join(str(list(d)) for d in units[0].dims if d)
+    return Match(
+        rows=(*rows, *backward),
+        ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows})),
+        key="x".join(str(n) for d in units[0].dims for n in d if isinstance(n, int)),
+        summary=(
+            f"{len(same[0].units)} small products of {sizes} one by one, {times(len(same) / steps)}: they take "
+            f"{format_time(spent_s)} where one product of all would take about {format_time(floor_s)}"
+        ),
+        evidence=(
+            f"{units[0].name}: {format_time(roof_s)} at the roof, its start {format_time(context.machine.dispatch_s)}",
+            "none reads what another made" if same[0].tier != "order" else "nothing is computed between them",
+        ),
+        saving_s=max(spent_s - floor_s, 0.0),
+        where=f"{len(rows) / steps:.0f} calls of {units[0].name} per step",
+        replacement=replacement,
+        how=how,
+        tier=same[0].tier,
+    )
+
+
+def _gaps(same: list[_Series]) -> float:
+    """Host time between units that is the products' share: views and Python."""
+    return sum(series.idle_ns / 1e9 * len(series.units) / series.among for series in same)
+
+
+RULES = (
+    Rule(
+        "F21", "small-products", "many small products of the same sizes", find,
+        trigger="eight or more small matrix products of the same sizes, near one another and independent",
+        advice="stack their arguments and run one batched product",
+        saving="their time, and on a CPU that between them, less a batched product's at half its roof",
+        cannot_show="whether the arguments could be kept stacked: stacking them each time costs a copy",
+        proof="module", effort="function", needs=("shapes",),
+        example=Example("y = [x[i] @ w[i] for i in range(n)]", "y = torch.bmm(x, w)"),
+    ),
+)  # fmt: skip

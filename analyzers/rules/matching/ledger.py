@@ -1,0 +1,215 @@
+"""What do operators that one pass could do cost, forward and backward, and what would that one pass cost?
+
+Eager operators rarely move bytes at a device's full rate (they allocate, and small ones mostly wait for their launch),
+but they lose about the same factor, fused or not: of what they spend on moving, fusing leaves the share of the bytes
+that still have to move, and never less than those bytes take at the full rate. What an operator spends on arithmetic
+beyond its bytes (exp, erf, random numbers) fusing does not save.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.analyzers.call_tree import under, with_callees
+from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32, ElementType
+from probe.analyzers.rules.context import Context
+from probe.analyzers.rules.matching.flow import Tier
+from probe.analyzers.rules.matching.patterns import Match as Place
+from probe.analyzers.rules.matching.units import Unit
+from probe.trace import Int64s, Mask
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+LEAST_FRACTION = 0.005  # of the step: places that take less altogether are not looked into
+ARITHMETIC = frozenset(
+    "exp exp2 log log1p expm1 tanh sigmoid gelu silu mish erf softplus elu sin cos native_dropout dropout bernoulli "
+    "gelu_backward silu_backward mish_backward softplus_backward".split()
+)
+OUTLIER = 4.0  # times the median of its group: a call that was interrupted
+VIEWS_BEFORE = 8  # views that may lead up to a place: slices whose backward passes belong to it
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the places of one pattern cost, per step."""
+
+    places: tuple[Place, ...]
+    rows: tuple[int, ...]  # operators that belong to it: forward, backward, and what the backward calls
+    ops: tuple[int, ...]  # groups of the forward ones
+    calls: float  # places per step
+    seconds: float
+    arithmetic_s: float  # of it, what is spent on arithmetic beyond the bytes
+    moved_bytes: float  # by the cost models
+    trained: bool
+    bytes_per_s: float  # the most that memory can move
+
+    @property
+    def tier(self) -> Tier:
+        """How all the places are known."""
+        tiers: set[Tier] = {place.tier for place in self.places}
+        return tiers.pop() if len(tiers) == 1 else "order"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The operators of one place."""
+        return tuple(unit.name for unit in self.places[0].units)
+
+    def saving_s(self, least_bytes: float) -> float:
+        """What fusing saves per step, where at least `least_bytes` have to be moved in each place."""
+        least = least_bytes * self.calls
+        share = min(1.0, least / self.moved_bytes) if self.moved_bytes else 1.0
+        fused_s = max((self.seconds - self.arithmetic_s) * share, least / self.bytes_per_s)
+        return max(self.seconds - self.arithmetic_s - fused_s, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """The accounts of a trace."""
+
+    context: Context
+
+    def accounts(self, places: Iterable[Place], key: Callable[[Place], Key]) -> list[tuple[Key, Account]]:
+        """The places that cost anything to speak of, by `key`; none where the bandwidth is not known."""
+        rate = self.context.machine.ceilings.dram_bytes_per_s
+        groups: dict[Key, list[Place]] = defaultdict(list)
+        for place in places:
+            groups[key(place)].append(place)
+        if not rate:
+            return []
+        least_s = LEAST_FRACTION * self.context.step_s
+        found = ((key, self._account(tuple(same), rate, least_s)) for key, same in groups.items())
+        return [(key, account) for key, account in found if account is not None]
+
+    def seconds(self, rows: Sequence[int]) -> float:
+        """Time of the given operators with all they call, per step, as their usual share of a step unrecorded.
+
+        A host deschedules: calls far longer than the usual ones of their kind are no more theirs than any other's.
+        """
+        counted = float(self._usual_ns[list(rows)].sum()) if rows else 0.0
+        return counted / 1e9 / len(self.context.steps) * self.stretch
+
+    @cached_property
+    def stretch(self) -> float:
+        """What all calls of the steps took, to what they usually take; shorter as a step is without the profiler."""
+        ops = self.context.trace.host_ops
+        outermost = (ops.parent < 0) & (self.context.groups.step_of_op >= 0)
+        usual, spent = float(self._usual_ns[outermost].sum()), float(self.context.spent_ns[outermost].sum())
+        return self.context.bare_fraction * (spent / usual if usual else 1.0)
+
+    @cached_property
+    def _usual_ns(self) -> Floats:
+        """Time of each host operator with all it calls, outliers of a host cut to what is usual in their group."""
+        spent = self.context.spent_ns.astype(float)
+        if self.context.trace.on_device or not len(spent):
+            return spent
+        groups = self.context.groups.of_op
+        order = np.lexsort((spent, groups))
+        first = np.searchsorted(groups[order], np.arange(int(groups.max()) + 2))
+        usual = spent[order][np.minimum((first[:-1] + first[1:] - 1) // 2, len(spent) - 1)]
+        return np.where(spent > OUTLIER * usual[groups], usual[groups], spent)
+
+    def _account(self, places: tuple[Place, ...], rate: float, least_s: float) -> Account | None:
+        """What these places cost together; None where it is less than `least_s` per step."""
+        forward = [unit.row for place in places for unit in place.units]
+        backward = self._backward(places)
+        seconds, moved = self.seconds(forward + backward), float(self._moved[forward + backward].sum())
+        if seconds < least_s:
+            return None
+        below = self._below(backward)
+        return Account(
+            places=places,
+            rows=(*forward, *backward, *below),
+            ops=tuple(sorted({int(self.context.groups.of_op[row]) for row in forward})),
+            calls=len(places) / len(self.context.steps),
+            seconds=seconds,
+            arithmetic_s=self._arithmetic_s([*forward, *below], seconds, moved / len(self.context.steps), rate),
+            moved_bytes=moved / len(self.context.steps),
+            trained=bool(backward),
+            bytes_per_s=rate,
+        )
+
+    def _arithmetic_s(self, rows: Sequence[int], seconds: float, moved: float, rate: float) -> float:
+        """Time of operators of much arithmetic beyond what moving their bytes takes the other operators here."""
+        heavy = [row for row in rows if self._is_arithmetic[row]]
+        heavy_s = self.seconds(heavy)
+        heavy_bytes = float(self._moved[heavy].sum()) / len(self.context.steps)
+        light_bytes = moved - heavy_bytes
+        slowness = max((seconds - heavy_s) / light_bytes, 1 / rate) if light_bytes > 0 else 1 / rate
+        return max(heavy_s - heavy_bytes * slowness, 0.0)
+
+    def _backward(self, places: Iterable[Place]) -> list[int]:
+        """Backward operators of the places and of the views in them."""
+        rows = [unit.row for place in places for unit in place.units]
+        sequences = {int(s) for s in self.context.trace.host_ops.sequence[rows] if s >= 0}
+        sequences.update(*(self._views_in(place) for place in places))
+        return [row for sequence in sorted(sequences) for row in self.context.backward_of.get(sequence, [])]
+
+    def _views_in(self, place: Place) -> set[int]:
+        """Sequence numbers of the views between the units of a place and directly before them."""
+        numbers = [int(s) for s in self.context.trace.host_ops.sequence[[u.row for u in place.units]] if s >= 0]
+        if not numbers:
+            return set()
+        first = min(numbers)
+        while first - 1 in self._view_sequences and min(numbers) - first < VIEWS_BEFORE:
+            first -= 1
+        return self._view_sequences.intersection(range(first, max(numbers)))
+
+    @cached_property
+    def _view_sequences(self) -> set[int]:
+        """Sequence numbers that only views have."""
+        ops, kinds = self.context.trace.host_ops, [cost.kind == "view" for cost in self.context.costs]
+        is_view = np.array(kinds, bool)[self.context.groups.of_op] if kinds else np.zeros(0, bool)
+        forward = (ops.sequence >= 0) & (ops.forward_thread <= 0)
+        units = {int(ops.sequence[unit.row]) for run in self.context.runs for unit in run}
+        return {int(s) for s in ops.sequence[forward & is_view]} - units
+
+    def _below(self, rows: list[int]) -> list[int]:
+        """All that the given operators call."""
+        marked = np.zeros(len(self.context.trace.host_ops), bool)
+        marked[rows] = True
+        found: list[int] = np.flatnonzero(under(self.context.trace.host_ops.parent, marked)).tolist() if rows else []
+        return found
+
+    @cached_property
+    def _moved(self) -> Int64s:
+        """Bytes of each host operator with all that it calls, by the cost models; 0 where they know none."""
+        own = np.array([cost.bytes or 0.0 for cost in self.context.costs] or [0.0]).astype(np.int64)
+        return with_callees(self.context.trace.host_ops.parent, own[self.context.groups.of_op])
+
+    @cached_property
+    def _is_arithmetic(self) -> Mask:
+        """Which operators do much arithmetic on each element."""
+        trace = self.context.trace
+        known = [name.removeprefix("aten::").rstrip("_") in ARITHMETIC for name in trace.names]
+        return np.array(known, bool)[trace.host_ops.name]
+
+
+def element(unit: Unit) -> ElementType:
+    """Element type of the first argument; float32 where it was not recorded."""
+    dtypes = unit.signature.dtypes if unit.signature else ()
+    return next((ELEMENT_TYPES[d] for d in dtypes if d in ELEMENT_TYPES), FLOAT32)
+
+
+def array_bytes(unit: Unit) -> int:
+    """Bytes of the largest argument of a unit."""
+    return prod(unit.size) * element(unit).itemsize
+
+
+def scalars(unit: Unit) -> tuple[str, ...]:
+    """The recorded texts of what is not a tensor, one per argument, "" for tensors; () where not recorded."""
+    return unit.signature.scalars if unit.signature else ()
+
+
+def spelled(names: Sequence[str], most: int = 9) -> str:
+    """Operators in words."""
+    return " → ".join(names[:most]) + (" → …" if len(names) > most else "")

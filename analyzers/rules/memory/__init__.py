@@ -1,0 +1,1 @@
+"""M01–M05, M07: what takes memory, or time to get it."""

@@ -1,0 +1,1 @@
+"""D01–D13: what ranks exchange, and wait for."""

@@ -1,0 +1,104 @@
+"""D06: is a rank late, so that all others wait for it at each collective?
+
+One rank's trace shows only that it waits; who is late, the traces of several ranks show together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from probe.analyzers.ranks.kinds import BLOCKING
+from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.rule import Example, Rule
+from probe.analyzers.rules.scale_out.exchanges import Exchange, exchanges, found
+from probe.findings import Finding
+from probe.multirank import Rank, Straggler
+from probe.units import format_fraction, format_time
+
+LATE = 0.05  # of the step
+FEW = 4  # collectives of a size: fewer say nothing of how long one takes without waiting
+LONGER = 3.0  # times the shortest of its size: a collective that waited
+
+
+def waits(context: Context) -> Iterator[Match]:
+    """On one rank: the same collective takes far longer than it can, step after step."""
+    table = exchanges(context)
+    sizes: dict[tuple[str, int], list[Exchange]] = {}
+    for x in table.rows:
+        if x.kind in BLOCKING and x.elements > 0:
+            sizes.setdefault((x.kind, x.elements), []).append(x)
+    waiting = [one for one in sizes.values() if len(one) >= FEW and _typical(one) > LONGER * _least(one)]
+    own = [x for one in waiting for x in one]
+    spent = sum(x.ran_ns for x in own)
+    if not spent:
+        return
+    waited = 1 - sum(_least(one) * len(one) for one in waiting) / spent
+    saving_s = waited * table.exposed_s(own)
+    if saving_s < LATE * context.step_s:
+        return
+    yield from found(
+        context, own, saving_s=saving_s,
+        summary=(
+            f"{table.per_step(own):.0f} collectives per step take far longer than the shortest of their size: "
+            f"{format_time(saving_s)} of waiting for another rank, or of others on the links"
+        ),
+        evidence=tuple(
+            f"{one[0].kind.replace('_', '-')} of {one[0].elements:,} elements: {format_time(_least(one) / 1e9)} at "
+            f"least, {format_time(_typical(one) / 1e9)} typically" for one in waiting[:4]
+        ),
+        where="another rank", replacement="equal work on all ranks",
+        how='probe.profile(ranks="all")  # then probe analyze names the rank',
+    )  # fmt: skip
+
+
+def _least(some: Sequence[Exchange]) -> int:
+    return min(x.ran_ns for x in some)
+
+
+def _typical(some: Sequence[Exchange]) -> int:
+    return sorted(x.ran_ns for x in some)[len(some) // 2]
+
+
+def late_ranks(stragglers: Sequence[Straggler], ranks: Sequence[Rank], step_s: float) -> tuple[Finding, ...]:
+    """The findings about ranks that the others wait for, of traces of several ranks; most saving first."""
+    named = [_late(one, ranks, step_s) for one in stragglers if one.late_s >= LATE * step_s > 0]
+    return tuple(sorted(named, key=lambda finding: -(finding.saving_s or 0.0)))
+
+
+def _late(one: Straggler, ranks: Sequence[Rank], step_s: float) -> Finding:
+    rule = RULES[0]
+    low, high = one.late_interval_s
+    waited = [rank.wait_s for rank in ranks if rank.rank != one.rank and rank.wait_s is not None]
+    mean_s = sum(waited) / len(waited) if waited else None
+    return Finding(
+        id=f"{rule.code}:rank-{one.rank}", code=rule.code, rule=rule.name, title=rule.title,
+        summary=(
+            f"rank {one.rank} comes to collectives {format_time(one.late_s)} per step after the others, which wait: "
+            f"{format_fraction(one.late_s / step_s)} of the step"
+        ),
+        evidence=(
+            f"late by {format_time(low)} to {format_time(high)} (95 %)",
+            *((f"the others wait {format_time(mean_s)} per step on average",) if mean_s is not None else ()),
+        ),
+        where=f"rank {one.rank}", ops=(), saving_s=min(one.delay_s, step_s),
+        saving_fraction=min(one.delay_s / step_s, 1.0),
+        saving_bytes=None, matched="order", replacement="equal work on all ranks",
+        how=f"probe.profile(ranks=[{one.rank}])  # what it does longer: its batch, its clocks (nvidia-smi), its host",
+        effort=rule.effort,
+    )  # fmt: skip
+
+
+RULES = (
+    Rule(
+        "D06", "straggler", "one rank is late and all others wait for it", waits,
+        trigger=(
+            "several ranks: one late by more than clocks and chance explain, by 5 % of the step; one rank: collectives "
+            "that take three times as long as the shortest of their size"
+        ),
+        advice="give all ranks equal work; look at the late one's batches, clocks, temperature and host",
+        saving="the time by which it comes after the next to last rank",
+        cannot_show="why the rank is late; record it beside one that is not",
+        proof="arithmetic", effort="design", about="communication", preview=True,
+        example=Example("batch = longest_first[rank::world]", "batch = by_equal_token_counts[rank]"),
+    ),
+)  # fmt: skip

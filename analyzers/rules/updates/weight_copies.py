@@ -1,0 +1,111 @@
+"""F27, M06: a second copy of the weights, averaged or cast parameter after parameter in each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.matching.repeats import as_recorded_s
+from probe.analyzers.rules.rule import Example, Rule
+from probe.analyzers.rules.updates.parameter_loops import (
+    Loop,
+    cast_types,
+    counted,
+    groups_of,
+    parameter_loops,
+    rows_of,
+    time_and_floor_s,
+)
+from probe.units import format_bytes, format_time
+
+FEWEST = 8  # parameters
+
+
+def averaged(context: Context) -> Iterator[Match]:
+    """F27: a moving average of the weights, updated one by one."""
+    loops = [loop for loop in parameter_loops(context, "average") if len(loop.passes) >= FEWEST]
+    if not loops:
+        return
+    words = loops[0].words.split()
+    spent_s, floor_s = time_and_floor_s(context, loops, arrays=3, fewer=1 / len(words))
+    count, operators = counted(context, loops)
+    yield Match(
+        rows=rows_of(loops),
+        ops=groups_of(context, loops),
+        key=f"{count}-parameters",
+        summary=(
+            f"the moving average of {count} tensors is updated one after the other: {operators} operators and "
+            f"{format_time(spent_s)} per step; one lerp over lists takes about {format_time(floor_s)}"
+        ),
+        evidence=(f"{' → '.join(words)}, for {count} tensors",),
+        saving_s=as_recorded_s(context, max(spent_s - floor_s, 0.0)),
+        where="the update of the averaged weights",
+        replacement="torch._foreach_lerp_",
+        how="torch._foreach_lerp_(averages, parameters, 1 - decay)  # or get_ema_multi_avg_fn(decay)",
+        tier=loops[0].tier,
+    )
+
+
+def cast(context: Context) -> Iterator[Match]:
+    """M06: weights or gradients copied into another element type one by one, in each step."""
+    loops = [loop for loop in parameter_loops(context, "cast") if len(loop.passes) >= FEWEST]
+    if not loops:
+        return
+    spent_s, _ = time_and_floor_s(context, loops, arrays=2)
+    count, operators = counted(context, loops)
+    copied = sum(_written(loop) for loop in loops) // len(context.steps)
+    yield Match(
+        rows=rows_of(loops),
+        ops=groups_of(context, loops),
+        key=f"{count}-tensors",
+        summary=(
+            f"{operators} copies per step carry weights or gradients from one element type to another, "
+            f"{format_bytes(copied)} in {format_time(spent_s)}"
+        ),
+        evidence=tuple(dict.fromkeys(_told(loop) for loop in loops))[:4],
+        saving_s=as_recorded_s(context, spent_s),
+        saving_bytes=copied,
+        where="the casts of the parameters",
+        replacement="weights kept in float32 under torch.autocast, or an optimizer that works on their own type",
+        how="with torch.autocast(device_type, torch.bfloat16): loss = model(batch)  # float32 weights, no master copy",
+        tier=loops[0].tier,
+    )
+
+
+def _written(loop: Loop) -> int:
+    """Bytes that the casts of a loop write."""
+    sizes = ((u.numel, cast_types(u)[1]) for u in loop.units if u.numel > 1)
+    return sum(numel * element.itemsize for numel, element in sizes if element)
+
+
+def _told(loop: Loop) -> str:
+    before, after = cast_types(loop.units[0])
+    return f"{before.name if before else '?'} → {after.name if after else '?'}, for {len(loop.passes)} tensors"
+
+
+RULES = (
+    Rule(
+        "F27", "average-loop", "averaged weights are updated one after the other", averaged,
+        trigger="a lerp, or its spelling with mul and add, the same for each of eight tensors or more",
+        advice="one lerp over lists of tensors",
+        saving="on a CPU the time between the operators and of all but one of them, on a device all but one pass",
+        cannot_show="whether the averages may be updated less often",
+        proof="replay", effort="line", needs=("shapes",),
+        example=Example(
+            "for e, p in zip(ema.parameters(), model.parameters()):\n    e.mul_(d).add_(p, alpha=1 - d)",
+            "torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - d)",
+        ),
+    ),
+    Rule(
+        "M06", "weight-casts", "weights are cast to another type in each step", cast,
+        trigger="casts in a row, of eight tensors or more, with nothing between them",
+        advice="keep one copy: float32 weights under autocast, or low-precision weights and an optimizer made for them",
+        saving="the time of the casts",
+        cannot_show="whether the accuracy of the training rests on the second copy",
+        proof="module", effort="design", about="memory", needs=("shapes",),
+        example=Example(
+            "for p, m in zip(model.parameters(), masters):\n    m.grad = p.grad.float()",
+            "with torch.autocast(\"cuda\", torch.bfloat16):\n    loss = model(x)  # the weights stay float32",
+        ),
+    ),
+)  # fmt: skip
