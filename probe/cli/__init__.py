@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import typer
 
 from probe.cli import analyze, compare, doctor, export, microbench, repro, verify
+from probe.cli import run as program
 from probe.errors import ProbeError
 
 # typer carries its own copy of click in some versions; its public error class leads to that copy's base class.
@@ -29,9 +30,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-run = typer.Typer(no_args_is_help=True, help="Measure something: the machine's ceilings.")
+run = typer.Typer(
+    cls=program.Run, no_args_is_help=True, help="Run a Python program under the collectors, or measure this machine."
+)
 app.add_typer(run, name="run")
 run.command("microbench")(microbench.command)
+run.command(program.PROGRAM, context_settings={"allow_interspersed_args": False})(program.command)
 app.command("doctor")(doctor.command)
 app.command("analyze")(analyze.command)
 app.command("verify")(verify.command)
@@ -88,6 +92,4 @@ def _usage(error: Exception) -> str:
     """click's message with the command whose --help tells more."""
     message = getattr(error, "format_message", lambda: str(error))().rstrip(".")
     context = getattr(error, "ctx", None)
-    if context is not None and context.info_name == "run" and "No such command" in message:
-        message += ": scripts cannot be run yet, wrap the loop in probe.profile"
     return f"{message}; see {context.command_path if context else 'probe'} --help"

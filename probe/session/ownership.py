@@ -34,6 +34,11 @@ def take(session: Owner) -> bool:
     return True
 
 
+def taken() -> bool:
+    """Whether a session has the process."""
+    return _owner is not None
+
+
 def release(session: Owner) -> None:
     """Give the process back, if `session` has it."""
     global _owner

@@ -181,7 +181,12 @@ class Session:
 
     def batches(self, iterable: Iterable[_Item]) -> Iterable[_Item]:
         """The same items; the time the loop waits for each is measured and kept with its step."""
-        return Batches(iterable, self._add_wait) if self._thread != _NOBODY else iterable
+        return Batches(iterable, self.add_wait) if self._thread != _NOBODY else iterable
+
+    def add_wait(self, wait_ns: int) -> None:
+        """The loop has waited for its data, in its own thread; `batches` measures it, others may tell it."""
+        if get_ident() == self._thread:  # else a prefetching thread of the user's: its waits are not the loop's
+            self._waited += wait_ns
 
     def metric(self, name: str, value: float, unit: str = "") -> None:
         """Keep a number of the user's with the current step: a loss, a learning rate."""
@@ -271,10 +276,6 @@ class Session:
                 self._guard("writing the run", self._save)
         self._due = min(tracer.due if tracer is not None else NEVER, self._log.full_at)
         self._begin = perf_counter_ns()
-
-    def _add_wait(self, wait_ns: int) -> None:
-        if get_ident() == self._thread:  # else a prefetching thread of the user's: its waits are not the loop's
-            self._waited += wait_ns
 
     def _note_step(self, samples: Any, tokens: Any, micro_batches: Any) -> None:
         values: dict[str, float] = {"data_wait_ns": float(self._waited)}

@@ -1,0 +1,111 @@
+"""`probe run SCRIPT.py`: run an unchanged Python program under the collectors; its exit code is the program's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from probe.errors import UsageError
+
+PROGRAM = "program"  # the command that everything but a measurement's name leads to; it need not be written
+
+
+class Run(TyperGroup):
+    """`probe run microbench` measures; `probe run train.py …` and `probe run -m package.train …` run a program."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Whatever names no measurement is a program with its options."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [PROGRAM, *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        """Both forms."""
+        formatter.write_usage(
+            ctx.command_path, "[-o DIR] [OPTIONS] SCRIPT.py|-m MODULE [ARGS]…  |  microbench [OPTIONS]"
+        )
+
+
+def command(
+    program: Annotated[
+        list[str],
+        typer.Argument(metavar="SCRIPT [ARGS]…", help="The program and its arguments; all after it is the program's."),
+    ],
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT names a module, as in python -m.")] = False,
+    output: Annotated[
+        Optional[Path], typer.Option("-o", help="Run directory; by default a fresh one under ./runs.")
+    ] = None,
+    wait: Annotated[int, typer.Option(min=0, help="Steps before the recording begins.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps under the profiler that are not kept.")] = 3,
+    active: Annotated[int, typer.Option(min=1, help="Steps that are recorded.")] = 3,
+    repeat: Annotated[int, typer.Option(min=1, help="How often all this is done.")] = 1,
+    ranks: Annotated[str, typer.Option(help="Ranks that record: first, all, slowest, or 0,3.")] = "first",
+    memory: Annotated[bool, typer.Option("--memory", help="Record allocations.")] = False,
+    stacks: Annotated[bool, typer.Option("--stacks", help="Record Python stacks (dear).")] = False,
+    telemetry: Annotated[bool, typer.Option(help="Sample what the machine does meanwhile.")] = True,
+    modules: Annotated[bool, typer.Option(help="Name the modules of the model that is trained.")] = True,
+    max_pause: Annotated[float, typer.Option(help="Seconds that training may pause when a recording ends.")] = 1.0,
+    step_on: Annotated[
+        Optional[str],
+        typer.Option(
+            "--step-on",
+            metavar="[MODULE:]FUNCTION",
+            help="A step is a call of this; by default a step of the optimizer, without one a batch of a DataLoader.",
+        ),
+    ] = None,
+    tag: Annotated[Optional[list[str]], typer.Option("--tag", metavar="NAME=VALUE", help="Kept with the run.")] = None,
+) -> int:
+    """Run an unchanged Python program under the collectors: `probe run train.py`, `probe run -m package.train`.
+
+    Its exit code is the program's. The word "program" may be left out.
+    """
+    from probe.program.observe import Request, observe
+    from probe.session.schedule import Options
+
+    options = Options(wait, warmup, active, repeat, _ranks(ranks), memory, stacks, telemetry, max_pause)
+    outcome = observe(
+        Request(program[0], tuple(program[1:]), module, output, options, _tags(tag or ()), step_on, modules)
+    )
+    if os.environ.get("RANK", "0") == "0":
+        _say(outcome)
+    return outcome.exit_code
+
+
+def _ranks(text: str) -> str | tuple[int, ...]:
+    if text in ("first", "all", "slowest"):
+        return text
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--ranks {text}: write first, all, slowest or numbers such as 0,3") from None
+
+
+def _tags(pairs: Any) -> dict[str, Any]:
+    tags = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--tag {pair}: write NAME=VALUE")
+        tags[name] = value
+    return tags
+
+
+def _say(outcome: Any) -> None:
+    """What the session does not say: that there was none, and why."""
+    if outcome.failure:
+        text = f"no more steps were observed: {outcome.failure}; the program was not disturbed"
+    elif outcome.other:
+        text = "the program has a probe.profile of its own; it was left alone, and nothing else was recorded"
+    elif outcome.session is None:
+        text = (
+            "no step was recognised: no optimizer stepped twice and no DataLoader gave two batches; "
+            "name the function whose call is a step: --step-on MODULE:FUNCTION"
+        )
+    else:
+        return
+    sys.stderr.write(f"probe: {text}\n")

@@ -1,0 +1,1 @@
+"""An unchanged program under observation: how it runs, and how its steps are recognised."""
