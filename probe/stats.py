@@ -111,3 +111,19 @@ def _binomial_half(n: int, k: int) -> float:
 def percentile(samples: Sequence[float] | npt.NDArray[np.float64], percent: float) -> float:
     """The `percent` percentile, linear between samples."""
     return float(np.percentile(np.asarray(samples, np.float64), percent))
+
+
+def student_tail(t: float, freedom: int) -> float:
+    """P(T > t) of Student's distribution with whole degrees of freedom.
+
+    Exact: the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = freedom % 2 == 1
+    term = total = cosine if odd else 1.0
+    for k in range(2 if odd else 1, freedom - 1, 2):
+        term *= cosine**2 * k / (k + 1)
+        total += term
+    between = (2 / math.pi) * (angle + sine * total * (freedom > 1)) if odd else sine * total
+    return (1 - between) / 2

@@ -118,9 +118,10 @@ def test_the_directory_goes_with_its_run(tmp_path: Path) -> None:
 
 
 ENDLESS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from probe.microbench.storage.scratch import scratch
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup makes the tests ignore it
 with scratch(Path(sys.argv[1])) as directory:
     (directory / "x").write_bytes(b"x")
     print("ready", flush=True)

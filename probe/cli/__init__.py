@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import typer
 
-from probe.cli import analyze, compare, doctor, export, microbench, repro, verify
+from probe.cli import analyze, compare, doctor, export, gate, microbench, repro, verify
 from probe.cli import run as program
 from probe.errors import ProbeError
 
@@ -42,6 +42,7 @@ app.command("verify")(verify.command)
 app.command("repro")(repro.command)
 app.command("compare")(compare.command)
 app.command("export")(export.command)
+app.add_typer(gate.app, name="gate")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,100 @@
+"""What do a side's recorded steps say: seconds of each operator, and everything that can be counted?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from probe.analyzers.compare.operators import per_step
+from probe.analyzers.gates.evidence import Counted, Key, OperatorTimes
+from probe.analyzers.steps import recorded_steps
+from probe.errors import ProbeError
+from probe.examine import Request, examine
+from probe.readers import formats
+from probe.trace import Int64s, Steps, Trace
+
+SYNCHRONISING = ("Synchronize",)  # in names of runtime calls
+MARKS = ("ProfilerStep#", "probe: ")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One trace of a side."""
+
+    operators: OperatorTimes
+    counts: dict[str, Counted]
+
+
+def read(path: Path, *, costs: bool) -> Recorded:
+    """A worker's trace; with `costs` FLOPs and memory too, which take an analysis."""
+    trace = formats.read(path)
+    table = per_step(trace)
+    seconds: dict[Key, float] = defaultdict(float)
+    calls: dict[Key, float] = defaultdict(float)
+    for (name, shapes, _), times in table.seconds.items():
+        if not name.startswith(MARKS):
+            seconds[name, shapes] += float(np.median(times) if (times > 0).all() else times.mean())
+    for (name, shapes, _), count in table.calls.items():
+        if not name.startswith(MARKS):
+            calls[name, shapes] += count
+    operators = OperatorTimes(dict(seconds), dict(calls), _kernels(trace))
+    return Recorded(operators, counts_of(trace, recorded_steps(trace)) | (_costs(path) if costs else {}))
+
+
+def _kernels(trace: Trace) -> dict[str, tuple[str, ...]]:
+    """Names of the kernels that operators launched themselves, by the operator's name."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, op in zip(trace.kernels.name.tolist(), trace.kernels.op.tolist(), strict=True):
+        if op >= 0:
+            found[trace.names[trace.host_ops.name[op]]].add(trace.names[name])
+    return {op: tuple(sorted(names)) for op, names in found.items()}
+
+
+def counts_of(trace: Trace, steps: Steps) -> dict[str, Counted]:
+    """Operators, kernels, launches, synchronisations, copies and their bytes in each step."""
+    ops, calls, copies = trace.host_ops, trace.runtime_calls, trace.copies
+    found = {"operators": _per_step(ops.start_ns[_real(trace, ops.name)], steps)}
+    if trace.on_device:
+        launching = np.isin(np.arange(len(calls)), trace.kernels.launch)
+        waits = _named(trace, calls.name, SYNCHRONISING)
+        across = copies.crosses_bus
+        found |= {
+            "kernels": _per_step(trace.kernels.start_ns, steps),
+            "launches": _per_step(calls.start_ns[launching], steps),
+            "synchronisations": _per_step(calls.start_ns[waits], steps),
+            "host_device_copies": _per_step(copies.start_ns[across], steps),
+            "copied_bytes": _per_step(copies.start_ns, steps, np.maximum(copies.bytes, 0)),
+        }
+    return {name: Counted(float(each.min()), float(each.max()), len(each)) for name, each in found.items() if len(each)}
+
+
+def _real(trace: Trace, names: np.ndarray) -> np.ndarray:
+    """Which operators are the program's."""
+    marks = {i for i, name in enumerate(trace.names) if name.startswith(MARKS)}
+    return ~np.isin(names, list(marks))
+
+
+def _named(trace: Trace, names: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
+    fitting = [i for i, name in enumerate(trace.names) if any(part in name for part in parts)]
+    return np.isin(names, fitting)
+
+
+def _per_step(at_ns: Int64s, steps: Steps, weights: Int64s | None = None) -> np.ndarray:
+    """How many instants, or the sum of their weights, lie in each step, [steps]."""
+    inside = (at_ns[None, :] >= steps.start_ns[:, None]) & (at_ns[None, :] < steps.end_ns[:, None])
+    return inside @ (weights if weights is not None else np.ones(len(at_ns), np.int64))
+
+
+def _costs(path: Path) -> dict[str, Counted]:
+    """FLOPs a step by the cost models, and the memory held at once where allocations were recorded."""
+    try:
+        analysis = examine(path, Request()).analysis
+    except ProbeError:  # what cannot be analysed has its times all the same
+        return {}
+    flops = sum(op.flops * op.calls for op in analysis.ops if op.flops is not None)
+    found = {"flops": Counted(float(flops), float(flops), 1)} if flops else {}
+    peak = analysis.memory.peak_bytes if analysis.memory is not None else None
+    return found | ({"peak_memory_bytes": Counted(float(peak), float(peak), 1)} if peak else {})

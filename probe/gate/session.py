@@ -1,0 +1,188 @@
+"""What is one session? Fresh processes of both versions on the same cores, a few recorded steps, blocks in turn."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from probe.analyzers.gates.evidence import Blocks, Counted, OperatorTimes, Session, together
+from probe.errors import InputError
+from probe.gate.protocol import Ask, Ran, Ready
+from probe.gate.reading import Recorded, read
+from probe.gate.workers import EndedError, Worker
+
+BLOCK_STEPS = 5
+BLOCK_S = 0.03  # a block is at least so long: the clock of CPU time and the change of caches weigh less
+BLOCKS = 40
+FEWEST_BLOCKS = 8
+WARM_STEPS = 5
+MOST_WARM = 12  # blocks of them, until two in a row agree
+STABLE = 0.1  # of the step's time
+TRACED_STEPS = 3
+TRACED_BLOCKS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a session may take, and what of it is recorded."""
+
+    seconds: float = 12.0  # of blocks
+    trace: bool = True
+    costs: bool = True  # FLOPs and memory, which need an analysis: once is enough
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A session, and who ran it."""
+
+    session: Session
+    base: Ready
+    new: Ready
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class _Times:
+    """Medians of blocks of one side."""
+
+    cpu_s: list[float]
+    wall_s: list[float]
+
+
+def take(base: Worker, new: Worker, plan: Plan) -> Taken:
+    """Run one session with two workers that have just been started."""
+    ready = (base.ready(), new.ready())
+    _check(base, ready[0])
+    _check(new, ready[1])
+    _pin((base, new), ready)
+    sides = (base, new)
+    step_s = max(_warm(side) for side in sides)
+    short = 2 * FEWEST_BLOCKS * BLOCK_STEPS * step_s < plan.seconds
+    steps = max(BLOCK_STEPS, math.ceil(BLOCK_S / step_s)) if short else 1
+    blocks = max(FEWEST_BLOCKS, min(BLOCKS, int(plan.seconds / (2 * steps * step_s))))
+    times = (_Times([], []), _Times([], []))
+    order = random.Random(plan.seed)
+    ended: EndedError | None = None
+    recorded: tuple[list[Recorded], list[Recorded]] = ([], [])
+    try:
+        if plan.trace:
+            recorded = _traced(sides, step_s, order, costs=plan.costs)
+        for _ in range(blocks):
+            _block(sides, times, Ask(steps), steps * step_s, order)
+    except EndedError as error:
+        ended = error
+    done = min(len(side.cpu_s) for side in times)
+    if done < FEWEST_BLOCKS:
+        raise _too_short(ended, done, steps, plan)
+    on_gpu = any(r.on_gpu for r in ready)
+    cpu = Blocks(np.array(times[0].cpu_s[:done]), np.array(times[1].cpu_s[:done]))
+    wall = Blocks(np.array(times[0].wall_s[:done]), np.array(times[1].wall_s[:done]))
+    session = Session(
+        blocks=wall if on_gpu else cpu,
+        wall=wall,
+        base_operators=_mean([r.operators for r in recorded[0]]),
+        new_operators=_mean([r.operators for r in recorded[1]]),
+        base_counts=together([r.counts for r in recorded[0]]),
+        new_counts=together([r.counts for r in recorded[1]]),
+    )
+    return Taken(session, *ready)
+
+
+def _too_short(ended: EndedError | None, done: int, steps: int, plan: Plan) -> EndedError | InputError:
+    """The program ended, or failed, before a session was full."""
+    assert ended is not None
+    if ended.program_exit_code != 0:
+        return ended
+    needed = 1 + WARM_STEPS * 2 + (TRACED_STEPS * TRACED_BLOCKS + 1 if plan.trace else 0) + FEWEST_BLOCKS * steps
+    return InputError(
+        f"{ended}: it made {ended.steps + 1} steps, and {done} of at least {FEWEST_BLOCKS} blocks of {steps}; "
+        f"give it {needed} steps or more"
+    )
+
+
+def _check(side: Worker, ready: Ready) -> None:
+    if ready.foreign:
+        raise InputError(
+            f"{side.name}: imports {ready.foreign[0]} of the other version; its package is installed from there: "
+            "run the gate from an environment where it is not, or give it with PYTHONPATH"
+        )
+
+
+def _pin(sides: Sequence[Worker], ready: Sequence[Ready]) -> None:
+    """Both on the same cores: one, where neither uses more threads."""
+    if not hasattr(os, "sched_setaffinity") or any(r.on_gpu for r in ready):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    count = max(r.threads for r in ready)
+    if count < len(cores):
+        for side in sides:
+            side.pin(cores[-count:])
+
+
+def _warm(side: Worker) -> float:
+    """Steps until two blocks in a row agree; seconds of a step."""
+    before = math.inf
+    for _ in range(MOST_WARM):
+        after = statistics.median(side.run(Ask(WARM_STEPS), before * WARM_STEPS if before < math.inf else 600).wall_s)
+        if abs(after / before - 1) < STABLE:
+            break
+        before = after
+    return after
+
+
+def _block(sides: Sequence[Worker], times: Sequence[_Times], ask: Ask, expected_s: float, order: random.Random) -> None:
+    """A block of each side, in random order."""
+    pairs = list(zip(sides, times, strict=True))
+    order.shuffle(pairs)
+    ran: list[tuple[_Times, Ran]] = [(kept, side.run(ask, expected_s)) for side, kept in pairs]
+    for kept, one in ran:  # a pair is kept whole or not at all
+        kept.cpu_s.append(statistics.median(one.cpu_s))
+        kept.wall_s.append(statistics.median(one.wall_s))
+
+
+def _traced(
+    sides: Sequence[Worker], step_s: float, order: random.Random, *, costs: bool
+) -> tuple[list[Recorded], list[Recorded]]:
+    """Recorded steps of each side, in turn."""
+    found: tuple[list[Recorded], list[Recorded]] = ([], [])
+    with tempfile.TemporaryDirectory(prefix="probe-gate-") as folder:
+        for block in range(TRACED_BLOCKS):
+            numbers = [0, 1]
+            order.shuffle(numbers)
+            for number in numbers:
+                found[number].append(_record(sides[number], Path(folder), block, step_s, costs=costs and not block))
+    return found
+
+
+def _record(side: Worker, folder: Path, block: int, step_s: float, *, costs: bool) -> Recorded:
+    """One block under the profiler; the first with allocations, for the memory."""
+    path = folder / f"{side.name.replace(os.sep, '_')}.{block}.json.gz"
+    ran = side.run(Ask(TRACED_STEPS, str(path)), 100 * step_s * TRACED_STEPS)
+    recorded = read(path, costs=costs)
+    if not costs:
+        return recorded
+    memory = path.with_name(f"memory.{path.name}")
+    side.run(Ask(1, str(memory), memory=True), 100 * step_s)
+    more = {k: v for k, v in read(memory, costs=True).counts.items() if k == "peak_memory_bytes"}
+    if ran.peak_memory_bytes is not None:
+        more["peak_memory_bytes"] = Counted(float(ran.peak_memory_bytes), float(ran.peak_memory_bytes), 1)
+    for name, count in ran.counters.items():
+        more[name] = Counted(count, count, 1)
+    return replace(recorded, counts=recorded.counts | more)
+
+
+def _mean(sides: Sequence[OperatorTimes]) -> OperatorTimes:
+    """Medians of the seconds over the recorded blocks; an operator that a block lacks took no time there."""
+    keys = dict.fromkeys(key for side in sides for key in side.seconds)
+    seconds = {key: statistics.median(side.seconds.get(key, 0.0) for side in sides) for key in keys}
+    first = sides[0] if sides else OperatorTimes()
+    return OperatorTimes(seconds, first.calls, first.kernels)
