@@ -31,7 +31,7 @@ class Limits:
     """
 
     floor: float = 0.01
-    tolerance: float = 0.05
+    tolerance: float = 0.03
     op_floor: float = 0.05
     op_share: float = 0.003
     counts: Mapping[str, float] = field(default_factory=lambda: dict(EXACT_LIMITS))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,14 @@ from probe.analyzers.gates.causes import Change, by_name, causes, changes, label
 from probe.analyzers.gates.counts import count_metrics
 from probe.analyzers.gates.evidence import Blocks, Session, together
 from probe.analyzers.gates.limits import Limits
-from probe.analyzers.gates.sequential import bounds, minimum_detectable_fraction, not_slower, slower, surely_slower
+from probe.analyzers.gates.sequential import (
+    bounds,
+    minimum_detectable_fraction,
+    not_slower,
+    slower,
+    surely_slower,
+    suspected,
+)
 from probe.gate_result import GateResult, Metric, Side, Verdict
 from probe.units import format_time
 
@@ -106,11 +113,20 @@ def _operator_metrics(found: Sequence[Change], limits: Limits, step_s: float, n:
     series = {name: change.log_ratios for name, change in tested.items()}
     failed = surely_slower(series, floors) if n >= FEWEST else set()
     failed = {name for name in failed if tested[name].delta_s >= limits.op_share * step_s}
-    rows = [_operator_metric(name, change, name in failed, floors[name]) for name, change in tested.items()]
+    rows = [
+        _operator_metric(name, change, _said(name, failed, series, floors), floors[name])
+        for name, change in tested.items()
+    ]
     return tuple(sorted(rows, key=lambda m: -((m.new or 0.0) - (m.base or 0.0))))
 
 
-def _operator_metric(name: str, change: Change, failed: bool, floor: float) -> Metric:
+def _said(name: str, failed: set[str], series: Mapping[str, Sequence[float]], floors: Mapping[str, float]) -> Verdict:
+    if name in failed:
+        return "fail"
+    return "inconclusive" if suspected(series[name], floors[name]) else "pass"
+
+
+def _operator_metric(name: str, change: Change, verdict: Verdict, floor: float) -> Metric:
     found = bounds(change.log_ratios)
     finite = math.isfinite(found.lower)
     return Metric(
@@ -120,7 +136,7 @@ def _operator_metric(name: str, change: Change, failed: bool, floor: float) -> M
         new=change.new_s,
         ratio=found.ratio,
         interval=found.interval if finite else None,
-        verdict="fail" if failed else "pass",
+        verdict=verdict,
         threshold_fraction=floor if math.isfinite(floor) else None,
         n_base=found.n,
         n_new=found.n,

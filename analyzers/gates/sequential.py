@@ -16,9 +16,12 @@ import numpy as np
 
 from probe.stats import student_quantile, student_tail
 
-ALPHA = 0.05  # one-sided, of all looks together
+ALPHA = 0.01  # one-sided, of all looks together: how often equals may be called slower
+ALPHA_PASS = 0.05  # how often what is slower by the tolerance may pass
 PER_LOOK = 0.42
 LOOKS = (3, 5, 8, 12)
+SUSPECTED = 0.05  # one test alone: such an operator keeps a gate from passing before more sessions are in
+NOISE_PART = 0.5  # of the standard deviation between sessions: a slow-down smaller than that is not believed
 POWER_QUANTILE = 0.8416  # of the normal distribution, for a power of 80 %
 
 
@@ -59,13 +62,18 @@ def standard_error(log_ratios: Sequence[float]) -> float:
 
 
 def slower(log_ratios: Sequence[float], floor: float) -> bool:
-    """Whether the ratio is surely above 1 + floor."""
-    return bounds(log_ratios).lower > math.log1p(floor)
+    """Whether the ratio is surely above 1 + floor, and above what the machine's noise could be taken for."""
+    return bounds(log_ratios).lower > _believable(log_ratios, floor)
+
+
+def _believable(log_ratios: Sequence[float], floor: float) -> float:
+    """The floor of a log ratio; sessions that differ by more than it raise it."""
+    return max(math.log1p(floor), NOISE_PART * standard_error(log_ratios) * math.sqrt(len(log_ratios)))
 
 
 def not_slower(log_ratios: Sequence[float], tolerance: float) -> bool:
     """Whether the ratio is surely below 1 + tolerance."""
-    return bounds(log_ratios).upper < math.log1p(tolerance)
+    return bounds(log_ratios, ALPHA_PASS * PER_LOOK).upper < math.log1p(tolerance)
 
 
 def minimum_detectable_fraction(log_ratios: Sequence[float], floor: float) -> float | None:
@@ -73,7 +81,7 @@ def minimum_detectable_fraction(log_ratios: Sequence[float], floor: float) -> fl
     if len(log_ratios) < 2:
         return None
     quantile = student_quantile(len(log_ratios) - 1, 1 - 2 * ALPHA * PER_LOOK) + POWER_QUANTILE
-    return math.expm1(math.log1p(floor) + quantile * standard_error(log_ratios))
+    return math.expm1(_believable(log_ratios, floor) + quantile * standard_error(log_ratios))
 
 
 def surely_slower(series: Mapping[str, Sequence[float]], floors: Mapping[str, float]) -> set[str]:
@@ -87,12 +95,17 @@ def surely_slower(series: Mapping[str, Sequence[float]], floors: Mapping[str, fl
     return {name for _, name in tails[: max(accepted, default=0)]}
 
 
+def suspected(log_ratios: Sequence[float], floor: float) -> bool:
+    """Whether a ratio may well be above 1 + floor: no reason to fail, but none to pass either."""
+    return len(log_ratios) >= 2 and _tail(log_ratios, floor) <= SUSPECTED
+
+
 def _tail(log_ratios: Sequence[float], floor: float) -> float:
     """The probability of so large a mean where the ratio is 1 + floor."""
     if math.isinf(floor):
         return 1.0
     error = standard_error(log_ratios)
-    distance = float(np.mean(log_ratios)) - math.log1p(floor)
+    distance = float(np.mean(log_ratios)) - _believable(log_ratios, floor)
     if error == 0:
         return 0.0 if distance > 0 else 1.0
     return student_tail(distance / error, len(log_ratios) - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from probe.analyzers.gates.evidence import Session
 from probe.analyzers.gates.limits import Limits
@@ -35,13 +36,14 @@ class Request:
     budget_s: float = BUDGET_S
     seed: int = 0
     install: bool = True
+    cwd: Path = Path()  # of the working tree
 
 
 def check(request: Request, progress: Progress | None = None) -> GateResult:
     """Run base and working tree in turn and judge. Raises for what cannot be run; a verdict is never a guess."""
     if not request.budget_s > 0:
         raise UsageError(f"--budget {request.budget_s:g}: give seconds above 0")
-    new = here()
+    new = here(request.cwd)
     with checked_out(request.against, new, install=request.install) as base:
         return _until_known(request, base, new, progress or (lambda text: None))
 

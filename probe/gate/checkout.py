@@ -33,15 +33,20 @@ class Checkout:
     root: Path
     cwd: Path
     python: str
+    commit: str | None = None
 
 
-def here() -> Checkout:
-    """The working tree, as it is."""
-    root = repository(Path.cwd())
+def here(cwd: Path = Path()) -> Checkout:
+    """The working tree, as it is; the current directory where there is no repository."""
+    cwd = cwd.resolve()
+    try:
+        root = repository(cwd)
+        commit = _git(root, "rev-parse", "HEAD")
+    except (InputError, UsageError):
+        return Checkout(f"the files in {cwd}", cwd, cwd, sys.executable)
     changed = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
-    commit = _git(root, "rev-parse", "--short", "HEAD")
-    name = f"working tree ({commit} with changes)" if changed else f"working tree ({commit})"
-    return Checkout(name, root, Path.cwd(), sys.executable)
+    name = f"working tree ({commit[:8]}{' with changes' if changed else ''})"
+    return Checkout(name, root, cwd, sys.executable, commit)
 
 
 def repository(path: Path) -> Path:
@@ -55,6 +60,8 @@ def checked_out(reference: str, new: Checkout, *, install: bool = True) -> Itera
 
     Raises UsageError for a reference that git does not know, InputError where it cannot be checked out or installed.
     """
+    if new.commit is None:
+        raise UsageError(f"--against {reference}: {new.root} is in no git repository; use --baseline")
     commit = _commit(new.root, reference)
     with tempfile.TemporaryDirectory(prefix="probe-gate-") as folder:
         root = Path(folder) / "base"
@@ -66,7 +73,7 @@ def checked_out(reference: str, new: Checkout, *, install: bool = True) -> Itera
             python = new.python
             if install and (changed := differing(new.root, root)):
                 python = _environment(Path(folder) / "environment", root, reference, changed)
-            yield Checkout(f"{reference} ({commit[:8]})", root, cwd, python)
+            yield Checkout(f"{reference} ({commit[:8]})", root, cwd, python, commit)
         finally:
             _forget(new.root, root)
 

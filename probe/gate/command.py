@@ -24,6 +24,7 @@ class Command:
     module: bool = False
     function: str | None = None
     step_on: str | None = None
+    served: bool = False  # the program calls worker.step itself
 
     def task(self, version: Checkout) -> Task:
         """For a worker of that version."""
@@ -31,7 +32,7 @@ class Command:
         if self.function is not None:
             file, _, name = self.function.rpartition(":")
             function = f"{version.cwd / file}:{name}"
-        return Task(str(version.root), self.target, self.arguments, self.module, function, self.step_on)
+        return Task(str(version.root), self.target, self.arguments, self.module, function, self.step_on, self.served)
 
     def __str__(self) -> str:
         if self.function is not None:

@@ -22,6 +22,7 @@ class Task:
     module: bool = False
     function: str | None = None
     step_on: str | None = None
+    served: bool = False  # the program calls worker.step itself: nothing is recognised
     other_root: str | None = None  # of the other version: nothing may be imported from there
 
     def to_json(self) -> str:

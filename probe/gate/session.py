@@ -7,7 +7,7 @@ import os
 import random
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,9 +50,20 @@ class Taken:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Alone:
+    """One version's session by itself: medians of blocks, seconds per step, and what was recorded."""
+
+    gating_s: list[float]  # CPU time; on a GPU wall time
+    wall_s: list[float]
+    operators: OperatorTimes
+    counts: Mapping[str, Counted]
+    ready: Ready
+
+
 @dataclass
-class _Times:
-    """Medians of blocks of one side."""
+class Times:
+    """Medians of blocks of one side, seconds per step."""
 
     cpu_s: list[float]
     wall_s: list[float]
@@ -60,22 +71,46 @@ class _Times:
 
 def take(base: Worker, new: Worker, plan: Plan) -> Taken:
     """Run one session with two workers that have just been started."""
-    ready = (base.ready(), new.ready())
-    _check(base, ready[0])
-    _check(new, ready[1])
-    _pin((base, new), ready)
-    sides = (base, new)
+    ready, times, recorded = _run((base, new), plan)
+    done = min(len(side.cpu_s) for side in times)
+    cpu = Blocks(np.array(times[0].cpu_s[:done]), np.array(times[1].cpu_s[:done]))
+    wall = Blocks(np.array(times[0].wall_s[:done]), np.array(times[1].wall_s[:done]))
+    session = Session(
+        blocks=wall if any(r.on_gpu for r in ready) else cpu,
+        wall=wall,
+        base_operators=_median_of([r.operators for r in recorded[0]]),
+        new_operators=_median_of([r.operators for r in recorded[1]]),
+        base_counts=together([r.counts for r in recorded[0]]),
+        new_counts=together([r.counts for r in recorded[1]]),
+    )
+    return Taken(session, ready[0], ready[1])
+
+
+def take_alone(worker: Worker, plan: Plan) -> Alone:
+    """Run one session of one version by itself."""
+    (ready,), (times,), (recorded,) = _run((worker,), plan)
+    counts = together([r.counts for r in recorded])
+    gating = times.wall_s if ready.on_gpu else times.cpu_s
+    return Alone(gating, times.wall_s, _median_of([r.operators for r in recorded]), counts, ready)
+
+
+def _run(sides: Sequence[Worker], plan: Plan) -> tuple[list[Ready], list[Times], list[list[Recorded]]]:
+    """Warm up, record, and run blocks of all sides in turn. Raises where the program ends before there are enough."""
+    ready = [side.ready() for side in sides]
+    for side, one in zip(sides, ready, strict=True):
+        _check(side, one)
+    _pin(sides, ready)
     step_s = max(_warm(side) for side in sides)
-    short = 2 * FEWEST_BLOCKS * BLOCK_STEPS * step_s < plan.seconds
+    short = len(sides) * FEWEST_BLOCKS * BLOCK_STEPS * step_s < plan.seconds
     steps = max(BLOCK_STEPS, math.ceil(BLOCK_S / step_s)) if short else 1
-    blocks = max(FEWEST_BLOCKS, min(BLOCKS, int(plan.seconds / (2 * steps * step_s))))
-    times = (_Times([], []), _Times([], []))
+    blocks = max(FEWEST_BLOCKS, min(BLOCKS, int(plan.seconds / (len(sides) * steps * step_s))))
+    times = [Times([], []) for _ in sides]
     order = random.Random(plan.seed)
+    recorded: list[list[Recorded]] = [[] for _ in sides]
     ended: EndedError | None = None
-    recorded: tuple[list[Recorded], list[Recorded]] = ([], [])
     try:
         if plan.trace:
-            recorded = _traced(sides, step_s, order, costs=plan.costs)
+            _trace(sides, recorded, step_s, order, costs=plan.costs)
         for _ in range(blocks):
             _block(sides, times, Ask(steps), steps * step_s, order)
     except EndedError as error:
@@ -83,18 +118,7 @@ def take(base: Worker, new: Worker, plan: Plan) -> Taken:
     done = min(len(side.cpu_s) for side in times)
     if done < FEWEST_BLOCKS:
         raise _too_short(ended, done, steps, plan)
-    on_gpu = any(r.on_gpu for r in ready)
-    cpu = Blocks(np.array(times[0].cpu_s[:done]), np.array(times[1].cpu_s[:done]))
-    wall = Blocks(np.array(times[0].wall_s[:done]), np.array(times[1].wall_s[:done]))
-    session = Session(
-        blocks=wall if on_gpu else cpu,
-        wall=wall,
-        base_operators=_mean([r.operators for r in recorded[0]]),
-        new_operators=_mean([r.operators for r in recorded[1]]),
-        base_counts=together([r.counts for r in recorded[0]]),
-        new_counts=together([r.counts for r in recorded[1]]),
-    )
-    return Taken(session, *ready)
+    return ready, times, recorded
 
 
 def _too_short(ended: EndedError | None, done: int, steps: int, plan: Plan) -> EndedError | InputError:
@@ -139,33 +163,32 @@ def _warm(side: Worker) -> float:
     return after
 
 
-def _block(sides: Sequence[Worker], times: Sequence[_Times], ask: Ask, expected_s: float, order: random.Random) -> None:
+def _block(sides: Sequence[Worker], times: Sequence[Times], ask: Ask, expected_s: float, order: random.Random) -> None:
     """A block of each side, in random order."""
     pairs = list(zip(sides, times, strict=True))
     order.shuffle(pairs)
-    ran: list[tuple[_Times, Ran]] = [(kept, side.run(ask, expected_s)) for side, kept in pairs]
+    ran: list[tuple[Times, Ran]] = [(kept, side.run(ask, expected_s)) for side, kept in pairs]
     for kept, one in ran:  # a pair is kept whole or not at all
         kept.cpu_s.append(statistics.median(one.cpu_s))
         kept.wall_s.append(statistics.median(one.wall_s))
 
 
-def _traced(
-    sides: Sequence[Worker], step_s: float, order: random.Random, *, costs: bool
-) -> tuple[list[Recorded], list[Recorded]]:
+def _trace(
+    sides: Sequence[Worker], found: Sequence[list[Recorded]], step_s: float, order: random.Random, *, costs: bool
+) -> None:
     """Recorded steps of each side, in turn."""
-    found: tuple[list[Recorded], list[Recorded]] = ([], [])
     with tempfile.TemporaryDirectory(prefix="probe-gate-") as folder:
         for block in range(TRACED_BLOCKS):
-            numbers = [0, 1]
+            numbers = list(range(len(sides)))
             order.shuffle(numbers)
             for number in numbers:
-                found[number].append(_record(sides[number], Path(folder), block, step_s, costs=costs and not block))
-    return found
+                first = costs and not block
+                found[number].append(_record(sides[number], Path(folder), f"{number}.{block}", step_s, costs=first))
 
 
-def _record(side: Worker, folder: Path, block: int, step_s: float, *, costs: bool) -> Recorded:
+def _record(side: Worker, folder: Path, name: str, step_s: float, *, costs: bool) -> Recorded:
     """One block under the profiler; the first with allocations, for the memory."""
-    path = folder / f"{side.name.replace(os.sep, '_')}.{block}.json.gz"
+    path = folder / f"{name}.json.gz"
     ran = side.run(Ask(TRACED_STEPS, str(path)), 100 * step_s * TRACED_STEPS)
     recorded = read(path, costs=costs)
     if not costs:
@@ -180,7 +203,7 @@ def _record(side: Worker, folder: Path, block: int, step_s: float, *, costs: boo
     return replace(recorded, counts=recorded.counts | more)
 
 
-def _mean(sides: Sequence[OperatorTimes]) -> OperatorTimes:
+def _median_of(sides: Sequence[OperatorTimes]) -> OperatorTimes:
     """Medians of the seconds over the recorded blocks; an operator that a block lacks took no time there."""
     keys = dict.fromkeys(key for side in sides for key in side.seconds)
     seconds = {key: statistics.median(side.seconds.get(key, 0.0) for side in sides) for key in keys}

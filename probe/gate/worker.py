@@ -32,6 +32,9 @@ def main(task_text: str, read: int, write: int) -> int:
     _make_way(Path(task.root))
     if task.function is not None:
         return _call_forever(task, pacer)
+    if task.served:
+        _pacers.append(pacer)
+        return run_main(Program(task.target, task.arguments, task.module)).exit_code
     imports = OnImport()
     hooks.listen(_Steps(pacer, by_name=task.step_on is not None), imports)
     replaced = hooks.on_call(pacer.step, imports, task.step_on) if task.step_on else {}
@@ -197,6 +200,14 @@ class _Steps:
     @property
     def _hears(self) -> bool:
         return not self._by_name and not _profiled and get_ident() == self._thread
+
+
+_pacers: list[Pacer] = []  # of this process, where the program itself says what a step is
+
+
+def step() -> None:
+    """A step of a program that calls this itself has ended."""
+    _pacers[-1].step()
 
 
 _profiled: list[bool] = []  # not empty once the program has opened a probe.profile of its own: its steps count

@@ -131,6 +131,8 @@ def workers(*starts: tuple[str, Task, Path, str]) -> Iterator[list[Worker]]:
         for (name, task, cwd, python), (_, other, _, _) in zip(starts, reversed(starts), strict=True):
             other_root = other.root if other.root != task.root else None
             environment = {**os.environ, "PYTHONPATH": _python_path(task), "PYTHONDONTWRITEBYTECODE": "1"}
+            if task.served:
+                environment["PROBE_GATE_SERVED"] = "1"
             made.append(Worker(name, replace(task, other_root=other_root), cwd, python, environment))
         yield made
     finally:

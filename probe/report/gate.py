@@ -26,7 +26,7 @@ def render(result: GateResult) -> RenderableType:
         Text(),
         _metrics([m for m in result.metrics if not is_operator(m)]),
     ]
-    if failed := [m for m in result.metrics if is_operator(m) and m.verdict != "pass"]:
+    if failed := [m for m in result.metrics if is_operator(m) and m.verdict == "fail"]:
         blocks += [Text(), Text("Operators that fail", style="bold"), _metrics(failed)]
     if result.causes:
         blocks += [Text(), Text("What the difference is made of", style="bold"), _causes(result)]

@@ -19,11 +19,14 @@ from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
+from probe.collectors.telemetry import Telemetry, settings_of
 from probe.errors import ProbeError, UsageError
 from probe.run import RankPart, is_run, part_name, write_part
 from probe.session import ownership, snapshot
 from probe.session.annotation import annotate
 from probe.session.batches import Batches
+from probe.session.beside import begun
+from probe.session.graph import GraphOfModel
 from probe.session.launch import Place, default_path, find_place, join_directory
 from probe.session.modules import ModuleRanges
 from probe.session.schedule import NEVER, Options, Tracer
@@ -75,7 +78,7 @@ def profile(
     ranks: str | Sequence[int] = "first",
     memory: bool = False,
     stacks: bool = False,
-    telemetry: bool = True,
+    telemetry: bool | Mapping[str, float] = True,
     tags: Mapping[str, Any] | None = None,
     model: object = None,
     max_pause_s: float = 1.0,
@@ -86,7 +89,9 @@ def profile(
     traced, `repeat` times; fewer where ending the recording would pause training for more than `max_pause_s` seconds.
     path: the run directory, by default a fresh one under ./runs; one that holds a run is kept, the new goes beside it.
     ranks: "first", "all", a list, or "slowest" (the one whose waiting steps take longest).
-    memory, stacks: record allocations, Python stacks (dear). model: names its modules in the traces.
+    memory, stacks: record allocations, Python stacks (dear). model: names its modules in the traces, and its graph is
+    captured when the block ends.
+    telemetry: what device and host did meanwhile; a dictionary sets rates and limits (docs/telemetry.md).
     enabled=False costs nothing.
     Raises UsageError for options that make no sense; nothing else, ever.
     """
@@ -97,7 +102,9 @@ def profile(
     if tags is not None and not isinstance(tags, Mapping):
         raise UsageError(f"profile(tags={tags!r}): give a dictionary such as {{'team': 'vision'}}")
     chosen = ranks if isinstance(ranks, str) else _as_ranks(ranks)
-    options = Options(wait, warmup, active, repeat, chosen, bool(memory), bool(stacks), bool(telemetry), max_pause_s)
+    settings_of(telemetry)  # refused now, not once training has begun
+    beside = dict(telemetry) if isinstance(telemetry, Mapping) else telemetry
+    options = Options(wait, warmup, active, repeat, chosen, bool(memory), bool(stacks), beside, max_pause_s)
     return Session(Path(path) if path is not None else None, options, dict(tags or {}), model=model)
 
 
@@ -126,10 +133,12 @@ class Session:
         self._asked = path
         self._tags = tags
         self._modules = ModuleRanges(model, self._warn) if model is not None else None
+        self._graph = GraphOfModel(model, self._warn) if model is not None else None
         self._log = StepLog()
         self._keep = self._log.durations_ns.append
         self._mask = 0  # steps with a bit of it set are not kept
         self._tracer: Tracer | None = None
+        self._telemetry: Telemetry | None = None
         self._place = Place()
         self._part = RankPart()
         self._thread = _NOBODY  # only this thread's steps count; _NOBODY before, after, and where inert
@@ -149,6 +158,8 @@ class Session:
         self._state = "inert"
         self._guard("starting", self._open)
         self._begin = self._opened = perf_counter_ns()
+        if self._telemetry is not None and self._tracer is not None:
+            self._telemetry.mark(self._tracer.phase, 0, self._begin, self._begin)
         return self
 
     def __exit__(
@@ -250,7 +261,9 @@ class Session:
             return
         self._tracer = Tracer(self.options, self._place, self.path, self._log, self._warn, self._modules)
         self._guard("starting the profiler", self._tracer.start)
+        self._follow_model()
         self._guard("describing the machine", self._describe)
+        self._telemetry = begun(self.options, self._place, self.path, self._warn)
         self._guard("writing the run", self._save)
         self._due = min(self._tracer.due, self._log.full_at)
 
@@ -272,10 +285,18 @@ class Session:
         tracer = self._tracer
         if tracer is not None and step >= tracer.due:
             ended = self._guard("recording", tracer.edge, step, now - self._begin)
+            self._follow_model()
             if ended or tracer.due == NEVER:
                 self._guard("writing the run", self._save)
         self._due = min(tracer.due if tracer is not None else NEVER, self._log.full_at)
+        if self._telemetry is not None and tracer is not None:
+            self._telemetry.mark(tracer.phase, step, perf_counter_ns(), now)
         self._begin = perf_counter_ns()
+
+    def _follow_model(self) -> None:
+        """Look at the model's calls in the phases before recording."""
+        if self._graph is not None and self._tracer is not None and self._tracer.reason is None:
+            self._graph.follow(self._tracer.phase)
 
     def _note_step(self, samples: Any, tokens: Any, micro_batches: Any) -> None:
         values: dict[str, float] = {"data_wait_ns": float(self._waited)}
@@ -306,13 +327,20 @@ class Session:
                 ownership.release(self)
 
     def _finish(self, status: str, *, raised: bool) -> None:
-        duration_s = (perf_counter_ns() - self._opened) * 1e-9
+        ended_ns = perf_counter_ns()
+        duration_s = (ended_ns - self._opened) * 1e-9
         if not self._steps:
             self._warn(f"no step() was called in {duration_s:.2f} s: call prof.step() at the end of each step")
         if self._tracer is not None:
             self._guard("ending the recording", self._tracer.finish, self._steps, raised=raised)
             if self._tracer.reason and self._tracer.chosen and not self._traces:
                 self._warn(f"no trace: {self._tracer.reason}")
+        if self._graph is not None:
+            self._graph.leave()
+            if self._traces and self.path is not None and not raised:
+                self._graph.write(self.path, self._place.rank)
+        if self._telemetry is not None:
+            self._telemetry.stop(ended_ns)
         self._guard("writing the run", self._save, status)
         if self._place.rank == 0 and not self.quiet:
             _say(self._summary())
@@ -341,6 +369,7 @@ class Session:
         cycles = tuple(self._tracer.cycles) if self._tracer is not None else ()
         reason = self._tracer.reason if self._tracer is not None else None
         waits = "data_wait_ns" in self._log.columns
+        graph = self._graph
         part = replace(
             self._part,
             status=status,
@@ -349,8 +378,16 @@ class Session:
             metrics=snapshot.metrics(self._log),
             cycles=cycles,
             collected=snapshot.collected(
-                self.options, cycles, self._steps, reason, has_model=self._modules is not None, waits=waits
+                self.options,
+                cycles,
+                self._steps,
+                reason,
+                waits=waits,
+                graph=graph.state if graph is not None else None,
+                telemetry=self._telemetry.collected() if self._telemetry is not None else "it failed to start",
             ),
+            graph=graph.file if graph is not None else None,
+            telemetry=self._telemetry.describe() if self._telemetry is not None else {},
             warnings=tuple(self.warnings),
         )
         write_part(self.path, part)
@@ -363,6 +400,9 @@ class Session:
         """This is a forked child: nothing here is the parent's loop."""
         self._thread = _NOBODY
         self._tracer = None
+        if self._telemetry is not None:
+            self._telemetry.forget()
+            self._telemetry = None
 
 
 class _Off:
@@ -383,6 +423,9 @@ class _Off:
 
     def batches(self, iterable: Iterable[_Item]) -> Iterable[_Item]:
         return iterable
+
+    def add_wait(self, wait_ns: int) -> None:
+        return None
 
     def metric(self, name: str, value: object, unit: str = "") -> None:
         return None
