@@ -27,9 +27,10 @@ lint: $(VENV)/test.stamp  ## style, types and direction of imports
 gpu:  ## on a machine with a GPU: its tests, its microbenchmarks, recorded runs (results in $$OUT, default build/gpu)
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py
 
-bench: $(VENV)/test.stamp  ## accuracy of the microbenchmarks, overhead of the profiler, as ratios
+bench: $(VENV)/test.stamp  ## accuracy of the microbenchmarks, overhead of the profiler, estimated against real savings
 	$(BIN)/python benchmarks/microbench_accuracy.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/predictions/measure.py
 
 samples: $(VENV)/run.stamp  ## record sample_traces/ again
 	$(BIN)/python sample_traces/record.py

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from probe.analysis import Bound
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.kernel_evidence import MOST, Cause, KernelRuns, causes
+from probe.analyzers.kernel_names import moves_bytes
 from probe.analyzers.roofline import NEAR_FRACTION, Placement, evidence
 from probe.analyzers.shown_rates import ShownRates
 from probe.analyzers.strides import is_strided
@@ -27,6 +28,7 @@ LAUNCHES = 2.0
 # Measured ceilings are what kernels reach, so nothing has to stand in for them.
 SHOWN_FRACTION = 0.4
 SHOWN_LEAST = 0.15  # of the peak
+MOSTLY = 0.9  # of an operator's device time in kernels that move data: then it is bound by that
 TOLD = 0.05  # of an operator's time: causes for less are not told
 
 _UNKNOWN = Device("unknown", "unknown device")
@@ -164,7 +166,17 @@ def _on_device(
         return _far(found, figures, signature)
     if shown is not None and shown.fraction < NEAR_FRACTION:  # so it is far below the roof, wherever that is
         return _far(found, (*figures, shown.text), signature)
-    return _undecided(cost, placement)
+    return _moving(runs, cost) or _undecided(cost, placement)
+
+
+def _moving(runs: Sequence[KernelRuns], cost: Cost) -> Class | None:
+    """Memory where the names of the kernels say that they do little but move data; how fast they could is not known."""
+    told = [(run.seconds, why) for run in runs if (why := moves_bytes(run.name)) is not None]
+    total = sum(run.seconds for run in runs)
+    if not told or sum(seconds for seconds, _ in told) < MOSTLY * total:
+        return None
+    sizes = cost.reason or "no ceiling for its memory traffic"
+    return Class("memory", None, (f"{sizes}: how near it comes to one is not known", f"its kernels: {max(told)[1]}"))
 
 
 def _small_kernels(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from probe.analysis import PARTS, Analysis, Bound, Operator, Source, StepTimes, Utilisation
+from probe.analysis import PARTS, Analysis, Bound, Operator, PrecisionGain, Source, StepTimes, Utilisation
 from probe.analyzers.classify import Class, Machine, classify
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
@@ -25,19 +25,23 @@ from probe.analyzers.modules import GroupPlaces, places
 from probe.analyzers.op_table import OpGroups, group_operators, operators
 from probe.analyzers.parts import PartTable, partition
 from probe.analyzers.plan_of_fixes import plan
+from probe.analyzers.precision import Work, precision_gains
 from probe.analyzers.provenance import caveats, missing_parts, quality, recorded_parts
 from probe.analyzers.roofline import Placement, place
-from probe.analyzers.rules.catalogue import Found, findings, unasked
+from probe.analyzers.rules.catalogue import LEAST_FRACTION, Found, findings, unasked
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Recorded
 from probe.analyzers.shown_rates import ShownRates, shown_rates
+from probe.analyzers.start_up import start_up
 from probe.analyzers.steps import AHEAD, busy_fraction, cut_by_device, recorded_steps, step_times
-from probe.analyzers.tensor_cores import in_tf32
+from probe.analyzers.tensor_cores import float32_runs_in
 from probe.analyzers.timeline.device import exposed_s
 from probe.analyzers.timeline.profiler_time import recording_shares, without_profiler
 from probe.analyzers.what_if import WhatIf
-from probe.device import Ceilings
+from probe.device import Ceilings, Device
 from probe.findings import Finding
+from probe.multirank import RanksAnalysis
+from probe.readers.module_graph import ModuleGraph
 from probe.readers.ncu import KernelCounters
 from probe.trace import Steps, Trace
 from probe.units import format_time
@@ -62,8 +66,10 @@ class Beside:
     timed: step times measured outside it, with and without the profiler. threads: how many torch ran on.
     data_wait_s: mean wait for data per step, where the session measured it. datasheet: the device's published peaks,
     for utilisation. counters: kernel launches measured by Nsight Compute. warnings: what the readers had to say.
-    recorded: who made the arguments of the operators, for the runs of which that was recorded. resident: the memory
-    that was there before, by device. preview: with the rules that are not on by default.
+    recorded: who made the arguments of the operators, for the runs of which that was recorded. graph: of the model's
+    forward pass, where it was captured. resident: the memory
+    that was there before, by device. preview: with the rules that are not on by default. compared: the ranks of the
+    job, where several were read.
     """
 
     timed: StepTimes | None = None
@@ -73,8 +79,10 @@ class Beside:
     counters: tuple[KernelCounters, ...] = ()
     warnings: tuple[str, ...] = ()
     recorded: Recorded = field(default_factory=dict)
+    graph: ModuleGraph | None = None
     resident: Mapping[int, Resident] = field(default_factory=dict)
     preview: bool = False
+    compared: RanksAnalysis | None = None
 
 
 def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | None = None) -> Diagnosis:
@@ -88,7 +96,9 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     counted = join(trace, beside.counters) if beside.counters else None
     costs = own_costs(attributed, groups.name)
     costs = costs if counted is None else _measured(costs, counted, groups)
-    placements = tuple(_placed(groups, g, cost, ceilings, float(copied[g])) for g, cost in enumerate(costs))
+    placements = tuple(
+        _placed(groups, g, cost, trace.device, ceilings, float(copied[g])) for g, cost in enumerate(costs)
+    )
     machine = _machine(trace, ceilings, beside.threads, _shown(trace, groups, costs, placements))
     runs = runs_of_groups(trace, groups.of_kernel)
     classes = tuple(
@@ -110,7 +120,8 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     what_if = WhatIf(trace, marks)
     context = Context(
         trace, marks, groups, costs, bounds, machine, step_s, bare, beside.data_wait_s, recorded=beside.recorded,
-        memory=memory, what_if=what_if, kernel_runs=runs,
+        memory=memory, what_if=what_if, kernel_runs=runs, compared=beside.compared,
+        graph=beside.graph,
     )  # fmt: skip
     found = findings(context, {row.group: index for index, row in enumerate(rows)}, preview=beside.preview)
     found = tuple(replace(f, finding=_located(f.finding, located, rows)) for f in found)
@@ -118,6 +129,7 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     said = (*caveats(trace, covered, ceilings, times), *(counted.warnings if counted else ()))
     said += tuple(unasked(context, preview=beside.preview))
     said += () if steps is marks else (AHEAD,)
+    said += tuple(start_up(trace, marks))
     analysis = Analysis(
         source=source,
         quality=quality(trace, groups.excluded_work, covered),
@@ -138,8 +150,26 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
         critical_path_s=path_s(trace, what_if.graph, step_s),
         fixes=plan([f.finding for f in found], step_s, _together(found, context) if trace.on_device else None),
         kernel_time_s=kernel_time_s(groups, costs, trace.device),
+        precision=_precision(context, rows, ceilings),
     )
     return Diagnosis(analysis, found)
+
+
+def _precision(context: Context, rows: Sequence[_Row], ceilings: Ceilings) -> tuple[PrecisionGain, ...]:
+    """What narrower element types would gain, as far as the step gets shorter by it, most first."""
+    groups, on_device = context.groups, context.trace.on_device
+    work = []
+    for index, row in enumerate(rows):
+        once_s, _ = _per_call(groups, row.group, on_device)
+        tf32 = row.dtype == "tf32" and context.costs[row.group].dtype == "float32"
+        work.append(Work(context.costs[row.group], once_s, row.operator.calls, index, "tf32" if tf32 else None))
+    gains = []
+    for gain in precision_gains(work, ceilings):
+        members = np.isin(groups.of_op, [rows[index].group for index in gain.ops]) & (groups.step_of_op >= 0)
+        saving_s = context.shortens_s(gain.saving_s, tuple(np.flatnonzero(members).tolist()))
+        gains.append(replace(gain, saving_s=saving_s or 0.0))
+    worth = (gain for gain in gains if gain.saving_s >= LEAST_FRACTION * context.step_s)
+    return tuple(sorted(worth, key=lambda gain: -gain.saving_s))
 
 
 def _together(found: Sequence[Found], context: Context) -> Callable[[Sequence[Finding]], float]:
@@ -236,15 +266,15 @@ def _shown(trace: Trace, groups: OpGroups, costs: tuple[Cost, ...], placements: 
     return shown_rates(costs, placements, np.array([_per_call(groups, g, True)[0] for g in range(len(costs))]))
 
 
-def _placed(groups: OpGroups, group: int, cost: Cost, ceilings: Ceilings, copied: float) -> Placement:
+def _placed(groups: OpGroups, group: int, cost: Cost, device: Device, ceilings: Ceilings, copied: float) -> Placement:
     """A group under the roofs; of the bus between host and device, which copies meet, no roof is known."""
-    placement = place(cost, ceilings, tf32=_uses_tf32(groups, group))
+    placement = place(cost, ceilings, tf32=_uses_tf32(groups, group, device))
     return placement if copied < MOST else replace(placement, level=None, peak_bytes_per_s=None)
 
 
-def _uses_tf32(groups: OpGroups, group: int) -> bool:
-    """Whether the kernels of a group say in their names that they run on tensor cores in TF32."""
-    return any(in_tf32(use.name) for use in groups.kernels[group])
+def _uses_tf32(groups: OpGroups, group: int, device: Device) -> bool:
+    """Whether the kernels of a group of float32 products say in their names that they run on tensor cores in TF32."""
+    return any(float32_runs_in(use.name, device) == "tf32" for use in groups.kernels[group])
 
 
 def _per_call(groups: OpGroups, group: int, on_device: bool) -> tuple[float, float]:

@@ -52,6 +52,24 @@ WORDS: dict[Sort, str] = {
 }
 
 
+# torch's kernels that compute each element by itself, a few operations for each value that they load. In float64, whose
+# units some devices have few of, that may be bound by arithmetic.
+_POINTWISE = re.compile(r"\b(?:(?:vectorized_|unrolled_)?elementwise_kernel|multi_tensor_apply_kernel)")
+_MOVING: frozenset[Sort] = frozenset({"cast", "copy", "layout", "indexed", "strided"})
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def moves_bytes(kernel: str) -> str | None:
+    """Why a kernel cannot be bound by arithmetic, in words, whatever the sizes it works on; None where its name does
+    not say."""
+    sort = sort_of(kernel)
+    if sort in _MOVING:
+        return WORDS[sort]
+    if _POINTWISE.search(kernel) and "double" not in kernel:
+        return "computing each element by itself, a few operations for each value loaded"
+    return None
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def sort_of(kernel: str) -> Sort | None:
     """What a kernel does, where its name says so."""

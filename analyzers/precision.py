@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from probe.analysis import PrecisionGain
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.roofline import TENSOR_KINDS
 from probe.device import Ceilings
@@ -31,16 +32,6 @@ class Work:
     calls: float
     index: int  # by which the operator is known to the reader
     runs_in: str | None = None  # where the kernels differ from the recorded type: "tf32"
-
-
-@dataclass(frozen=True)
-class PrecisionGain:
-    """The step's gain if all operators that run in one type ran in another; `saving_s` is per step, by their roofs."""
-
-    ops: tuple[int, ...]
-    before: str
-    after: str
-    saving_s: float
 
 
 def precision_gains(work: Sequence[Work], ceilings: Ceilings) -> tuple[PrecisionGain, ...]:

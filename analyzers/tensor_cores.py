@@ -72,6 +72,7 @@ _TABLE: tuple[tuple[str, bool, str | None], ...] = (
     # torch's and cuDNN's own kernels on the vector units
     (r"(?:dgrad|wgrad)(?:_alg\d)?_engine<|implicit_convolve_sgemm|\b[sd]gemm_largek", False, "float32"),
     (r"gemv|gemvNSP|dot_kernel|gemmSN_|gemmk1_", False, None),
+    (r"(?:^|_)s(?:gemm|cudnn)(?:_|$)", False, "float32"),
 )  # fmt: skip
 _PATTERNS = tuple((re.compile(pattern), tensor, dtype) for pattern, tensor, dtype in _TABLE)
 
@@ -87,9 +88,17 @@ def arithmetic(kernel: str) -> Arithmetic | None:
     return None
 
 
-def in_tf32(kernel: str) -> bool:
-    """Whether a kernel multiplies float32 values in TF32."""
-    return "tf32" in kernel.lower() or arithmetic(kernel) == Arithmetic(True, "tf32")
+def float32_runs_in(kernel: str, device: Device) -> str | None:
+    """The type in which a kernel multiplies tensors of float32: NVIDIA's tensor cores take them in TF32 only.
+
+    AMD's matrix cores take float32 as it is. None where the name says nothing.
+    """
+    known = arithmetic(kernel)
+    if known is None:
+        return "tf32" if "tf32" in kernel.lower() else None
+    if not known.tensor_cores or (known.dtype is None and device.kind != "cuda"):
+        return "float32"
+    return known.dtype or "tf32"
 
 
 def eligible(dtype: str | None, device: Device) -> bool:

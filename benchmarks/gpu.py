@@ -3,8 +3,9 @@
 Usage: python benchmarks/gpu.py [--device cuda:0] [--seconds 570]        (`make gpu`)
 
 Results lie in $OUT (default build/gpu), few and small enough to be carried home: `summary.md` (what was done, what is
-not as expected), `microbench.json` and `.html`, `quick.json`, `samples.tar.gz` (recorded runs), `logs.tar.gz` (the
-output of every part). A part that fails or runs out of its time does not stop the others; the exit code says so.
+not as expected), `microbench.json` and `.html`, `quick.json`, `kernels.json`, `samples.tar.gz` (recorded runs),
+`logs.tar.gz` (the output of every part). A part that fails or runs out of its time does not stop the others; the exit
+code says so.
 
 Needs no network and no environment of its own: python with a CUDA build of torch, numpy, pandas, msgspec, platformdirs,
 typer, rich, fsspec, nvidia-ml-py, pytest and hypothesis.
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+FUSED = "tests/test_fused_kernels.py"
 MOST_SPREAD = 0.02  # between the medians of the full and of the quick run
 # What a GPU of a known kind should reach: (name of the device, suite, params, at least, unit in words).
 TARGETS = (
@@ -61,16 +63,20 @@ class Outcome:
 def parts(out: Path, device: str) -> tuple[Part, ...]:
     """What is run, in this order."""
     probe = (sys.executable, "-m", "probe")
+    pytest = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     samples = out / "samples"
     return (
         Part("doctor", 60, (*probe, "doctor")),
-        Part("tests", 120, (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests", "-p", "no:cacheprovider")),
+        Part("tests", 120, (*pytest, "tests", f"--ignore={FUSED}")),
         Part("microbench", 300, (*probe, "run", "microbench", "--device", device, "-o", str(out / "microbench.json"),
                                  "--html", str(out / "microbench.html"), "--force")),
         Part("quick", 75, (*probe, "run", "microbench", "--quick", "--device", device, "-o", str(out / "quick.json"),
                            "--force")),
         Part("samples", 100, (sys.executable, "sample_traces/record.py", "--device", "cuda", "--into", str(samples))),
         Part("verify", 90, (*probe, "verify", str(samples / "transformer_step"), "--budget", "60")),
+        Part("fused", 150, (*pytest, FUSED)),  # compiles hundreds of kernels
+        Part("kernels", 150, (sys.executable, "benchmarks/kernels.py", "--quick", "--device", device,
+                              "--seconds", "130", "-o", str(out / "kernels.json"))),
     )  # fmt: skip
 
 

@@ -90,9 +90,20 @@ def derive(measurements: Sequence[Measurement], found: Sequence[Plateau], device
             None,
         ),
         levels=_levels(measurements, found, device),
+        link_bytes_per_s=_links(measurements),
         quick=quick,
         measured_at=now.isoformat(),
     )
+
+
+def _links(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """The best bus bandwidth of a collective by the number of ranks; of NCCL's only: others go through the hosts."""
+    rates: dict[str, float] = {}
+    for m in measurements:
+        if m.suite == "collectives" and m.metric == "busbw" and m.params.get("backend") == "nccl":
+            ranks = str(m.params["ranks"])
+            rates[ranks] = max(rates.get(ranks, 0.0), m.value)
+    return rates
 
 
 def dram_bytes_per_s(measurements: Sequence[Measurement]) -> float | None:

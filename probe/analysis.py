@@ -11,6 +11,7 @@ from probe.memory_use import Memory
 from probe.multirank import ClockOffset, CollectiveRow, Rank, Straggler
 from probe.scaling import Scaling
 from probe.schema import to_jsonable
+from probe.telemetry import TelemetryUse
 
 SCHEMA = "probe.analysis/1"
 
@@ -120,6 +121,16 @@ class Operator:
 
 
 @dataclass(frozen=True)
+class PrecisionGain:
+    """The step's gain if all operators that run in one type ran in another; `saving_s` is per step, by their roofs."""
+
+    ops: tuple[int, ...]
+    before: str
+    after: str
+    saving_s: float
+
+
+@dataclass(frozen=True)
 class Fix:
     """One change of the plan, and what the step takes once it and all before it are made."""
 
@@ -156,6 +167,8 @@ class Analysis:
     critical_path_s: dict[str, float] = field(default_factory=dict)  # per step, the longest chain of waits
     fixes: tuple[Fix, ...] = ()  # the findings that save time, the most for the least effort first
     kernel_time_s: dict[str, float] = field(default_factory=dict)  # per step, by what the kernels do (kernel_time.KEYS)
+    telemetry: TelemetryUse | None = None  # what device and host did beside the run, where that was sampled
+    precision: tuple[PrecisionGain, ...] = ()  # what narrower element types would gain by the roofs, most first
     schema: str = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

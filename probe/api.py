@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from probe import analysis as objects
 from probe.analyzers.cost_models import register
@@ -15,18 +16,18 @@ from probe.analyzers.cost_models.registry import Quantity
 from probe.errors import UsageError
 from probe.examine import Request, examine
 from probe.export.traces import Traces, named
-from probe.findings import Finding
+from probe.findings import Finding, Verified
 from probe.ranks.asked import refuse_missing
 from probe.readers import formats
 from probe.readers.narrow import CATEGORIES, Category, Selection
 from probe.report.analysis import as_text
+from probe.report.verification import as_text as as_verdicts
 from probe.scaling import ScalingMode
+from probe.schema import to_jsonable
 from probe.sources import Named, files_of
 from probe.tensors import Tensors
 from probe.trace import Trace
-
-if TYPE_CHECKING:
-    from probe.verify import Result
+from probe.verifying import remembered
 
 
 class Analysis(objects.Analysis):
@@ -40,6 +41,38 @@ class Analysis(objects.Analysis):
         from probe.report.html import fragment
 
         return fragment(self)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` returns: the analysis with verdicts, and those on the caller's own kernel."""
+
+    analysis: Analysis
+    candidates: tuple[Verified, ...] = ()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The analysis' findings, with their verdicts."""
+        return self.analysis.findings
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of the contract: the analysis, and `candidates`."""
+        return {**self.analysis.to_json(), "candidates": to_jsonable(self.candidates)}
+
+    def to_pandas(self) -> Any:
+        """One row per replacement that was run."""
+        import pandas as pd
+
+        tried = [(f.code, v) for f in self.findings for v in (f.verified, *f.alternatives) if v is not None]
+        tried += [("", verdict) for verdict in self.candidates]
+        return pd.DataFrame([{"code": code, **to_jsonable(verdict)} for code, verdict in tried])
+
+    def __str__(self) -> str:
+        return as_verdicts(self.analysis, self.candidates)
+
+    def _repr_html_(self) -> str:
+        """The verdicts in a notebook."""
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def load(
@@ -108,7 +141,7 @@ def analyze(
         ranks=None if ranks is None else frozenset(ranks), counters=counters, scaling=scaling, engine=engine,
         jobs=jobs, progress=progress, preview=preview,
     )  # fmt: skip
-    return _presentable(examine(source, request).analysis)
+    return _presentable(remembered(examine(source, request)))
 
 
 def _selection(
@@ -123,36 +156,25 @@ def _selection(
 
 def verify(
     source: Named = None, *, codes: Sequence[str] = (), op: int | None = None, budget_s: float = 300.0,
-    ceilings: str | Path | None = None,
-) -> Analysis:  # fmt: skip
+    ceilings: str | Path | None = None, candidate: str | None = None,
+) -> Verification:  # fmt: skip
     """The analysis of `source` with every suggestion that can be run here run on its recorded shapes.
 
     codes, op: only suggestions of these rules, only those that concern the operator of that index.
     budget_s: time for all of them together; most saving first.
+    candidate: "FILE.py:FUNCTION", a kernel of your own, in place of operator `op` or of the chain of the one code.
     """
-    from probe.verify import verify_site  # with what runs replacements; reading a trace does without it
+    from probe.repro.recorded import Recording
+    from probe.verify import own as users
+    from probe.verifying import Wish, verified
 
+    own = users.parse(candidate) if candidate is not None else None
     diagnosis = examine(source, Request(ceilings=ceilings))
-    chosen = [f for f in diagnosis.found if f.site is not None and _asked(f.finding, codes, op)]
-    if (codes or op is not None) and not chosen:
-        asked = ", ".join(codes) or f"operator {op}"
-        raise UsageError(f"no suggestion for {asked} in {diagnosis.analysis.source.path} can be run; see probe analyze")
-    share_s = budget_s / max(len(chosen), 1)
-    results = {id(f.finding): verify_site(f.site, budget_s=share_s) for f in chosen if f.site is not None}
-    findings = tuple(_with_verdict(f.finding, results.get(id(f.finding), ())) for f in diagnosis.found)
-    return _presentable(replace(diagnosis.analysis, findings=findings))
-
-
-def _with_verdict(finding: Finding, results: Sequence[Result]) -> Finding:
-    """The finding with what became of its replacements, the best one first."""
-    if not results:
-        return finding
-    told = [replace(r.verified, candidate=r.candidate, reason=r.reason) for r in results]
-    return replace(finding, verified=told[0], alternatives=tuple(told[1:]))
-
-
-def _asked(finding: Finding, codes: Sequence[str], op: int | None) -> bool:
-    return (not codes or finding.code in codes) and (op is None or op in finding.ops)
+    call = None
+    if own is not None and op is not None:
+        call = Recording(diagnosis.analysis, load(source)).call(op)
+    outcome = verified(diagnosis, Wish(tuple(codes), op, budget_s, own, call))
+    return Verification(_presentable(outcome.analysis), outcome.candidates)
 
 
 def roofline(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:

@@ -62,6 +62,7 @@ class Ceilings:
     flops_per_s: dict[str, float] = field(default_factory=dict)  # torch dtype name -> rate
     launch_s: float | None = None  # dispatching one eager operator (CPU) or kernel (GPU)
     levels: dict[str, Level] = field(default_factory=dict)  # "L1", "L2", "L3", "DRAM"
+    link_bytes_per_s: dict[str, float] = field(default_factory=dict)  # ranks -> best busbw among so many devices
     quick: bool = False
     measured_at: str | None = None  # ISO 8601, UTC
 

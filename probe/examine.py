@@ -30,7 +30,8 @@ from probe.readers.opening import shown
 from probe.readers.rank_names import numbers
 from probe.roofs import choose_ceilings
 from probe.run import Run
-from probe.run_flows import split
+from probe.run_flows import graph_of, split
+from probe.run_telemetry import with_telemetry
 from probe.scaling import ScalingJob, ScalingMode
 from probe.sources import FileSource, Found, Jobs, JobSource, Named, RunSource, find, name_of, trace_of
 from probe.trace import Trace
@@ -100,11 +101,12 @@ def _examine_file(found: FileSource, request: Request) -> Diagnosis:
     return replace(diagnosis, analysis=replace(diagnosis.analysis, collectives=alone.collectives))
 
 
-def _of_trace(trace: Trace, name: str, kind: Any, request: Request) -> Diagnosis:
+def _of_trace(trace: Trace, name: str, kind: Any, request: Request, compared: RanksAnalysis | None = None) -> Diagnosis:
     source = Source(name, kind, request.device or trace.device.name, trace.device.kind, 1, None, {})
     roofs = choose_ceilings(trace.device, request.ceilings, request.device, on_device=trace.on_device)
     beside = Beside(
-        datasheet=roofs.datasheet, counters=_counters(request), warnings=roofs.warnings, preview=request.preview
+        datasheet=roofs.datasheet, counters=_counters(request), warnings=roofs.warnings, preview=request.preview,
+        compared=compared,
     )  # fmt: skip
     return diagnose(trace, source, roofs.ceilings, beside)
 
@@ -117,9 +119,10 @@ def _examine_job(found: JobSource, request: Request, known: _RanksRead | None = 
     """The ranks compared, each read where it lies unless that is `known`, and the lowest of them in full."""
     ranks, warnings = known or _summaries(found.job, request)
     lowest = ranks[0].task.source
-    diagnosis = _of_trace(read(lowest, request), found.name, formats.format_of(lowest).kind, request)
-    said = f"operators, parts of the step and findings are those of rank {ranks[0].summary.rank}"
     compared = compare_ranks([one.summary for one in ranks])
+    trace = replace(read(lowest, request), rank=ranks[0].summary.rank)
+    diagnosis = _of_trace(trace, found.name, formats.format_of(lowest).kind, request, compared)
+    said = f"operators, parts of the step and findings are those of rank {ranks[0].summary.rank}"
     return replace(diagnosis, analysis=_with_ranks(diagnosis.analysis, compared, (*warnings, said)))
 
 
@@ -211,7 +214,7 @@ def _with_trace(run: Run, ranks: frozenset[int] | None) -> Run:
 def _examine_run(found: RunSource, request: Request) -> Diagnosis:
     run = _with_trace(found.run, request.ranks)
     path = trace_of(run)
-    parted = split(read(path, request), _tensors_of(run, path))
+    parted = split(read(path, request), _tensors_of(run, path), graph_of(run))
     trace = parted.trace
     recorded = run.traces[0][0]  # the lowest rank with a trace: what was timed beside it counts, not rank 0's
     part = next(part for part in run.parts if part.rank == recorded)
@@ -229,7 +232,9 @@ def _examine_run(found: RunSource, request: Request) -> Diagnosis:
         tags={key: str(value) for key, value in part.tags.items()},
     )
     roofs = choose_ceilings(device, request.ceilings, request.device, on_device=trace.on_device)
+    compared, about_ranks = _compared(run, request)
     beside = Beside(
+        compared=compared,
         preview=request.preview,
         timed=run_times(part),
         threads=part.environment.get("threads"),
@@ -238,10 +243,13 @@ def _examine_run(found: RunSource, request: Request) -> Diagnosis:
         counters=_counters(request),
         warnings=(*run.warnings, *part.warnings, *roofs.warnings, *parted.warnings),
         recorded=parted.makers,
+        graph=parted.graph,
         resident=parted.resident,
     )
     diagnosis = diagnose(trace, source, roofs.ceilings, beside)
-    return replace(diagnosis, analysis=_with_parts(diagnosis.analysis, run, request))
+    analysis = diagnosis.analysis if compared is None else _with_ranks(diagnosis.analysis, compared, about_ranks)
+    analysis = with_telemetry(analysis, run.path, part, mean_data_wait_s(part))
+    return replace(diagnosis, analysis=_with_parts(analysis, run))
 
 
 def _tensors_of(run: Run, trace: str) -> Path | None:
@@ -250,8 +258,17 @@ def _tensors_of(run: Run, trace: str) -> Path | None:
     return run.path / name if name and (run.path / name).is_file() else None
 
 
-def _with_parts(analysis: Analysis, run: Run, request: Request) -> Analysis:
-    """What the other ranks of a run say: those with a trace are compared, of the others the steps were timed."""
+def _compared(run: Run, request: Request) -> tuple[RanksAnalysis | None, tuple[str, ...]]:
+    """The ranks of a run that have a trace, compared where there are several, and what reading them had to say."""
+    job = RunSource(run).job
+    if len(run.parts) < 2 or len(job.files) < 2:
+        return None, ()
+    found, warnings = _summaries(job, replace(request, ranks=None))  # the parts are those of the asked ranks
+    return compare_ranks([one.summary for one in found]), tuple(warnings)
+
+
+def _with_parts(analysis: Analysis, run: Run) -> Analysis:
+    """With the other ranks of a run: those with a trace were compared, of the others the steps were timed."""
     if len(run.parts) < 2:
         return analysis
     timed = {part.rank: run_times(part) for part in run.parts}
@@ -259,10 +276,6 @@ def _with_parts(analysis: Analysis, run: Run, request: Request) -> Analysis:
         rank: Rank(rank, times.bare_mean_s or times.mean_s, None, None, None, None, None)
         for rank, times in timed.items()
     }
-    job = RunSource(run).job
-    if len(job.files) > 1:
-        found, warnings = _summaries(job, replace(request, ranks=None))  # the parts are those of the asked ranks
-        analysis = _with_ranks(analysis, compare_ranks([one.summary for one in found]), tuple(warnings))
-        rows |= {row.rank: row for row in analysis.ranks}
+    rows |= {row.rank: row for row in analysis.ranks}
     ranks = tuple(rows[rank] for rank in sorted(rows))
     return replace(analysis, source=replace(analysis.source, ranks=len(ranks)), ranks=ranks)

@@ -109,7 +109,7 @@ def opened() -> Iterator[Any]:
     except ImportError as error:
         raise NvmlError("the package nvidia-ml-py is missing; pip install nvidia-ml-py") from error
     except pynvml.NVMLError as error:
-        raise NvmlError(f"NVML: {_words(error)}") from error
+        raise NvmlError(f"NVML: {words(error)}") from error
     try:
         yield pynvml
     finally:
@@ -130,17 +130,40 @@ def find(*, uuid: str | None = None, bus_id: str | None = None) -> Gpu | None:
     """The GPU with this UUID (with or without "GPU-") or PCI bus id; None where NVML knows neither."""
     try:
         with opened() as lib:
-            handle = _handle(lib, uuid, bus_id)
+            handle = handle_of(lib, uuid, bus_id)
             return None if handle is None else read_gpu(lib, handle)
     except NvmlError:
         return None
 
 
+def driver_version(lib: Any) -> str | None:
+    """The version of the driver, "580.65.06"."""
+    version = _ask(lib, {}, "nvmlSystemGetDriverVersion")
+    return None if version is None else _text(version)
+
+
+def handles(lib: Any) -> list[Any]:
+    """Handles of all GPUs that answer, in NVML's order."""
+    found = (_ask(lib, {}, "nvmlDeviceGetHandleByIndex", i) for i in range(_ask(lib, {}, "nvmlDeviceGetCount") or 0))
+    return [handle for handle in found if handle is not None]
+
+
+def mig_slices(lib: Any, handle: Any, most: int) -> list[tuple[int, Any]]:
+    """The slices that a GPU is cut into: their GPU instance, and a handle each."""
+    slices = []
+    for index in range(min(_ask(lib, {}, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0, most)):
+        found = _ask(lib, {}, "nvmlDeviceGetMigDeviceHandleByIndex", handle, index)
+        instance = None if found is None else _ask(lib, {}, "nvmlDeviceGetGpuInstanceId", found)
+        if instance is not None:
+            slices.append((int(instance), found))
+    return slices
+
+
 def event_reasons(mask: int) -> tuple[str, ...]:
     """The words for a mask of clocks event reasons; a bit without a name is kept as hexadecimal."""
-    words = [word for bit, word in EVENT_REASONS.items() if mask & bit]
+    named = [word for bit, word in EVENT_REASONS.items() if mask & bit]
     rest = mask & ~sum(EVENT_REASONS)
-    return (*words, hex(rest)) if rest else tuple(words)
+    return (*named, hex(rest)) if rest else tuple(named)
 
 
 def read_gpu(lib: Any, handle: Any) -> Gpu:
@@ -184,12 +207,13 @@ def read_gpu(lib: Any, handle: Any) -> Gpu:
 
 
 def _examine(lib: Any) -> System:
-    handles = [_ask(lib, {}, "nvmlDeviceGetHandleByIndex", i) for i in range(_ask(lib, {}, "nvmlDeviceGetCount") or 0)]
+    count = _ask(lib, {}, "nvmlDeviceGetCount") or 0
+    found = [_ask(lib, {}, "nvmlDeviceGetHandleByIndex", i) for i in range(count)]
     gpus = tuple(
         Gpu(i, failures={"nvmlDeviceGetHandleByIndex": _refusal(lib, i)}) if h is None else read_gpu(lib, h)
-        for i, h in enumerate(handles)
+        for i, h in enumerate(found)
     )
-    known = [(i, h) for i, h in enumerate(handles) if h is not None]
+    known = [(i, h) for i, h in enumerate(found) if h is not None]
     pairs = tuple(_pair(lib, a, b) for n, a in enumerate(known) for b in known[n + 1 :])
     version = _ask(lib, {}, "nvmlSystemGetCudaDriverVersion_v2")
     cuda = f"{version // 1000}.{version % 1000 // 10}" if version else None
@@ -228,7 +252,7 @@ def _far_end(lib: Any, handle: Any, link: int) -> str:
     return _text(remote.busId) if remote else "unknown"
 
 
-def _handle(lib: Any, uuid: str | None, bus_id: str | None) -> Any:
+def handle_of(lib: Any, uuid: str | None, bus_id: str | None) -> Any:
     """A handle by UUID, then by bus id; a MIG slice's UUID leads to the GPU it is cut from."""
     names = [uuid, f"GPU-{uuid}", f"MIG-{uuid}"] if uuid else []
     for name in names:
@@ -246,11 +270,12 @@ def _ask(lib: Any, failures: dict[str, str], name: str, *arguments: Any) -> Any:
     except (lib.NVMLError_NotSupported, lib.NVMLError_FunctionNotFound):
         return None
     except lib.NVMLError as error:
-        failures[name] = _words(error)
+        failures[name] = words(error)
         return None
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
+    """What an NVML error says, in one line."""
     return " ".join(str(error).split())
 
 

@@ -63,6 +63,7 @@ def _completed(stored: Ceilings, other: Ceilings, published: Ceilings | None, wa
         flops_per_s=other.flops_per_s | stored.flops_per_s,
         launch_s=stored.launch_s or other.launch_s,
         levels=stored.levels,
+        link_bytes_per_s=stored.link_bytes_per_s,
     )
     said = f"memory bandwidth and matmul rates were not both measured here: what lacks is {other.origin}"
     return Roofs(filled, published, (*warnings, said))

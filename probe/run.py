@@ -32,6 +32,7 @@ Numbers = npt.NDArray[np.float64]
 _SCHEMA = re.compile(r"probe\.run/(\d+)")
 _PART = re.compile(r"run(\.rank\d+)?\.json")
 _TENSORS = re.compile(r"tensors\.rank[0-9]{5,}\.cycle[0-9]+\.json\.gz")  # what tensors_name gives
+_GRAPH = re.compile(r"graph\.rank[0-9]{5,}\.json")  # what graph_name gives
 _TRACE = re.compile(r"trace\.rank[0-9]{5,}\.cycle[0-9]+\.json\.gz")  # what trace_name gives
 
 
@@ -147,7 +148,9 @@ class _Head:
     tags: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
     cycles: tuple[Cycle, ...] = ()
+    graph: str | None = None  # file of the model's graph, in the run directory
     collected: dict[str, bool | str] = field(default_factory=dict)  # true, or why not
+    telemetry: dict[str, Any] = field(default_factory=dict)  # clock, windows of steps, sources; see docs/telemetry.md
     warnings: tuple[str, ...] = ()
 
 
@@ -196,6 +199,11 @@ def trace_name(rank: int, cycle: int) -> str:
 def tensors_name(rank: int, cycle: int) -> str:
     """The file of a cycle's tensors, as torch's ExecutionTraceObserver writes it, gzip."""
     return f"tensors.rank{rank:05d}.cycle{cycle}.json.gz"
+
+
+def graph_name(rank: int) -> str:
+    """The file of the graph of a rank's model, schema probe.graph/1."""
+    return f"graph.rank{rank:05d}.json"
 
 
 def is_run(path: Path) -> bool:
@@ -271,6 +279,8 @@ def decode(data: bytes, where: str) -> RankPart:
     try:
         head = msgspec.convert({key: raw[key] for key in raw if key != "steps"}, _Head)
         _check_files(head.cycles)
+        if head.graph is not None and not _GRAPH.fullmatch(head.graph):
+            raise ValueError(f"it names {head.graph!r}, which is no file of a run")
         steps = msgspec.convert(raw.get("steps"), _Steps)
         return RankPart(**vars(head), steps=_decode_steps(steps))
     except (msgspec.ValidationError, ValueError, OverflowError) as error:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from probe.trace import Signature
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,42 @@ class OptimizerSite:
     dtype: str
 
 
-Site: TypeAlias = AttentionSite | OptimizerSite
+@dataclass(frozen=True)
+class Read:
+    """Where a tensor argument comes from: an earlier step of the chain, or (None) a tensor from outside it."""
+
+    step: int | None
+    outside: int = -1  # which one: the same number is the same storage
+    offset: int | None = None  # of its first element in the storage, where that was recorded
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded operator; its tensor arguments in order, those in lists one by one."""
+
+    name: str  # "aten::addmm"
+    signature: Signature
+    reads: tuple[Read, ...]
+    list_dtype: str | None = None  # the profiler's name of the element type of lists
+
+
+@dataclass(frozen=True)
+class ChainSite:
+    """The recorded operators of one place, in order; what it returns is what no step of it reads, and what is `kept`.
+
+    known: whether tensors were recorded; else who made an argument is concluded from sizes.
+    why_not: why it cannot be run, where that is known already.
+    """
+
+    code: str  # of the rule that found it
+    steps: tuple[Step, ...]
+    training: bool
+    known: bool
+    kept: tuple[int, ...] = ()  # steps whose results something behind the chain reads too
+    why_not: str | None = None
+
+
+Site: TypeAlias = AttentionSite | OptimizerSite | ChainSite
 
 
 def attention_line(site: AttentionSite) -> str:

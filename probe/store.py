@@ -76,12 +76,13 @@ def combine(old: Ceilings | None, new: Ceilings) -> Ceilings:
     if new.quick and not old.quick:
         return old
     if new.dram_bytes_per_s and new.flops_per_s and new.launch_s:
-        return new
+        return dataclasses.replace(new, link_bytes_per_s=old.link_bytes_per_s | new.link_bytes_per_s)
     return dataclasses.replace(
         new,
         dram_bytes_per_s=new.dram_bytes_per_s or old.dram_bytes_per_s,
         flops_per_s=old.flops_per_s | new.flops_per_s,
         launch_s=new.launch_s or old.launch_s,
+        link_bytes_per_s=old.link_bytes_per_s | new.link_bytes_per_s,
         levels=old.levels | {name: _filled(old.levels.get(name), level) for name, level in new.levels.items()},
         quick=new.quick or old.quick,
     )
@@ -121,7 +122,8 @@ def load(path: Path | str) -> Ceilings:
 
 def _values(ceilings: Ceilings) -> Iterator[float]:
     """Every rate, time and capacity that is known."""
-    known = [ceilings.dram_bytes_per_s, ceilings.launch_s, *ceilings.flops_per_s.values()]
+    rates = (*ceilings.flops_per_s.values(), *ceilings.link_bytes_per_s.values())
+    known = [ceilings.dram_bytes_per_s, ceilings.launch_s, *rates]
     for level in ceilings.levels.values():
         known += [level.capacity_bytes, level.latency_s, level.bytes_per_s]
     yield from (value for value in known if value is not None)

@@ -4,13 +4,17 @@
  *     system.<key> <value>      gpu<N>.<key> <value>      pair<A>.<B>.<key> <value>
  *     fail.<function> <code>    gpu<N>.fail.<function> <code>     that function returns <code>
  * A key that is absent answers NVML_ERROR_NOT_SUPPORTED, as real GPUs do for what they lack.
- * A handle is the GPU's number plus one. Struct layouts are those that nvidia-ml-py declares.
+ *     gpu<N>.slices <n>, gpu<N>/<i>.<key> <value>      MIG: slice <i> is GPU instance <i> + 7
+ *     gpu<N>.field.<number> <value>, gpu<N>.gpm.<number> <value>, gpu<N>.pids 12,34, gpu<N>.busy_pids 34
+ *     gpu<N>.xid <number>      reported once each time it changes
+ * A handle is the GPU's number plus one, of a slice 1000 times that and its number besides. Struct layouts are those
+ * that nvidia-ml-py declares.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, TIMEOUT = 10 };
 
 typedef void *Handle;
 typedef struct { unsigned long long total, free, used; } Memory;
@@ -56,10 +60,12 @@ static int count(void) {
     return number32("system.gpus", &n) == OK ? (int)n : 0;
 }
 
-static int index_of(Handle handle) { return (int)(long)handle - 1; }
+static int is_slice(Handle handle) { return (long)handle >= 1000; }
+static int index_of(Handle handle) { return (int)(is_slice(handle) ? (long)handle / 1000 : (long)handle) - 1; }
 
 static const char *key_of(Handle handle, const char *name, char key[128]) {
-    snprintf(key, 128, "gpu%d.%s", index_of(handle), name);
+    if (is_slice(handle)) snprintf(key, 128, "gpu%d/%d.%s", index_of(handle), (int)((long)handle % 1000), name);
+    else snprintf(key, 128, "gpu%d.%s", index_of(handle), name);
     return key;
 }
 
@@ -135,7 +141,10 @@ NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, "pcie_generation")
 NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, "pcie_generation_max")
 NUMBER(nvmlDeviceGetCurrPcieLinkWidth, "pcie_width")
 NUMBER(nvmlDeviceGetMaxPcieLinkWidth, "pcie_width_max")
-NUMBER_OF_KIND(nvmlDeviceGetClockInfo, "sm_clock_mhz")
+NUMBER_OF_KIND(nvmlDeviceGetClockInfo, kind == 2 ? "memory_clock_mhz" : "sm_clock_mhz")    /* NVML_CLOCK_MEM */
+NUMBER_OF_KIND(nvmlDeviceGetTemperature, "temperature_c")
+NUMBER(nvmlDeviceGetPcieReplayCounter, "pcie_replays")
+NUMBER(nvmlDeviceGetMaxMigDeviceCount, "slices")
 NUMBER_OF_KIND(nvmlDeviceGetMaxClockInfo, "max_sm_clock_mhz")
 
 int nvmlDeviceGetPciInfo_v3(Handle h, Pci *out) {
@@ -226,4 +235,168 @@ int nvmlDeviceGetP2PStatus(Handle a, Handle b, unsigned kind, unsigned *out) {
 int nvmlDeviceGetTopologyCommonAncestor(Handle a, Handle b, unsigned *out) {
     ENTER(a)
     return of_pair(a, b, "path", out);
+}
+
+/* --- what is sampled again and again ------------------------------------------------------------------------- */
+
+typedef struct { unsigned gpu, memory; } Utilisation;
+typedef struct { unsigned version, sensor; int celsius; } Temperature;
+typedef struct { unsigned field, scope; long long at, latency; unsigned type; int code; unsigned long long value; } Field;
+typedef struct { unsigned pid; unsigned long long bytes; unsigned instance, compute; } Process;
+typedef struct { unsigned pid; unsigned long long at; unsigned sm, memory, encoder, decoder; } Use;
+typedef struct { Handle device; unsigned long long type, data; unsigned instance, compute; } Event;
+typedef struct { unsigned id; int code; double value; const char *names[3]; } Metric;
+typedef struct { unsigned version, count; Handle *older, *newer; Metric metrics[]; } Metrics;
+typedef struct { unsigned version, supported; } Support;
+
+int nvmlDeviceGetUtilizationRates(Handle h, Utilisation *out) {
+    char k[128];
+    ENTER(h)
+    out->memory = 0;
+    number32(key_of(h, "memory_utilisation_percent", k), &out->memory);
+    return number32(key_of(h, "utilisation_percent", k), &out->gpu);
+}
+
+int nvmlDeviceGetTotalEnergyConsumption(Handle h, unsigned long long *out) {
+    char k[128];
+    ENTER(h)
+    return number(key_of(h, "energy_mj", k), out);
+}
+
+int nvmlDeviceGetTemperatureV(Handle h, Temperature *out) {
+    char k[128];
+    ENTER(h)
+    return number32(key_of(h, "temperature_c", k), (unsigned *)&out->celsius);
+}
+
+int nvmlDeviceGetTotalEccErrors(Handle h, unsigned kind, unsigned counter, unsigned long long *out) {
+    char k[128];
+    ENTER(h)
+    (void)counter;
+    return number(key_of(h, kind ? "ecc_uncorrected" : "ecc_corrected", k), out);
+}
+
+int nvmlDeviceGetFieldValues(Handle h, int count_, Field *fields) {
+    char k[128], name[64];
+    ENTER(h)
+    for (int i = 0; i < count_; i++) {
+        snprintf(name, sizeof name, "field.%u", fields[i].field);
+        fields[i].type = 3;    /* unsigned long long */
+        fields[i].code = number(key_of(h, name, k), &fields[i].value);
+    }
+    return OK;
+}
+
+/* The numbers in a list "12,34", at most `most` of them. */
+static unsigned pids(Handle h, const char *name, unsigned *out, unsigned most) {
+    char k[128], value[128];
+    unsigned n = 0;
+    if (!find(key_of(h, name, k), value)) return 0;
+    for (char *part = strtok(value, ","); part && n < most; part = strtok(NULL, ",")) out[n++] = (unsigned)atoi(part);
+    return n;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(Handle h, unsigned *count_, Process *out) {
+    char k[128], value[128];
+    unsigned found[16];
+    ENTER(h)
+    if (!find(key_of(h, "pids", k), value)) return NOT_SUPPORTED;
+    unsigned n = pids(h, "pids", found, 16);
+    if (*count_ < n || (n && !out)) { *count_ = n; return TOO_SMALL; }
+    for (unsigned i = 0; i < n; i++) out[i] = (Process){ found[i], 1 << 20, 0, 0 };
+    *count_ = n;
+    return OK;
+}
+
+int nvmlDeviceGetProcessUtilization(Handle h, Use *out, unsigned *count_, unsigned long long since) {
+    unsigned found[16];
+    ENTER(h)
+    unsigned n = pids(h, "busy_pids", found, 16);
+    if (!n) return NOT_FOUND;
+    if (!out) { *count_ = n; return TOO_SMALL; }
+    for (unsigned i = 0; i < n; i++) out[i] = (Use){ found[i], since, 50, 0, 0, 0 };
+    *count_ = n;
+    return OK;
+}
+
+/* One set is enough. */
+static unsigned long long told[16];
+static Handle watched[16];
+static unsigned watchers;
+
+int nvmlEventSetCreate(Handle *out) {
+    ENTER(NULL)
+    *out = (Handle)told;
+    watchers = 0;
+    memset(told, 0, sizeof told);
+    return OK;
+}
+
+int nvmlDeviceRegisterEvents(Handle h, unsigned long long types, Handle set) {
+    ENTER(h)
+    (void)types, (void)set;
+    if (watchers < 16) watched[watchers++] = h;
+    return OK;
+}
+
+int nvmlEventSetWait_v2(Handle set, Event *out, unsigned timeout_ms) {
+    char k[128];
+    unsigned long long xid;
+    ENTER(NULL)
+    (void)set, (void)timeout_ms;
+    for (unsigned i = 0; i < watchers; i++)
+        if (number(key_of(watched[i], "xid", k), &xid) == OK && xid != told[i]) {
+            told[i] = xid;
+            *out = (Event){ watched[i], 8, xid, 0, 0 };    /* 8: nvmlEventTypeXidCriticalError */
+            return OK;
+        }
+    return TIMEOUT;
+}
+
+int nvmlEventSetFree(Handle set) { ENTER(NULL) (void)set; return OK; }
+
+int nvmlDeviceGetMigDeviceHandleByIndex(Handle h, unsigned index, Handle *out) {
+    char k[128];
+    unsigned slices = 0;
+    ENTER(h)
+    number32(key_of(h, "slices", k), &slices);
+    *out = (Handle)((long)h * 1000 + (long)index);
+    return index < slices ? OK : NOT_FOUND;
+}
+
+int nvmlDeviceGetGpuInstanceId(Handle h, unsigned *out) {
+    ENTER(h)
+    *out = (unsigned)((long)h % 1000) + 7;
+    return is_slice(h) ? OK : INVALID_ARGUMENT;
+}
+
+int nvmlGpmQueryDeviceSupport(Handle h, Support *out) {
+    char k[128];
+    ENTER(h)
+    out->supported = 0;
+    number32(key_of(h, "gpm", k), &out->supported);
+    return OK;
+}
+
+int nvmlGpmSampleAlloc(Handle **out) { ENTER(NULL) *out = calloc(1, sizeof(Handle)); return OK; }
+int nvmlGpmSampleFree(Handle *sample) { free(sample); return OK; }
+int nvmlGpmSampleGet(Handle h, Handle *sample) { ENTER(h) *sample = h; return OK; }
+
+int nvmlGpmMigSampleGet(Handle h, unsigned instance, Handle *sample) {
+    ENTER(h)
+    *sample = (Handle)((long)h * 1000 + (long)instance - 7);
+    return OK;
+}
+
+int nvmlGpmMetricsGet(Metrics *question) {
+    char k[128], name[64], value[128];
+    ENTER(*question->newer)
+    for (unsigned i = 0; i < question->count; i++) {
+        Metric *metric = &question->metrics[i];
+        snprintf(name, sizeof name, "gpm.%u", metric->id);
+        int there = find(key_of(*question->newer, name, k), value);
+        metric->code = there ? OK : NOT_SUPPORTED;
+        metric->value = there ? strtod(value, NULL) : 0;
+    }
+    return OK;
 }

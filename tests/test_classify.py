@@ -143,6 +143,23 @@ def test_many_tiny_kernels_are_overhead_whatever_one_long_one_does() -> None:
     assert (found.bound, found.limiter) == ("overhead", "small-kernel")
 
 
+def test_kernels_that_move_data_are_bound_by_it_whatever_the_sizes() -> None:
+    machine = Machine(GPU, 2e-6, True, device=H100)
+    cat = "void at::native::(anonymous namespace)::CatArrayBatchedCopy<float, unsigned int, 2, 64, 64>(float*)"
+    adam = "void multi_tensor_apply_kernel<TensorListMetadata<4>, AdamFunctor<float>, float>"
+    unsized = Cost(None, None, "unknown", None, reason="sizes of a tensor list not recorded")
+    for runs, bound in [
+        ((KernelRuns(cat, WIDE, 1, 1e-3),), "memory"),
+        ((KernelRuns(adam, WIDE, 1, 1e-3),), "memory"),
+        ((KernelRuns(adam, WIDE, 9, 9e-3), KernelRuns("sgemm", WIDE, 1, 0.9e-3)), "memory"),
+        ((KernelRuns(adam, WIDE, 1, 1e-3), KernelRuns("sgemm", WIDE, 1, 1e-3)), "unknown"),
+        ((KernelRuns(adam.replace("float", "double"), WIDE, 1, 1e-3),), "unknown"),
+        ((KernelRuns("void at::native::reduce_kernel<512, 1>", WIDE, 1, 1e-3),), "unknown"),
+        ((), "unknown"),
+    ]:
+        assert classify(unsized, place(unsized, GPU), 1e-3, machine, runs=runs).bound == bound, runs
+
+
 def test_a_copy_over_the_bus_is_not_held_against_memory() -> None:
     machine = Machine(GPU, 2e-6, True, device=H100)
     copy = Cost(0, 2e8, "copy", "float32")

@@ -15,7 +15,7 @@ from probe.analyzers.op_table import group_operators
 from probe.analyzers.shown_rates import LEAST_RIDGE
 from probe.analyzers.sm_limits import limits, residence
 from probe.analyzers.steps import recorded_steps
-from probe.analyzers.tensor_cores import Arithmetic, arithmetic, eligible, in_tf32, unaligned
+from probe.analyzers.tensor_cores import Arithmetic, arithmetic, eligible, float32_runs_in, unaligned
 from probe.device import Device
 from probe.trace import LaunchShape, Signature
 
@@ -125,7 +125,26 @@ def test_causes_are_shares_of_the_time() -> None:
 )  # fmt: skip
 def test_names_tell_tensor_cores(name: str, expected: Arithmetic | None) -> None:
     assert arithmetic(name) == expected
-    assert in_tf32(name) is (expected is not None and expected.dtype == "tf32")
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "rocm"),
+    [
+        ("cutlass_80_tensorop_s1688gemm_128x128_32x3_nn", "tf32", "tf32"),
+        ("void cutlass::Kernel2<cutlass_75_tensorop_s1688gemm_128x128_nn_align4>(…)", "tf32", "float32"),
+        ("cutlass_tensorop_s1688fprop_optimized_128x64_32x3_nhwc_align4", "tf32", "float32"),
+        ("nvjet_sss_128x64_64x8_2x1_v_bz_TNN", "tf32", "float32"),
+        ("sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize32x32x8_stage3_ffma_aligna4", "float32", "float32"),
+        ("ampere_sgemm_128x64_nn", "float32", "float32"),
+        ("sgemm", "float32", "float32"),
+        ("implicit_tf32_kernel", "tf32", "tf32"),
+        ("Cijk_Alik_Bljk_S_B_Bias_MT256x128x64_MI16x16x1_SN", "tf32", "float32"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>", None, None),
+    ],
+)
+def test_in_what_float32_is_multiplied(name: str, cuda: str | None, rocm: str | None) -> None:
+    assert float32_runs_in(name, A100) == cuda
+    assert float32_runs_in(name, MI300) == rocm
 
 
 def test_who_has_tensor_cores_for_what() -> None:

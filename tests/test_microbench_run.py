@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from probe import environment
+from probe import environment, store
 from probe.device import Cache, Device
 from probe.errors import UnavailableError, UsageError
 from probe.measurement import Measurement, MicrobenchResult
@@ -125,6 +125,20 @@ def test_bandwidth_alone_takes_its_levels_from_the_system() -> None:
     }  # fmt: skip
     assert all(level.latency_s is None for level in found.levels.values())
     assert found.dram_bytes_per_s == 3e10
+
+
+def test_links_are_the_best_bus_bandwidths_of_nccl() -> None:
+    def of(ranks: int, backend: str, rate: float, metric: str = "busbw") -> Measurement:
+        params = {"ranks": ranks, "nodes": 1, "backend": backend, "size_bytes": 1 << 26}
+        return Measurement("collectives", "all_reduce", metric, "B/s", rate, rate, rate, (rate, rate), 8, params)
+
+    rows = [of(8, "nccl", 4e11), of(8, "nccl", 3e11), of(2, "nccl", 1e11), of(4, "gloo", 9e8), of(8, "nccl", 9e12, "x")]
+    found = ceilings.derive(rows, [], Device("cuda", "H100"), quick=False)
+    assert found.link_bytes_per_s == {"8": 4e11, "2": 1e11}
+    later = dataclasses.replace(found, link_bytes_per_s={"8": 5e11}, dram_bytes_per_s=1e12)
+    full = dataclasses.replace(later, flops_per_s={"float32": 1e12}, launch_s=1e-6)
+    assert store.combine(found, later).link_bytes_per_s == {"8": 5e11, "2": 1e11}
+    assert store.combine(found, full).link_bytes_per_s == {"8": 5e11, "2": 1e11}
 
 
 def test_an_unknown_suite_names_the_nearest() -> None:

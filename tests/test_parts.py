@@ -53,6 +53,19 @@ def test_other_threads_do_not_count_on_a_cpu(tmp_path: Path) -> None:
     assert found == {"compute": 100}
 
 
+def test_a_wait_for_what_a_backends_thread_exchanges_is_communication(tmp_path: Path) -> None:
+    """Gloo marks what its thread runs; what computes meanwhile hides it, a named range or Python does not."""
+    events = [
+        step(1, 0, 300), op("aten::mm", 0, 20), event("user_annotation", "gloo:all_reduce", 10, 110, tid=9),
+        op("Optimizer.step", 140, 60), event("user_annotation", "gloo:all_reduce", 150, 30, tid=9),
+        op("aten::add", 160, 5),
+    ]  # fmt: skip
+    found = parts(
+        read(write(tmp_path, events)), {"aten::mm": "compute", "aten::add": "memory", "Optimizer.step": "host"}
+    )
+    assert found == {"compute": 20, "communication": 100 + 25, "memory": 5, "host": 20 + 30 + 100}
+
+
 def test_the_wait_for_the_loader_is_the_host_whatever_runs_in_it(tmp_path: Path) -> None:
     loader = event("user_annotation", "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__", 0, 60)
     events = [step(1, 0, 100), loader, op("aten::stack", 20, 10), op("aten::mm", 60, 40)]

@@ -1,10 +1,16 @@
 """What a narrower element type would save, by the roofs: the ratios are those of arithmetic or of bytes."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from builders import kernel, launch, op, shapes, step, write
+
+import probe
+from probe.analysis import Analysis
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.precision import Work, precision_gains, speedup
 from probe.device import Ceilings
+from probe.report.analysis import fact_lines
 
 H100 = Ceilings(
     "datasheet", "H100", dram_bytes_per_s=1e12,
@@ -73,3 +79,42 @@ def test_nothing_is_said_without_a_roof() -> None:
     no_narrower = Ceilings("measured", "CPU", dram_bytes_per_s=1e10, flops_per_s={"float32": 1e11})
     assert precision_gains([product], no_narrower) == ()
     assert precision_gains([work("matmul", "float32", 0.0, 0.0, 1e-3)], H100) == ()
+
+
+H100_DEVICE = [{"id": 0, "name": "NVIDIA H100 80GB HBM3", "computeMajor": 9, "computeMinor": 0, "numSms": 132}]
+
+
+def analysed(folder: Path, kernel_us: float, elsewhere_us: float = 1.0) -> Analysis:
+    """A step of one product on the device (137 GFLOP: 2.05 ms in float32), and a kernel beside it on another stream."""
+    sizes = shapes([4096, 4096], [4096, 4096])
+    events = [
+        op("aten::mm", 5, 8, **sizes), launch(1, 8), kernel("ampere_sgemm_128x128_nn", 12, kernel_us, 1),
+        op("custom::scan", 15, 8), launch(2, 17), kernel("scan", 20, elsewhere_us, 2, 9),
+        launch(3, 30, max(kernel_us, elsewhere_us), name="cudaDeviceSynchronize"),
+    ]  # fmt: skip
+    whole = step(1, 0, max(kernel_us, elsewhere_us) + 40)
+    return probe.analyze(write(folder, [whole, *events], deviceProperties=H100_DEVICE))
+
+
+def test_an_analysis_says_what_narrower_types_would_gain(tmp_path: Path) -> None:
+    found = analysed(tmp_path, 2500)
+    gains = {(gain.before, gain.after): gain for gain in found.precision}
+    assert set(gains) == {("float32", after) for after in ("tf32", "bfloat16", "float16")}
+    assert found.ops[gains["float32", "tf32"].ops[0]].name == "aten::mm"
+    assert gains["float32", "tf32"].saving_s < gains["float32", "bfloat16"].saving_s < 2500e-6
+    assert found.to_json()["precision"][0]["saving_s"] == found.precision[0].saving_s
+    (line,) = (text for label, text in fact_lines(found) if label == "precision")
+    assert line.startswith("less time by the roofs: float32 → bfloat16 at most 2.33 ms")  # 2.5 ms by 66.9 / 989.4
+    assert "→ tf32 at most 2.16 ms" in line  # by 66.9 / 494.7
+    assert "float16 at" not in line.replace("bfloat16 at", "")  # it saves the same
+
+
+def test_what_the_step_does_not_wait_for_gains_nothing(tmp_path: Path) -> None:
+    found = analysed(tmp_path, 2500, elsewhere_us=4000)
+    assert found.precision == ()
+    assert "precision" not in dict(fact_lines(found))
+
+
+def test_nothing_is_said_of_work_of_unknown_size(tmp_path: Path) -> None:
+    found = probe.analyze(write(tmp_path, [step(1, 0, 100), op("aten::mm", 5, 80)]))
+    assert found.precision == ()

@@ -15,7 +15,7 @@ from probe.analysis import PARTS, Analysis
 
 READINGS = Path(__file__).parent / "golden_files" / "readings"
 NAMES = sorted(path.stem for path in READINGS.glob("*.md") if path.stem != "README")
-KEYS = {"step_ms", "busy", "bound", "parts", "first", "there", "never", "most_saving", "open"}
+KEYS = {"step_ms", "busy", "bound", "parts", "first", "there", "never", "most_saving", "said", "open"}
 
 
 def reading(name: str) -> dict[str, Any]:
@@ -35,6 +35,9 @@ def disagreements(wanted: dict[str, Any], found: Analysis) -> Iterator[str]:
         share = sum(found.time_s[part] or 0.0 for part in parts.split("+")) / step_s
         yield from _outside(parts, share, interval)
     yield from _about_findings(wanted, found)
+    for words in wanted.get("said", ()):
+        if not any(words in warning for warning in found.warnings):
+            yield f"no warning says {words!r}"
 
 
 def _outside(what: str, value: float, interval: list[float] | None) -> Iterator[str]:
@@ -81,5 +84,5 @@ def test_a_wrong_verdict_is_seen() -> None:
     """The comparison itself can fail."""
     found = probe.analyze(Path(__file__).parent.parent / "sample_traces" / "starved_loader")
     wanted = {"bound": ["compute"], "step_ms": [0.0, 0.001], "parts": {"host": [0.0, 0.1]}, "first": ["F06"],
-              "there": ["D01"], "never": ["H07"], "most_saving": 0.0}  # fmt: skip
-    assert len(list(disagreements(wanted, found))) == 7
+              "there": ["D01"], "never": ["H07"], "most_saving": 0.0, "said": ["is start-up"]}  # fmt: skip
+    assert len(list(disagreements(wanted, found))) == 8

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ import probe
 from probe.analysis import Analysis
 from probe.analyzers import diagnosis as diagnosis_module
 from probe.analyzers.rules import catalogue
-from probe.analyzers.rules.scale_out import communication, stragglers
-from probe.multirank import Rank, Straggler
+from probe.analyzers.rules.scale_out import communication
 
 CODES = {rule.code for rule in communication.RULES}
 
@@ -319,21 +318,18 @@ def test_one_process_for_all_devices(tmp_path: Path, mark: str, found: bool) -> 
     assert ("D07" in codes(job.analysed(tmp_path))) == found
 
 
-@pytest.fixture
-def all_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "RULES", tuple(replace(rule, preview=False) for rule in communication.RULES))
-
-
-@pytest.mark.parametrize("link, found", [(450e9, True), (100e9, False), (None, False)])
-def test_links_below_what_was_measured(tmp_path: Path, all_asked: None, link: float | None, found: bool) -> None:
-    """64 MiB among 8 ranks in 1.2 ms: 98 GB/s of bus bandwidth. Nothing is said where the links were not measured."""
+@pytest.mark.parametrize(
+    "link, found", [({"8": 450e9}, True), ({"8": 100e9}, False), ({"2": 450e9}, False), ({}, False)]
+)
+def test_links_below_what_was_measured(tmp_path: Path, link: dict[str, float], found: bool) -> None:
+    """64 MiB among 8 ranks in 1.2 ms: 98 GB/s of bus bandwidth. Nothing is said where so many were not measured."""
     job = Job()
     job.product(300)
     for more in range(3):
         job.host = max(job.host, job.device)
         job.exchange("allreduce", (64 + more) * MIB, 1200, gradient=True, wait=True)
-    levels = {"link": {"bytes_per_s": link}} if link else {}
-    ceilings = {"origin": "measured", "device": GPU[0]["name"], "dram_bytes_per_s": 3e12, "levels": levels}
+    ceilings = {"origin": "measured", "device": GPU[0]["name"], "dram_bytes_per_s": 3e12}
+    ceilings["link_bytes_per_s"] = link
     kept = {"schema": "probe.ceilings/1", "device": {"kind": "cuda", "name": GPU[0]["name"]}, "ceilings": ceilings}
     (tmp_path / "ceilings.json").write_text(json.dumps(kept))
     assert ("D11" in codes(job.analysed(tmp_path, ceilings=tmp_path / "ceilings.json"))) == found
@@ -348,21 +344,82 @@ def waiting() -> Job:
     return job
 
 
-def test_waiting_for_another_rank(tmp_path: Path, all_asked: None) -> None:
+def test_waiting_for_another_rank(tmp_path: Path) -> None:
     assert "D06" in codes(waiting().analysed(tmp_path))
 
 
-def test_one_rank_does_not_name_another_by_default(tmp_path: Path) -> None:
-    assert "D06" not in codes(waiting().analysed(tmp_path))
+def test_collectives_of_one_length_wait_for_nobody(tmp_path: Path) -> None:
+    job = Job()
+    for duration in (900, 880, 900, 950, 900):
+        job.product(100)
+        job.exchange("allreduce", MIB, duration, wait=True)
+    assert "D06" not in codes(job.analysed(tmp_path))
 
 
-def test_a_late_rank_of_several() -> None:
-    rows = [Rank(r, 0.1, 0.03, 0.03, 0.0 if r == 2 else 0.02, None, None) for r in range(4)]
-    named = (Straggler(2, late_s=0.02, late_interval_s=(0.018, 0.022), delay_s=0.019),)
-    (finding,) = stragglers.late_ranks(named, rows, 0.1)
-    assert (finding.code, finding.id, finding.where) == ("D06", "D06:rank-2", "rank 2")
-    assert finding.saving_s == pytest.approx(0.019)
-    assert not stragglers.late_ranks((Straggler(2, 0.004, (0.003, 0.005), 0.004),), rows, 0.1)
+# Several ranks of a GPU job
+
+
+def several_ranks(folder: Path, late: dict[int, float], steps: int = 12, ranks: int = 4) -> Path:
+    """Traces of ranks that compute for about 400 µs before each of four all-reduces; the `late` ones for so much more.
+
+    Clocks are apart by milliseconds, and who is ahead within a few µs changes from one all-reduce to the next.
+    """
+    chance = random.Random(1)
+    jobs = [Job(ranks) for _ in range(ranks)]
+    for number in range(steps):
+        begun = max(job.device for job in jobs) + 5
+        for job in jobs:
+            job.host, job.device, job.link = begun + 1, begun + 1, begun + 1
+        for _ in range(4):
+            for rank, job in enumerate(jobs):
+                job.product(400 + late.get(rank, 0.0) + chance.uniform(-5, 5))
+            end = max(job.device for job in jobs) + 160
+            for job in jobs:
+                job.exchange("allreduce", MIB, end + chance.uniform(0, 1) - job.device, wait=True)
+        ended = max(job.device for job in jobs) + 2
+        for job in jobs:
+            job.events.append(step(number, begun, ended - begun))
+    for rank, job in enumerate(jobs):
+        told = {"distributedInfo": {"rank": rank, "world_size": ranks}, "deviceProperties": GPU}
+        write(folder, job.events, f"rank{rank}.json", baseTimeNanoseconds=10**18 + rank * 3_000_000, **told)
+    return folder
+
+
+def test_a_rank_that_is_late_in_every_step_is_named(tmp_path: Path) -> None:
+    found = probe.analyze(several_ranks(tmp_path, {2: 200.0}))
+    (finding,) = (f for f in found.findings if f.code == "D06")
+    assert (finding.id, finding.where, finding.preview) == ("D06:rank-2", "rank 2", False)
+    assert finding.saving_s == pytest.approx(4 * 200e-6, rel=0.05)  # of each all-reduce all but the others' spread
+    others = [f.saving_s or 0.0 for f in found.findings if f.code != "D06"]
+    assert found.time_s["communication"] == pytest.approx(4 * 360e-6, rel=0.05)
+    assert others and max(others) <= 4 * 175e-6  # what is left of it when nobody is late
+
+
+def test_the_late_rank_itself_is_named_by_its_own_trace(tmp_path: Path) -> None:
+    """Rank 0's operators are told, and it waits for nobody."""
+    found = probe.analyze(several_ranks(tmp_path, {0: 200.0}))
+    assert found.findings[0].id == "D06:rank-0"
+    assert found.findings[0].saving_s == pytest.approx(4 * 200e-6, rel=0.05)
+
+
+def test_ranks_that_take_turns_in_being_last_are_not_named(tmp_path: Path) -> None:
+    found = probe.analyze(several_ranks(tmp_path, {}))
+    assert "D06" not in codes(found) and not found.stragglers
+
+
+def test_a_rank_that_is_late_by_little_is_named_as_no_finding(tmp_path: Path) -> None:
+    """70 µs of a step of 2.3 ms: the comparison names it, and no advice is given."""
+    found = probe.analyze(several_ranks(tmp_path, {1: 18.0}))
+    assert [one.rank for one in found.stragglers] == [1]
+    assert "D06" not in codes(found)
+
+
+def test_ranks_that_are_waited_for_outside_those_at_hand(tmp_path: Path) -> None:
+    """Two of four: both wait for a third, whose trace is not there."""
+    folder = several_ranks(tmp_path, {2: 2000.0})
+    (folder / "rank2.json").unlink()
+    (folder / "rank3.json").unlink()
+    assert "D06:rank" not in {f.id for f in probe.analyze(folder).findings}
 
 
 # Traces of others

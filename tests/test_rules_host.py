@@ -431,6 +431,35 @@ def test_memory_orders_what_saves_no_time() -> None:
     assert ordered({}) == []
 
 
+@pytest.mark.parametrize(
+    ("pace", "takes", "there"),
+    [(170.0, 16.0, True), (20.0, 2.0, True), (20.0, 19.0, False), (20.0, 200.0, False)],
+)
+def test_h01_is_the_pace_of_the_host_against_the_devices(
+    tmp_path: Path, pace: float, takes: float, there: bool
+) -> None:
+    """However long the kernels are: the device waits where the host takes longer from one launch to the next."""
+    events, free = [], 0.0
+    for i in range(60):
+        begin = max(pace * i + 8, free)
+        free = begin + takes
+        events += [op("aten::add", pace * i, pace - 2), launch(i, pace * i + 2, 4), kernel("add", begin, takes, i)]
+    told = found(tmp_path, [step(1, 0, max(60 * pace, free + 1)), *events], "H01")
+    assert (told is not None) == there
+    if told is not None:
+        assert told.saving_fraction == pytest.approx(1 - takes / pace, abs=0.03)
+        assert f"{pace:.0f}" in told.summary and "60 times per step" in told.summary
+
+
+def test_h01_is_not_a_few_calls_that_take_long(tmp_path: Path) -> None:
+    """Sixty launches 10 µs apart of kernels of 8 µs, and one call of 10 ms."""
+    events = [launch(900, 700, 10_000, name="cudaMalloc")]
+    for i in range(60):
+        at = 10.0 * i if i < 40 else 10_400 + 10.0 * i
+        events += [op("aten::add", at, 9), launch(i, at + 1, 2), kernel("add", at + 4, 8, i)]
+    assert found(tmp_path, [step(1, 0, 11_100), *events], "H01") is None
+
+
 def test_h01_leaves_out_what_lies_between_operators_of_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +475,43 @@ def test_h01_leaves_out_what_lies_between_operators_of_a_finding(
     (rest,) = rule.find(replace(context, claimed=context.claimed))
     assert alone.saving_s and rest.saving_s
     assert rest.saving_s == pytest.approx(alone.saving_s * 7 / 8, rel=0.02)
+
+
+def test_operators_of_the_loader_and_of_the_compiler_are_none_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
+    events = [
+        step(1, 0, 1000), event("user_annotation", loader, 0, 100),
+        op("aten::stack", 10, 20), op("aten::mul", 50, 10),
+        op("aten::mm", 110, 20), op("aten::mul", 600, 10),
+        op("entire_frame_compile", 200, 300), op("aten::add", 210, 10),
+        op("aten::exp", 20, 500, tid=5),
+    ]  # fmt: skip
+    context = context_of(tmp_path, events, monkeypatch)
+    assert sorted([unit.name for unit in run] for run in context.runs) == [["exp"], ["mm", "mul"]]
+
+
+def test_operators_without_a_gradient_have_no_backward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd notes its next number with all that it sees: the last one to bear it, and what calls it, has it."""
+
+    def numbered(name: str, start: float, duration: float, number: int, **args: Any) -> Event:
+        return op(name, start, duration, **{"Sequence number": number, "Fwd thread id": 0, **args})
+
+    events = [
+        step(1, 0, 1000), numbered("aten::mul", 10, 5, 7), numbered("aten::add", 20, 5, 7),
+        numbered("aten::linear", 30, 30, 7), numbered("aten::t", 32, 5, 7), numbered("aten::addmm", 40, 10, 8),
+        numbered("aten::exp", 70, 5, 9),
+        numbered("AddmmBackward0", 100, 50, 8, tid=2, **{"Fwd thread id": 1}),
+        numbered("TBackward0", 160, 10, 7, tid=2, **{"Fwd thread id": 1}),
+    ]  # fmt: skip
+    context = context_of(tmp_path, events, monkeypatch)
+    names, ops = context.trace.names, context.trace.host_ops
+    row = {names[ops.name[i]]: i for i in range(len(ops))}
+    backward = {name: [names[ops.name[i]] for i in context.backward_rows([at])] for name, at in row.items()}
+    assert backward["aten::linear"] == backward["aten::t"] == ["TBackward0"]
+    assert backward["aten::addmm"] == ["AddmmBackward0"]
+    assert backward["aten::mul"] == backward["aten::add"] == backward["aten::exp"] == []
 
 
 def test_real_traces(foreign_traces: Path) -> None:

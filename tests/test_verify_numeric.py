@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -38,7 +39,9 @@ def site(**changes: object) -> AttentionSite:
 def judged(found: Site, build: Callable[..., Side] | None = None, seed: int = 0) -> Gate:
     """The gate of the first candidate, or of `build`."""
     case = case_of(found)
-    return gate(case, build or case.candidates[0].build, baselines(case, "cpu", seed))
+    return gate(
+        case, replace(case.candidates[0], build=build or case.candidates[0].build), baselines(case, "cpu", seed)
+    )
 
 
 def candidate(forward: Callable[..., torch.Tensor]) -> Callable[[AttentionInputs], Side]:
@@ -76,7 +79,7 @@ def test_more_keys_than_queries_another_value_size_and_a_wider_softmax() -> None
 @pytest.mark.parametrize("number", [0, 1])
 def test_torchs_optimizers_pass(kind: str, number: int) -> None:
     case = case_of(OptimizerSite(kind, ((33, 8), (), (0, 4), (3,)), "float32"))  # type: ignore[arg-type]
-    assert gate(case, case.candidates[number].build, baselines(case, "cpu", 0)).failure is None
+    assert gate(case, case.candidates[number], baselines(case, "cpu", 0)).failure is None
 
 
 def test_a_wrong_scale_fails() -> None:

@@ -17,10 +17,10 @@ import pytest
 NO_LOOPS = 77  # exit code: this Triton's interpreter cannot run loops with this numpy
 
 
-def answers(part: str) -> Any:
-    """What `part` of this file found, in a process with the interpreter."""
+def answers(part: str, file: str = __file__) -> Any:
+    """What `part` of this file, or of another like it, found in a process with the interpreter."""
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, __file__, part]
+    command = [sys.executable, file, part]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     if done.returncode == NO_LOOPS:
         pytest.skip("this Triton's interpreter cannot run loops with this numpy; Triton 3.9 can with all")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.chain_site import Sites
+from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.efficiency import (
     copies,
     embedding,
@@ -72,6 +74,7 @@ def findings(context: Context, index_of_group: dict[int, int], *, preview: bool 
         return ()
     context.claimed.clear()
     found: list[Found] = []
+    sites = Sites(context)
     for rule in asked(context, preview=preview):
         for match in rule.find(context):
             if not rule.shares and context.claimed.intersection(match.rows):
@@ -80,7 +83,7 @@ def findings(context: Context, index_of_group: dict[int, int], *, preview: bool 
             rows = () if rule.about in ("host", "communication") else match.rows  # waits are no operator's time
             match = replace(match, saving_s=context.shortens_s(match.saving_s, rows))
             if match.saving_s is None or match.saving_s >= LEAST_FRACTION * context.step_s:
-                found.append(Found(_finding(rule, match, context, index_of_group), match.site, match.rows))
+                found.append(Found(_finding(rule, match, context, index_of_group), sites.of(rule, match), match.rows))
     return tuple(found[i] for i in order([f.finding for f in found], context.parts, HOST_CODES))
 
 
@@ -107,9 +110,19 @@ def missing(need: Need, context: Context) -> bool:
         "stacks": trace.with_stacks,
         "memory": trace.with_memory,
         "collectives": len(trace.collectives) > 0,
-        "graph": False,
+        "graph": context.graph is not None,
     }
     return not there[need]
+
+
+def _written(match: Match, context: Context) -> Iterator[str]:
+    """The line of the program that most of the operators are written in, and of how many modules' calls."""
+    places = [context.written[row] for row in match.rows if row in context.written]
+    if places and match.tier == "graph":
+        (kind, line), _ = Counter((place.kind, place.line) for place in places).most_common(1)[0]
+        calls = len({(place.step, place.call) for place in places if (place.kind, place.line) == (kind, line)})
+        often = times(calls / len(context.steps))
+        yield f"written in {line} of {kind}, called {often}"
 
 
 def _finding(rule: Rule, match: Match, context: Context, index_of_group: dict[int, int]) -> Finding:
@@ -120,7 +133,7 @@ def _finding(rule: Rule, match: Match, context: Context, index_of_group: dict[in
         rule=rule.name,
         title=rule.title,
         summary=match.summary,
-        evidence=match.evidence,
+        evidence=(*match.evidence, *_written(match, context)),
         where=match.where,
         ops=tuple(sorted(index_of_group[g] for g in match.ops if g in index_of_group)),
         saving_s=saving_s,

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from probe.analysis import Bound
-from probe.analyzers.call_tree import with_callees
+from probe.analyzers.call_tree import under, with_callees
 from probe.analyzers.classify import Machine
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.kernel_evidence import KernelRuns
 from probe.analyzers.memory.use import MemoryUse
 from probe.analyzers.op_table import OpGroups
+from probe.analyzers.rules.aside import aside
 from probe.analyzers.rules.matching.flow import Flow, Recorded, Tier, by_sizes, spelling
+from probe.analyzers.rules.matching.graph import Covered, Part, Written, covered, pieces, written
+from probe.analyzers.rules.matching.graph import flows as graph_flows
 from probe.analyzers.rules.matching.patterns import Match as Place
 from probe.analyzers.rules.matching.patterns import Pattern, matches
 from probe.analyzers.rules.matching.units import Unit, unit_runs
 from probe.analyzers.what_if import WhatIf
+from probe.multirank import RanksAnalysis
+from probe.readers.module_graph import ModuleGraph
 from probe.sites import Site
-from probe.trace import Int64s, Steps, Trace
+from probe.trace import Int64s, Mask, Steps, Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,32 +43,65 @@ class Context:
     parts: dict[str, float]  # its mean seconds per part
     data_wait_s: float | None = None  # mean wait for data per step, where the session measured it
     recorded: Recorded = field(default_factory=dict)  # makers of arguments, of the runs for which they were recorded
+    graph: ModuleGraph | None = None  # of the model's forward pass, where it was captured
     memory: MemoryUse | None = None  # blocks and levels, where allocations were recorded
     what_if: WhatIf | None = None  # how much shorter the step gets
     # The kernels of each group that launched any, by name and launch shape.
     kernel_runs: Mapping[int, tuple[KernelRuns, ...]] = field(default_factory=dict)
+    compared: RanksAnalysis | None = None  # this rank with the others, where several were read
     claimed: set[int] = field(default_factory=set)  # operators that belong to findings already made; grows
 
     @cached_property
     def runs(self) -> list[list[Unit]]:
-        """The units of each step and thread, in order of time."""
-        return unit_runs(self.trace, self.groups.step_of_op)
+        """The units of each step and thread, in order of time, without what loads data or compiles."""
+        return unit_runs(self.trace, np.where(aside(self.trace), -1, self.groups.step_of_op).astype(np.int32))
 
     @cached_property
     def flows(self) -> list[Flow]:
-        """The runs with the makers of their arguments; runs of the same calls share them where only sizes are known."""
-        known: dict[tuple[tuple[str, int], ...], Flow] = {}
+        """The runs with the makers of their arguments, in parts where a graph knows a part of what is else guessed.
+
+        Runs of the same calls share them where no tensors were recorded of each.
+        """
+        known: dict[tuple[tuple[str, int], ...], list[Part]] = {}
         found = []
-        for run in self.runs:
+        for run, stretches in zip(self.runs, self._stretches, strict=True):
             key = tuple((unit.name, id(unit.signature)) for unit in run)
             if key not in known:
-                known[key] = self._flow(run)
-            found.append(replace(known[key], units=run))
+                known[key] = graph_flows(run, self._flow(run), stretches)
+            found += [part.of(run) for part in known[key]]
         return found
 
     def _flow(self, run: list[Unit]) -> Flow:
         exact = self.recorded.get(spelling(run)) if self.recorded else None
         return by_sizes(run) if exact is None else Flow(run, exact, "dataflow")
+
+    @cached_property
+    def _stretches(self) -> list[list[Covered]]:
+        """Of each run what is a forward pass of the captured model; none in backward passes, which look alike."""
+        if self.graph is None:
+            return [[] for _ in self.runs]
+        ops, known, backward = self.trace.host_ops, pieces(self.graph), self.in_backward
+        opaque = {name for call in self.graph.calls for name in call.opaque}
+        inside = under(ops.parent, self.trace.named(lambda name: name in opaque)[ops.name])
+        return [
+            covered(run, known, lambda unit: not backward[unit.row], lambda unit: bool(inside[unit.row]))
+            for run in self.runs
+        ]
+
+    @cached_property
+    def written(self) -> dict[int, Written]:
+        """Where in the program each operator is written, by row, as far as a graph knows."""
+        if self.graph is None:
+            return {}
+        both = zip(self._stretches, self.runs, strict=True)
+        return {row: place for stretches, run in both for row, place in written(stretches, run, self.graph)}
+
+    @cached_property
+    def in_backward(self) -> Mask:
+        """Operators that belong to backward passes, [host operators]: their products look like forward patterns."""
+        marked = np.zeros(len(self.trace.host_ops), bool)
+        marked[[row for rows in self.backward_of.values() for row in rows]] = True
+        return marked | under(self.trace.host_ops.parent, marked)
 
     def places(self, pattern: Pattern) -> Iterator[Place]:
         """Where `pattern` holds in any run, in order of time, without units that are claimed."""
@@ -99,9 +137,30 @@ class Context:
                 found.setdefault(int(ops.sequence[row]), []).append(row)
         return found
 
+    @cached_property
+    def _differentiated(self) -> Mask:
+        """Forward operators whose sequence number is that of a node of theirs, [host operators].
+
+        Autograd's next number is noted with every operator that it sees. The last operator of a thread that bears a
+        number makes the node, and those that call it bear the same; operators before it work on tensors that need no
+        gradient.
+        """
+        ops = self.trace.host_ops
+        forward = np.flatnonzero((ops.sequence >= 0) & (ops.forward_thread <= 0))
+        forward = forward[np.lexsort((ops.start_ns[forward], ops.sequence[forward], ops.thread[forward]))]
+        number, thread = ops.sequence[forward], ops.thread[forward]
+        found = np.zeros(len(ops), bool)
+        last = np.append((np.diff(number) != 0) | (np.diff(thread) != 0), True)
+        rows = forward[last[: len(forward)]]
+        while len(rows):
+            found[rows] = True
+            above = ops.parent[rows]
+            rows = above[(above >= 0) & (ops.sequence[above] == ops.sequence[rows])]
+        return found
+
     def backward_rows(self, rows: list[int]) -> list[int]:
         """The backward operators of the given forward operators."""
-        sequences = {int(s) for s in self.trace.host_ops.sequence[rows] if s >= 0}
+        sequences = {int(self.trace.host_ops.sequence[row]) for row in rows if self._differentiated[row]}
         return [row for sequence in sorted(sequences) for row in self.backward_of.get(sequence, [])]
 
     def seconds(self, rows: list[int]) -> float:
@@ -155,4 +214,6 @@ class Match:
 
 def times(calls: float) -> str:
     """How often per step, in words."""
+    if 0 < calls < 0.75:
+        return f"once in {1 / calls:.0f} steps"
     return "once per step" if round(calls) == 1 else f"{calls:.0f} times per step"

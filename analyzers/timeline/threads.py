@@ -10,6 +10,7 @@ from probe.intervals import EMPTY, Intervals, intersection, union
 from probe.trace import Int32s, Mask, Trace
 
 LOADER = "enumerate(DataLoader)"  # the start of the name that torch gives to the wait for a batch
+BACKENDS = ("gloo:", "mpi:", "ucc:")  # with which the names begin of what their own threads run
 # A thread that runs operators while the main thread does for no more than this share of its own time takes turns with
 # it: the main thread waits for its results, as it does for autograd's threads.
 TURNS_FRACTION = 0.05
@@ -85,3 +86,10 @@ def loader_intervals(trace: Trace) -> Intervals:
         np.concatenate([marks.start_ns[marked], ops.start_ns[called]]),
         np.concatenate([marks.end_ns[marked], ops.end_ns[called]]),
     )
+
+
+def exchange_intervals(trace: Trace) -> Intervals:
+    """When a backend's own threads exchange with other ranks, as they mark it."""
+    marks = trace.annotations
+    rows = trace.named(lambda name: name.startswith(BACKENDS))[marks.name] & ~marks.on_device
+    return union(marks.start_ns[rows], marks.end_ns[rows])

@@ -6,7 +6,6 @@ milliseconds. What NVML does not say is None, and nothing is concluded from it.
 
 from __future__ import annotations
 
-import os
 import statistics
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 from probe import environment, nvml
 from probe.microbench.published.verdicts import HARMLESS
+from probe.nvml_meter import Meter as GpuMeter
 
 PERIOD_S = 0.02
 LONGEST_ANSWER_S = 5.0  # of a GPU that was lost, until its thread is left to itself
@@ -91,50 +91,26 @@ class NvmlMeter:
 
     def __init__(self, lib: Any, handle: Any) -> None:
         """`lib` is the initialised pynvml, `handle` one of its devices."""
-        self._lib, self._handle = lib, handle
-        self.max_sm_clock_hz = _scaled(self._ask("nvmlDeviceGetMaxClockInfo", lib.NVML_CLOCK_SM), 1e6)
+        self._meter = GpuMeter(lib, handle)
+        self.max_sm_clock_hz = self._meter.max_sm_clock_hz()
 
     def read(self) -> Reading:
         """Four questions, each of which may remain without an answer."""
-        reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
+        mask = self._meter.event_reasons()
         return Reading(
-            sm_clock_hz=_scaled(self._ask("nvmlDeviceGetClockInfo", self._lib.NVML_CLOCK_SM), 1e6),
-            clocks_event_reasons=None if reasons is None else nvml.event_reasons(int(reasons)),
-            power_w=_scaled(self._ask("nvmlDeviceGetPowerUsage"), 1e-3),
-            temperature_c=_scaled(self._ask("nvmlDeviceGetTemperature", self._lib.NVML_TEMPERATURE_GPU), 1),
+            sm_clock_hz=self._meter.sm_clock_hz(),
+            clocks_event_reasons=None if mask is None else nvml.event_reasons(mask),
+            power_w=self._meter.power_w(),
+            temperature_c=self._meter.temperature_c(),
         )
 
     def others(self) -> int | None:
-        """Compute contexts but one: this process has one too, though a container may know it by another number.
-
-        None where no process is listed at all, not even this one: then nothing is told.
-        """
-        listed = self._listed()
-        return len(listed) - 1 if listed else None
+        """How many other processes have a compute context there."""
+        return self._meter.others()
 
     def busy_others(self, since: float) -> int | None:
         """Processes with time on the SMs in the driver's own samples (several a second), without this one."""
-        samples = self._ask("nvmlDeviceGetProcessUtilization", int(since * 1e6))
-        if samples is None:
-            return None
-        busy = {sample.pid for sample in samples if sample.smUtil > 0}
-        own = os.getpid()
-        return len(busy - {own}) if own in busy | self._listed() else max(0, len(busy) - 1)
-
-    def _listed(self) -> set[int]:
-        """The processes with a compute context, by their numbers outside of any container."""
-        return {process.pid for process in self._ask("nvmlDeviceGetComputeRunningProcesses") or ()}
-
-    def _ask(self, name: str, *arguments: Any) -> Any:
-        """One answer; None where NVML, or this version of it, has none."""
-        try:
-            return getattr(self._lib, name)(self._handle, *arguments)
-        except (self._lib.NVMLError, AttributeError):
-            return None
-
-
-def _scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else value * scale
+        return self._meter.busy_others(since)
 
 
 @contextmanager

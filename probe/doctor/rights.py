@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
 import sys
-import urllib.parse
 from collections.abc import Iterator
 
+from probe.collectors.dcgm import EXPORTER, URL_VARIABLE
+from probe.collectors.dcgm_fields import PREFIX
+from probe.collectors.prometheus import PageError, fetch
 from probe.doctor.check import Check, broken, unknown, works
 from probe.doctor.gpu import NO_GPU, ON_CPU
 from probe.doctor.machine import CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Machine
-
-EXPORTER = "http://127.0.0.1:9400/metrics"  # dcgm-exporter's default
-TIMEOUT_S = 0.3
 
 
 def cupti(machine: Machine) -> Iterator[Check]:
@@ -84,7 +82,7 @@ def attaching(machine: Machine) -> Iterator[Check]:
 def dcgm(machine: Machine) -> Iterator[Check]:
     """Whether DCGM can be asked: an exporter over HTTP, or the dcgmi command. Nothing is started."""
     name, means = "DCGM", "pipe and memory activity beside a run; NVML is used without it"
-    url = machine.environ.get("PROBE_DCGM_URL")
+    url = machine.environ.get(URL_VARIABLE)
     if not url and not machine.has_nvidia:
         yield unknown(name, NO_GPU, ON_CPU)
         return
@@ -102,18 +100,9 @@ def dcgm(machine: Machine) -> Iterator[Check]:
 
 
 def _exporter_problem(url: str) -> str | None:
-    """Why `url` does not serve DCGM metrics; None if it does. One read only: a slow server cannot hold us."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return "not an http:// address"
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    """Why `url` does not serve DCGM metrics; None if it does. A slow server cannot hold us."""
     try:
-        connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
-        try:
-            connection.request("GET", parts.path or "/metrics")
-            text = connection.getresponse().read1(1 << 16)
-        finally:
-            connection.close()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return " ".join(str(error).split()) or type(error).__name__
-    return None if b"DCGM_FI_" in text else "answers, but not with DCGM metrics"
+        text = fetch(url)
+    except PageError as error:
+        return str(error)
+    return None if PREFIX in text else "answers, but not with DCGM metrics"

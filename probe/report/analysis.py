@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from probe.analysis import Analysis, Operator
+from probe.analysis import Analysis, Operator, PrecisionGain
 from probe.device import Ceilings
 from probe.findings import Finding
 from probe.report import memory, parts, ranks_terminal, verdict
@@ -144,12 +144,32 @@ def fact_lines(analysis: Analysis) -> Iterator[tuple[str, str]]:
         yield "costs", f"known for {format_fraction(known)} of the {what} time"
     if analysis.ceilings is not None:
         yield "ceilings", _ceilings(analysis.ceilings)
+    narrower = precision(analysis)
+    if narrower:
+        yield "precision", narrower
     offsets = clocks(analysis.clocks)
     if offsets:
         yield "clocks", offsets
     yield "recorded", " · ".join(analysis.recorded) or "nothing"
     if analysis.not_recorded:
         yield "not there", " · ".join(analysis.not_recorded)
+
+
+WORTH_A_LINE = 0.05  # of the step
+
+
+def precision(analysis: Analysis) -> str:
+    """What narrower element types would save by the roofs; "" where that is not worth a line."""
+    step_s = analysis.time_s["step"] or 0.0
+    told: dict[tuple[str, str], PrecisionGain] = {}
+    for gain in analysis.precision:  # most first; the two half-precision types mostly save the same
+        if gain.saving_s >= WORTH_A_LINE * step_s > 0:
+            told.setdefault((gain.before, gain.after.replace("bfloat16", "float16")), gain)
+    saved = " · ".join(
+        f"{one.before} → {one.after} at most {format_time(one.saving_s)} ({format_fraction(one.saving_s / step_s)})"
+        for one in told.values()
+    )
+    return f"less time by the roofs: {saved}" if saved else ""
 
 
 def _ceilings(ceilings: Ceilings) -> str:

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator
 
 from probe.report.text import printable
-from probe.repro.contents import content
+from probe.invocation.contents import content
 from probe.repro.ncu import WARM_UPS, ncu_command, rocprof_command
 from probe.repro.recorded import RecordedCall
-from probe.repro.schema import Argument, Invocation, ListArgument, TensorArgument, Value, invocation
+from probe.invocation.schema import Argument, Invocation, ListArgument, TensorArgument, Value, invocation
 from probe.units import format_time
 
 _HEAD = '''\

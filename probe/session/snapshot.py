@@ -21,7 +21,6 @@ from probe.session.launch import Place
 from probe.session.schedule import Options
 from probe.session.steps import COLUMNS, StepLog
 
-NOT_YET = "not collected: probe has no collector for it yet"
 MASK = "…"
 _SECRET = re.compile(r"(token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
 
@@ -92,9 +91,16 @@ def metrics(log: StepLog) -> dict[str, Metric]:
 
 
 def collected(
-    options: Options, cycles: Sequence[Cycle], steps: int, reason: str | None, *, has_model: bool, waits: bool
+    options: Options,
+    cycles: Sequence[Cycle],
+    steps: int,
+    reason: str | None,
+    *,
+    waits: bool,
+    graph: bool | str | None,
+    telemetry: bool | str,
 ) -> dict[str, bool | str]:
-    """For each thing that can be collected: true, or why it was not."""
+    """For each thing that can be collected: true, or why it was not. graph: None where no model was given."""
     traced = [cycle for cycle in cycles if cycle.file]
     no_trace = reason or "no cycle has ended yet"
     shaped = any(cycle.shapes for cycle in traced)
@@ -107,7 +113,7 @@ def collected(
         "tensors": any(cycle.tensors for cycle in traced) or "left out: it would have slowed a step too much",
         "memory": (bool(traced) or no_trace) if options.memory else f"{unasked}: pass memory=True",
         "stacks": (bool(traced) or no_trace) if options.stacks else f"{unasked}: pass stacks=True",
-        "telemetry": NOT_YET if options.telemetry else unasked,
-        "modules": (bool(traced) or no_trace) if has_model else f"{unasked}: pass model=",
-        "model": NOT_YET if has_model else f"{unasked}: pass model=",
+        "telemetry": telemetry if options.telemetry else unasked,
+        "modules": (bool(traced) or no_trace) if graph is not None else f"{unasked}: pass model=",
+        "model": graph if graph is not None else f"{unasked}: pass model=",
     }

@@ -27,7 +27,7 @@ from probe.analyzers.roofline import Placement, place
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.strides import is_strided
-from probe.analyzers.tensor_cores import arithmetic, in_tf32
+from probe.analyzers.tensor_cores import arithmetic, float32_runs_in
 from probe.units import format_time
 
 LONG_S = 10e-6  # a shorter kernel is over before its shape matters
@@ -194,7 +194,8 @@ def _call_s(context: Context, group: int) -> float:
 
 
 def _placement(context: Context, group: int) -> Placement:
-    tf32 = any(in_tf32(use.name) for use in context.groups.kernels[group])
+    device = context.trace.device
+    tf32 = any(float32_runs_in(use.name, device) == "tf32" for use in context.groups.kernels[group])
     return place(context.costs[group], context.machine.ceilings, tf32=tf32)
 
 

@@ -14,6 +14,7 @@ from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.matching.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
 from probe.analyzers.rules.matching.units import MATRIX, Unit
 from probe.analyzers.rules.rule import Example, Rule
+from probe.analyzers.tensor_cores import float32_runs_in
 from probe.units import format_fraction, format_time
 
 SHARE = 0.02  # of the step
@@ -22,9 +23,7 @@ SINGLE = frozenset({"float", "c10::Half", "c10::BFloat16", "Half", "BFloat16"})
 HALF = frozenset({"c10::Half", "c10::BFloat16", "Half", "BFloat16", "at::BFloat16"})
 BEST = 64  # a tile's granularity
 MULTIPLE = 8  # elements of two bytes in the 16 bytes that tensor cores load at once
-# In the names of kernels for float32 products: of those on the vector units, and of those on tensor cores in TF32.
-VECTOR = ("sgemm", "scudnn", "simt", "ffma", "f32f32_f32f32")
-TF32 = ("tf32", "s1688", "tensorop_s")
+HALF_TYPES = ("bfloat16", "float16")  # in the order in which they are advised: bfloat16 needs no scaled loss
 
 
 def doubled(context: Context) -> Iterator[Match]:
@@ -84,7 +83,7 @@ def _before(units: Sequence[Unit], unit: Unit) -> str:
 
 def without_tf32(context: Context) -> Iterator[Match]:
     """E01: float32 products on a device with TF32 whose kernels do not use it."""
-    found = [(g, w) for g, w in _products(context) if w.cost.dtype == "float32" and _kernel(context, g, VECTOR)]
+    found = [(g, w) for g, w in _products(context) if w.cost.dtype == "float32" and _runs_in(context, g) == "float32"]
     faster = {g: ratio for g, w in found if (ratio := speedup(w, "tf32", context.machine.ceilings)) and ratio > 1}
     saving_s = sum(w.call_s * w.calls * (1 - 1 / faster[g]) for g, w in found if g in faster)
     if share_of_step(context, saving_s) < SHARE:
@@ -111,9 +110,11 @@ def without_amp(context: Context) -> Iterator[Match]:
     found = [(g, w) for g, w in _products(context, all_of_them=True) if w.cost.dtype == "float32"]
     spent_s = sum(w.call_s * w.calls for _, w in found)
     ceilings = context.machine.ceilings
-    first = {g: dict(gains(w, ceilings)).get("tf32", 0.0) * _kernel(context, g, VECTOR) for g, w in found}
-    best = {g: dict(gains(w, ceilings)).get("bfloat16", 0.0) for g, w in found}
-    saving_s = sum(max(best[g] - first[g], 0.0) for g, _ in found)
+    half = next((dtype for dtype in HALF_TYPES if dtype in ceilings.flops_per_s), HALF_TYPES[0])
+    slow = {g for g, _ in found if _runs_in(context, g) == "float32"}
+    first = {g: dict(gains(w, ceilings)).get("tf32", 0.0) * (g in slow) for g, w in found}
+    best = {g: dict(gains(w, ceilings)).get(half, 0.0) for g, w in found}
+    saving_s = _in_step_s(context, sum(max(best[g] - first[g], 0.0) for g, _ in found), [g for g, _ in found])
     if share_of_step(context, spent_s) < AMP_SHARE or share_of_step(context, saving_s) < SHARE:
         return
     device = "cuda" if context.trace.on_device else "cpu"
@@ -122,7 +123,7 @@ def without_amp(context: Context) -> Iterator[Match]:
         ops=tuple(sorted(g for g, _ in found)),
         summary=(
             f"{format_time(spent_s)} per step are matrix products and convolutions in float32; by the roofs of "
-            f"bfloat16 they take {format_time(saving_s)} less{' than in TF32' if any(first.values()) else ''}"
+            f"{half} they take {format_time(saving_s)} less{' than in TF32' if any(first.values()) else ''}"
         ),
         evidence=(
             f"{len(found)} kinds of products, {format_fraction(share_of_step(context, spent_s))} of the step",
@@ -130,9 +131,18 @@ def without_amp(context: Context) -> Iterator[Match]:
         ),
         saving_s=saving_s,
         where="the forward pass",
-        replacement="torch.autocast in bfloat16",
-        how=f'with torch.autocast("{device}", torch.bfloat16): loss = model(batch)',
+        replacement=f"torch.autocast in {half}",
+        how=f'with torch.autocast("{device}", torch.{half}): loss = model(batch)'
+        + ("  # and torch.amp.GradScaler for the backward pass" if half == "float16" else ""),
     )
+
+
+def _in_step_s(context: Context, saving_s: float, groups: Sequence[int]) -> float:
+    """A saving in all calls of these groups, as far as the step gets shorter by it."""
+    if not context.trace.on_device:
+        return saving_s
+    members = np.isin(context.groups.of_op, groups) & (context.groups.step_of_op >= 0)
+    return context.shortens_s(saving_s, tuple(np.flatnonzero(members).tolist())) or 0.0
 
 
 def _products(context: Context, *, all_of_them: bool = False) -> Iterator[tuple[int, Work]]:
@@ -146,15 +156,15 @@ def _products(context: Context, *, all_of_them: bool = False) -> Iterator[tuple[
     for group, cost in enumerate(context.costs):
         runs = spent[group] > 0 and calls[group] > 0
         if cost.kind in TENSOR_KINDS and runs and (all_of_them or claimed[group] < calls[group] * steps):
-            tf32 = cost.dtype == "float32" and _kernel(context, group, TF32)
+            tf32 = cost.dtype == "float32" and _runs_in(context, group) == "tf32"
             once_s = float(spent[group] / calls[group]) * scale
             yield group, Work(cost, once_s, float(calls[group]), group, "tf32" if tf32 else None)
 
 
-def _kernel(context: Context, group: int, words: Sequence[str]) -> bool:
-    """Whether the kernel that takes most of a group's time has one of the words in its name."""
+def _runs_in(context: Context, group: int) -> str | None:
+    """The type in which the kernel that takes most of a group's time multiplies float32 tensors."""
     longest = context.groups.kernels[group][:1]
-    return any(word in use.name.lower() for use in longest for word in words)
+    return next((float32_runs_in(use.name, context.trace.device) for use in longest), None)
 
 
 def _rows(context: Context, groups: set[int]) -> Iterator[int]:
@@ -227,10 +237,10 @@ RULES = (
     ),
     Rule(
         "E02", "no-amp", "products in float32 where half precision is faster", without_amp,
-        trigger="a fifth of the step in float32 products, and a bfloat16 roof above theirs",
-        advice="bfloat16 autocast",
+        trigger="a fifth of the step in float32 products, and a roof of bfloat16 or float16 above theirs",
+        advice="autocast in bfloat16, or in float16 where the device has no bfloat16",
         saving="the time of the products by the ratio of the roofs, beyond what TF32 gives",
-        cannot_show="the training's accuracy in bfloat16",
+        cannot_show="the training's accuracy in half precision",
         proof="module", effort="line", about="compute", needs=("shapes",), shares=True,
         example=Example("loss = model(x)", 'with torch.autocast("cuda", torch.bfloat16):\n    loss = model(x)'),
     ),

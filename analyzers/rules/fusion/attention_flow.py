@@ -64,7 +64,7 @@ class Written:
     @property
     def tier(self) -> Tier:
         """How it is known."""
-        return self.flow.tier
+        return self.flow.tier_of((*self.path, *self.beside, self.first, self.last))
 
     def unit(self, index: int) -> Unit:
         """The unit of that index."""
@@ -324,8 +324,11 @@ def side(unit: Unit, scores: tuple[int, ...]) -> int | None:
 def _is_of_two(flow: Flow, first: int, last: int, scores: tuple[int, ...]) -> bool:
     """Whether a product of matrices is one of queries and keys: a router's second factor is a weight.
 
-    Sizes tell where there are as many queries as keys; else both factors must have been computed.
+    A graph knows its parameters. Else sizes tell where there are as many queries as keys, or both factors must have
+    been computed.
     """
+    if flow.arguments[first][-1].origin == "parameter":
+        return False
     if scores[0] == scores[1]:
         return True
     computed = flow.arguments[first][1].makers and any(

@@ -11,7 +11,7 @@ from probe.analyzers.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.norm_patterns import is_vector
 from probe.analyzers.rules.matching.continued import forward
-from probe.analyzers.rules.matching.ledger import Ledger, array_bytes, element, scalars
+from probe.analyzers.rules.matching.ledger import Ledger, array_bytes, as_recorded_s, element, scalars
 from probe.analyzers.rules.matching.patterns import Match as Place
 from probe.analyzers.rules.matching.patterns import op, value
 from probe.analyzers.rules.matching.units import Unit
@@ -70,7 +70,7 @@ def _folded(context: Context, size: tuple[int, ...], same: list[Place]) -> Match
         ),
         evidence=(f"{product} → {norm.name}, training=False" if "norm" in same[0].named else f"{product} → mul → add",
                   "nothing is trained through it"),
-        saving_s=seconds,
+        saving_s=as_recorded_s(context, seconds),
         where=times(calls),
         replacement=f"torch.nn.utils.fusion.fuse_{layer}_bn_eval",
         how=f"{layer} = torch.nn.utils.fusion.fuse_{layer}_bn_eval({layer}, bn); bn = torch.nn.Identity()",

@@ -10,7 +10,7 @@ from probe.analyzers.rules.fusion.norm_patterns import is_array
 from probe.analyzers.rules.matching.by_hand import gelu_by_erf, gelu_by_tanh
 from probe.analyzers.rules.matching.continued import made_by, taken
 from probe.analyzers.rules.matching.flow import Flow, result_size
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, element, spelled
+from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, spelled
 from probe.analyzers.rules.matching.patterns import SEEN_THROUGH, matches, op, through, value
 from probe.analyzers.rules.matching.patterns import Match as Place
 from probe.analyzers.rules.matching.units import MATRIX
@@ -86,7 +86,9 @@ def _match(context: Context, size: tuple[int, ...], name: str, account: Account)
             f"{list(size)}, {element(unit).name}",
             *(_arithmetic(account)),
         ),
-        saving_s=account.saving_s(array * (8 if account.trained else 3)),  # g, u → y; dy, g, u → dg, du
+        saving_s=as_recorded_s(
+            context, account.saving_s(array * (8 if account.trained else 3))
+        ),  # g, u → y; dy, g, u → dg, du
         where=f"{calls:.0f} per step",
         replacement="torch.compile of the function" if on_cpu else "a fused kernel, by torch.compile or Liger-Kernel",
         how=_line(account, name),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.norm_patterns import is_array, is_vector
 from probe.analyzers.rules.matching.continued import forward, taken
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, element, scalars, spelled
+from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, scalars, spelled
 from probe.analyzers.rules.matching.patterns import Match as Place
 from probe.analyzers.rules.matching.patterns import matches, op, through, value
 from probe.analyzers.rules.matching.units import Unit
@@ -34,6 +34,8 @@ DROPPED = op("dropout native_dropout", op(ACTIVATIONS, BIASED | op(PRODUCTS, nam
 ACTIVATED = op(ACTIVATIONS, BIASED_PRODUCT, name="activation") | op(ACTIVATIONS, BIASED, name="activation")
 EPILOGUE = op(ACTIVATIONS, op("addmm mm", name="product"), name="activation")
 
+DROPOUTS = frozenset({"dropout", "native_dropout"})
+
 Key = tuple[tuple[int, ...], tuple[str, ...]]
 
 
@@ -53,8 +55,15 @@ def activations(context: Context) -> Iterator[Match]:
 
 
 def _dropped(context: Context) -> Iterator[Place]:
-    """Activations with dropout, and the bias before them where it is added apart."""
-    return map(_without_product, forward(context, DROPPED))
+    """Activations with dropout, and the bias before them where it is added apart.
+
+    On a CPU dropout stays outside: compiled code draws its random numbers one by one, several times slower.
+    """
+    places = map(_without_product, forward(context, DROPPED))
+    if context.trace.on_device:
+        return places
+    kept = (replace(p, units=tuple(u for u in p.units if u.name not in DROPOUTS)) for p in places)
+    return (p for p in kept if len(p.units) > 1)
 
 
 def _last(place: Place) -> Unit:
@@ -95,10 +104,14 @@ def _one_pass(context: Context, size: tuple[int, ...], names: tuple[str, ...], a
                 else ()
             ),
         ),
-        saving_s=account.saving_s(array * (5.25 if account.trained else 2.0)),  # x → y, mask; dy, x, mask → dx
+        saving_s=as_recorded_s(
+            context, account.saving_s(array * (5.25 if account.trained else 2.0))
+        ),  # x → y, mask; dy, x, mask → dx
         where=times(calls),
         replacement="torch.compile of the function",
-        how="block = torch.compile(block)  # holds bias, activation and dropout",
+        how="block = torch.compile(block)  # holds bias, activation and dropout"
+        if context.trace.on_device
+        else "block = torch.compile(block)  # holds bias and activation; dropout stays outside, on a CPU",
         tier=account.tier,
     )
 
@@ -159,7 +172,7 @@ def _bias(context: Context, size: tuple[int, ...], same: list[Place]) -> Match:
             f"own: {format_time(seconds)} beside {format_time(of_products)} for the products"
         ),
         evidence=(spelled([unit.name for unit in same[0].units]), "addmm adds a bias while it writes the product"),
-        saving_s=seconds,
+        saving_s=as_recorded_s(context, seconds),
         where=times(calls),
         replacement="torch.nn.functional.linear",
         how="F.linear(x, weight, bias)  # weight is [out, in]; for x @ w + b torch.addmm(b, x, w), x of two dimensions",
@@ -183,7 +196,7 @@ def _activation(context: Context, key: Key, same: list[Place]) -> Iterator[Match
             f"{format_time(seconds)}, {format_fraction(seconds / of_products)} of the products that wrote it"
         ),
         evidence=(spelled([unit.name for unit in same[0].units]),),
-        saving_s=seconds,
+        saving_s=as_recorded_s(context, seconds),
         where=times(calls),
         replacement="torch.compile with max-autotune",
         how='layer = torch.compile(layer, mode="max-autotune")  # its products apply the activation as they write',

@@ -8,7 +8,7 @@ from math import prod
 
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.matching.continued import forward
-from probe.analyzers.rules.matching.ledger import LEAST_FRACTION, Ledger, array_bytes, element
+from probe.analyzers.rules.matching.ledger import LEAST_FRACTION, Ledger, array_bytes, as_recorded_s, element
 from probe.analyzers.rules.matching.patterns import SEEN_THROUGH, op, value
 from probe.analyzers.rules.matching.patterns import Match as Place
 from probe.analyzers.rules.matching.units import Unit
@@ -73,7 +73,9 @@ def _upcast(context: Context, size: tuple[int, ...], same: list[Place]) -> Match
             " → ".join(unit.name for unit in same[0].units),
             "a log-softmax computes in float32 inside, whatever it reads",
         ),
-        saving_s=seconds if seconds >= LEAST_FRACTION * context.step_s else None,  # the memory is worth a line
+        saving_s=as_recorded_s(context, seconds)
+        if seconds >= LEAST_FRACTION * context.step_s
+        else None,  # the memory is worth a line
         saving_bytes=wide * (2 if backward else 1),
         where=times(calls),
         replacement="torch.compile of the loss" if on_cpu else "log_softmax that casts as it reads",

@@ -10,6 +10,7 @@ from probe.analyzers.rules.matching.ledger import scalars
 from probe.analyzers.rules.matching.patterns import Pattern, op, through, value
 from probe.analyzers.rules.matching.units import Unit
 
+WEIGHTS = (None, "parameter", "buffer")  # what a vector beside a norm may be: sizes alone do not tell
 FUSED_NORMS = "native_layer_norm rms_norm _fused_rms_norm layer_norm"
 
 
@@ -95,7 +96,7 @@ def wide_or_as_it_is(norm: Callable[[Pattern], Pattern]) -> Pattern:
 
 def _with_vector(unit: Unit, others: Sequence[Argument]) -> bool:
     """Whether the other argument is a weight or a bias."""
-    return any(is_vector(argument) for argument in others)
+    return any(is_vector(argument) and argument.origin in WEIGHTS for argument in others)
 
 
 AFFINE: dict[str, Fits] = {

@@ -19,7 +19,7 @@ from probe.analyzers.rules.fusion.norm_patterns import (
 )
 from probe.analyzers.rules.matching.continued import places, taken
 from probe.analyzers.rules.matching.flow import Flow
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, element, scalars, spelled
+from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, scalars, spelled
 from probe.analyzers.rules.matching.patterns import Match as Place
 from probe.analyzers.rules.matching.patterns import matches, op, value
 from probe.analyzers.rules.matching.units import Unit
@@ -108,7 +108,9 @@ def _written_out(context: Context, size: Size, axes: _Axes, account: Account, na
             f"{list(size)}, {element(unit).name}",
             *(("the backward pass goes through memory for each of them again",) if account.trained else ()),
         ),
-        saving_s=account.saving_s(array * (6 if account.trained else 2)),  # x and y; dy, x and dx
+        saving_s=as_recorded_s(
+            context, account.saving_s(array * (6 if account.trained else 2))
+        ),  # x and y; dy, x and dx
         where=f"{calls:.0f} per step",
         replacement="torch.compile of the module" if compiled else f"torch.nn.functional.{function}",
         how=(
@@ -182,7 +184,7 @@ def _with_residual(context: Context, size: Size, found: list[Place], is_kept: bo
             if is_kept
             else "nothing else reads the sum: fused, it need not be written",
         ),
-        saving_s=seconds * saved / 3,
+        saving_s=as_recorded_s(context, seconds * saved / 3),
         where=times(calls),
         replacement="torch.compile of the block" if not context.trace.on_device else "a fused add and norm",
         how="block.compile()  # fuses the sum with the norm"

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, prod
 
-from probe.analyzers.rules.context import Context, Match
+import numpy as np
+
+from probe.analyzers.roofline import place
+from probe.analyzers.rules.context import Context, Match, times
+from probe.analyzers.rules.loops.small_products import ATTAINED, is_small
 from probe.analyzers.rules.matching.continued import CASTS, in_backward
-from probe.analyzers.rules.matching.flow import PRODUCT_OF, Argument, Flow
+from probe.analyzers.rules.matching.flow import PRODUCT_OF, Argument, Flow, Tier, weakest
 from probe.analyzers.rules.matching.ledger import Ledger, element
 from probe.analyzers.rules.matching.patterns import SEEN_THROUGH
 from probe.analyzers.rules.matching.units import Unit
@@ -48,9 +53,11 @@ def find(context: Context) -> Iterator[Match]:
     for flow in context.flows:
         for group in _groups(flow, backward):
             sites[tuple(p.weight.size for p in group), group[0].input.size].append(tuple(p.unit for p in group))
-            tiers.add(flow.tier)
+            tiers.add(flow.tier_of([p.index for p in group]))
     for same in sites.values():
-        yield _match(context, same, "dataflow" in tiers and len(tiers) == 1)
+        found = _match(context, same, weakest(tiers))
+        if found.saving_s is not None:  # without a roof nothing says whether one product would be faster
+            yield found
 
 
 def _groups(flow: Flow, backward: Mask) -> list[list[_Product]]:
@@ -66,6 +73,8 @@ def _of_one_input(flow: Flow, products: Sequence[_Product]) -> list[list[_Produc
     latest: dict[tuple[object, ...], list[_Product]] = {}
     for product in products:
         if any(flow.units[maker].name not in SEEN_THROUGH for maker in product.weight.makers):
+            continue
+        if product.weight.origin not in (None, "parameter"):
             continue
         same = latest.get(product.key)
         if same is None or product.index - same[-1].index > NEAR:
@@ -115,7 +124,7 @@ def _source(flow: Flow, argument: Argument) -> Argument:
     return argument
 
 
-def _match(context: Context, same: list[tuple[Unit, ...]], exact: bool) -> Match:
+def _match(context: Context, same: list[tuple[Unit, ...]], tier: Tier) -> Match:
     """The finding for all groups of one size."""
     group = same[0]
     rows = [unit.row for units in same for unit in units]
@@ -123,6 +132,8 @@ def _match(context: Context, same: list[tuple[Unit, ...]], exact: bool) -> Match
     size, weights = _factors(group[0])[0], [_factors(unit)[1] for unit in group]
     trained = bool(context.backward_rows(rows))
     saving_s = _saving_s(context, group, calls, seconds, trained)
+    if saving_s is not None and not context.trace.on_device and is_small(context, group[0]):
+        saving_s = max(saving_s, _starts_s(context, same))
     array = prod(size) * element(group[0]).itemsize
     return Match(
         rows=(),
@@ -130,22 +141,26 @@ def _match(context: Context, same: list[tuple[Unit, ...]], exact: bool) -> Match
         key="x".join(map(str, size)) + f"-{len(group)}x{weights[0][1]}",
         summary=(
             f"{len(group)} products read the same {list(size)} input ({format_bytes(array)}) with weights of "
-            f"{' and '.join(sorted({str(list(w)) for w in weights}))}, {calls:.0f} times per step: "
-            f"{format_time(seconds)}; as one product the input is read once and {len(group) - 1} launches less are made"
+            f"{' and '.join(sorted({str(list(w)) for w in weights}))}, {times(calls)}: "
+            f"{format_time(seconds)}; as one product the input is read once and {_launches(len(group) - 1)} made"
         ),
         evidence=(
-            f"{len(group)} {group[0].name} with one input" + ("" if exact else ", by its sizes"),
+            f"{len(group)} {group[0].name} with one input" + (", by its sizes" if tier == "order" else ""),
             *(("backward, their input's gradients are added up one by one",) if trained else ()),
         ),
         saving_s=saving_s,
-        where=f"{calls:.0f} per step",
+        where=times(calls),
         replacement="one product with packed weights",
         how=(
             f"{', '.join('abcdefgh'[: len(group)])} = F.linear(x, packed).split("
             f"{[w[1] for w in weights]}, -1)  # packed = torch.cat([…]) of the weights, once"
         ),
-        tier="dataflow" if exact else "order",
+        tier=tier,
     )
+
+
+def _launches(fewer: int) -> str:
+    return "one launch less is" if fewer == 1 else f"{fewer} launches less are"
 
 
 def _factors(unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -169,6 +184,31 @@ def _saving_s(context: Context, group: Sequence[Unit], calls: float, seconds: fl
     return min(calls * saved * Ledger(context).stretch + _tail_s(context, group, calls, seconds), seconds / 2)
 
 
+def _starts_s(context: Context, same: Sequence[Sequence[Unit]]) -> float:
+    """What it takes a CPU to start all products but the last of each group: Python, dispatch, small calls.
+
+    That is the time from the first one's start to the last one's, without other operators between them, and less their
+    arithmetic, which the packed product has to do; backward, that of their derivatives less as much.
+    """
+    roof_s = place(context.costs[context.groups.of_op[same[0][0].row]], context.machine.ceilings).roof_s or 0.0
+    fewer, products = len(same[0]) - 1, len(same[0])
+    spans = [units[-1].start_ns - units[0].start_ns - _between_ns(context, units) for units in same]
+    starting_s = max(float(np.median(spans)) / 1e9 - fewer * roof_s / ATTAINED, 0.0)
+    backward_s = context.seconds(context.backward_rows([u.row for units in same for u in units]))
+    again_s = backward_s * len(context.steps) / len(same) * fewer / products - 2 * fewer * roof_s / ATTAINED
+    return (starting_s + max(again_s, 0.0)) * context.bare_fraction * len(same) / len(context.steps)
+
+
+def _between_ns(context: Context, units: Sequence[Unit]) -> int:
+    """Time of the operators of the top level between the products, in which none of these is: views of results."""
+    ops, total = context.trace.host_ops, 0
+    for first, second in pairwise(units):
+        rows = np.arange(first.row + 1, second.row)
+        apart = (ops.parent[rows] < 0) & (ops.start_ns[rows] >= first.end_ns) & (ops.end_ns[rows] <= second.start_ns)
+        total += int((ops.end_ns[rows] - ops.start_ns[rows])[apart].sum())
+    return total
+
+
 def _tail_s(context: Context, group: Sequence[Unit], calls: float, seconds: float) -> float:
     """What blocks that do not fill a GPU's multiprocessors cost, less where bytes alone take as long."""
     sms = context.trace.device.sm_count if context.trace.on_device else None
@@ -186,7 +226,8 @@ RULES = (
         "F13", "unpacked-projections", "several products of one input that could be one", find,
         trigger="two or more matrix products of the same tensor with different weights",
         advice="pack the weights (queries, keys and values; gate and up) and split the result",
-        saving="reading the input again, the launches, and a GPU's multiprocessors that a small product leaves idle",
+        saving="reading the input again, the launches (on a CPU the time that starting small products takes, Python "
+        "included), and a GPU's multiprocessors that a small product leaves idle",
         cannot_show="whether the weights may be packed (adapters, sharding, other names in checkpoints)",
         proof="replay", needs=("shapes",),
         example=Example(

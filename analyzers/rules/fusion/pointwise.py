@@ -11,7 +11,7 @@ from probe.analyzers.rules.matching.by_hand import spelled_out
 from probe.analyzers.rules.matching.chains import chains
 from probe.analyzers.rules.matching.continued import CASTS, in_backward
 from probe.analyzers.rules.matching.flow import Flow
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, element, spelled
+from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, spelled
 from probe.analyzers.rules.matching.marks import Marked
 from probe.analyzers.rules.matching.patterns import Match as Place
 from probe.analyzers.rules.matching.units import POINTWISE, Unit
@@ -58,7 +58,7 @@ def _places(context: Context, least: dict[int, int]) -> Iterator[Place]:
         ]
         for members in chains(flow, free.__getitem__):
             if _is_chain(flow, members):
-                place = Place(tuple(flow.units[i] for i in members), {}, {}, flow.tier)
+                place = Place(tuple(flow.units[i] for i in members), {}, {}, flow.tier_of(members))
                 least[id(place)] = _least_bytes(flow, members)
                 yield place
 
@@ -72,7 +72,7 @@ def _is_chain(flow: Flow, members: list[int]) -> bool:
 def _closed(context: Context) -> Mask:
     """Operators that may be in no chain: of other findings, of optimizers, and backward ones (counted with theirs)."""
     trace = context.trace
-    marked = in_backward(context)
+    marked = in_backward(context).copy()
     marked[sorted(context.claimed)] = True
     steps = [i for i, name in enumerate(trace.names) if name.startswith(OPTIMIZER)]
     marked |= Marked.of(trace, steps).holds(trace.host_ops.start_ns)
@@ -110,7 +110,7 @@ def _chain(account: Account, least: float, context: Context) -> Match:
             f"pass they would take about {format_time(account.seconds - saving_s)}"
         ),
         evidence=(spelled(names, 8), *_arithmetic(account)),
-        saving_s=saving_s,
+        saving_s=as_recorded_s(context, saving_s),
         where=f"{times(account.calls)}, first operator {names[0]}, last {names[-1]}",
         replacement="torch.compile of the function that holds the chain",
         how="@torch.compile  # above the function that holds these operators",
@@ -130,7 +130,7 @@ def _activation(account: Account, name: str, line: str, context: Context) -> Mat
             f"{format_time(account.seconds)}; torch's own is one pass, about {format_time(account.seconds - saving_s)}"
         ),
         evidence=(spelled(account.names, 9), *_arithmetic(account)),
-        saving_s=saving_s,
+        saving_s=as_recorded_s(context, saving_s),
         where=times(account.calls),
         replacement=f"torch.nn.functional.{line[2:].split('(')[0]}",
         how=line,

@@ -10,7 +10,7 @@ from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.fusion.norm_patterns import is_array
 from probe.analyzers.rules.matching.continued import CASTS, continued, taken
 from probe.analyzers.rules.matching.flow import Argument, Flow
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, element, spelled
+from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, spelled
 from probe.analyzers.rules.matching.patterns import Match as Place
 from probe.analyzers.rules.matching.patterns import Pattern, matches, op, value
 from probe.analyzers.rules.matching.units import Unit
@@ -120,7 +120,7 @@ def _match(context: Context, size: tuple[int, ...], names: tuple[str, ...], acco
             f"{list(size)}, {element(unit).name}",
             *(("the backward pass takes the slices and joins apart again",) if account.trained and not alone else ()),
         ),
-        saving_s=None if alone else account.saving_s(array * (4 if account.trained else 2)),
+        saving_s=None if alone else as_recorded_s(context, account.saving_s(array * (4 if account.trained else 2))),
         where=f"{calls:.0f} per step",
         replacement=(
             "real arithmetic, compiled" if "mul" in names and element(unit).is_complex

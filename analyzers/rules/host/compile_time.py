@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from probe.analyzers.call_tree import under
+from probe.analyzers.rules.aside import is_compiling
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.matching.claims import free
 from probe.analyzers.rules.rule import Example, Rule
@@ -18,8 +19,6 @@ from probe.units import format_fraction, format_time
 
 REGION = "Torch-Compiled Region"
 GUARDS = ("TorchDynamo Cache Lookup", "Pregraph bytecode")
-COMPILING = ("dynamo", "entire_frame_compile", "_compile.compile_inner", "compile_inner", "backend_compile")
-TIMED = "(dynamo_timed)"  # with which torch marks what a compilation consists of
 COMPILING_FRACTION = 0.05  # of the step
 
 CONVOLUTION = "aten::cudnn_convolution"
@@ -75,7 +74,7 @@ def compiling(context: Context) -> Iterator[Match]:
 
 
 def _recompiling(context: Context) -> Iterator[Match]:
-    rows = np.flatnonzero(_named(context, _is_compiling) & (context.groups.step_of_op >= 0))
+    rows = np.flatnonzero(_named(context, is_compiling) & (context.groups.step_of_op >= 0))
     ops, steps = context.trace.host_ops, context.steps
     seen = np.unique(context.groups.step_of_op[rows])
     if not len(rows) or len(seen) <= len(steps) / 2:
@@ -104,10 +103,6 @@ def _recompiling(context: Context) -> Iterator[Match]:
         replacement="dynamic shapes, or inputs padded to a few sizes",
         how="torch._dynamo.mark_dynamic(x, 0)  # or torch.compile(…, dynamic=True); TORCH_LOGS=recompiles says why",
     )
-
-
-def _is_compiling(name: str) -> bool:
-    return name in COMPILING or name.endswith(TIMED)
 
 
 def _retrying(context: Context) -> Iterator[Match]:

@@ -18,7 +18,7 @@ from probe.analyzers.rules.context import Context
 from probe.analyzers.steps import within
 from probe.analyzers.timeline.device import device_busy
 from probe.analyzers.timeline.pieces import exclusive
-from probe.analyzers.timeline.threads import feeding_threads, loader_intervals, main_thread, workers
+from probe.analyzers.timeline.threads import exchange_intervals, feeding_threads, loader_intervals, main_thread, workers
 from probe.intervals import EMPTY, Intervals, difference, union
 from probe.trace import Int32s, Int64s, Steps, Table, Trace
 
@@ -125,7 +125,7 @@ def _device(context: Context) -> Intervals:
 
 
 def _gaps(context: Context) -> Gaps:
-    """Time of the steps without device work, runtime calls, waits for data, and operators that are more than Python."""
+    """Time of the steps without device work, runtime calls, waits for data or other ranks, and operators."""
     steps = context.steps
     first = Intervals(steps.start_ns, steps.start_ns + 1)  # so that no pause runs over from one step into the next
     known = list(_busy(context, first))
@@ -157,6 +157,7 @@ def _busy(context: Context, first: Intervals) -> Iterator[Intervals]:
     yield Intervals(starts[working], ends[working])
     yield Intervals(calls.start_ns, calls.end_ns)
     yield loader_intervals(trace)
+    yield exchange_intervals(trace)
     yield _device(context)
 
 

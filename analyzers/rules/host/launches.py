@@ -1,33 +1,34 @@
-"""H01: the step waits for the host, which starts many tiny operators."""
+"""H01: the step waits for the host, which takes longer to start operators than they take to run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
 from probe.analyzers.call_tree import under
 from probe.analyzers.classify import DISPATCHES
-from probe.analyzers.op_table import Seconds
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.host.full_queue import queue_is_full
 from probe.analyzers.rules.matching.claims import below, touched
 from probe.analyzers.rules.rule import Example, Rule
+from probe.analyzers.steps import step_of
 from probe.analyzers.timeline.threads import loader_intervals
 from probe.intervals import length_before
 from probe.trace import Int64s, Mask
 from probe.units import format_fraction, format_time
 
-TINY_S = 10e-6  # a kernel shorter than this is about as long as its launch
-MANY = 500  # of them per step
-FEWER = 200  # on a CPU, where they take most of the step
+MANY = 500  # operators per step, on a CPU
+FEWER = 200  # where they take most of the step
+FEWEST = 32  # launches per step, of which a typical one can be told
 IDLE_FRACTION = 0.15  # of the step
 MOST_FRACTION = 0.4  # of the step
 REACH = 6  # operators between two that a finding claims, that belong to what it found
 
 
 def many_tiny(context: Context) -> Iterator[Match]:
-    """H01: hundreds of kernels, or on a CPU operators, that cost more to start than to run.
+    """H01: the host takes longer from launch to launch than the device works; on a CPU, hundreds of tiny operators.
 
     What other findings claim, and what lies between two operators that they claim, has its explanation.
     """
@@ -37,37 +38,90 @@ def many_tiny(context: Context) -> Iterator[Match]:
     free = rows[~_explained(context)[rows]]
     spent = context.trace.host_ops.self_ns
     share = float(spent[free].sum()) / max(float(spent[rows].sum()), 1.0) if len(rows) else 1.0
-    overhead_s = max(context.parts["overhead"] * share, _in_quietest_step_s(context, free))
-    durations, what, limit_s = _tiny(context, free)
-    count = len(durations) / len(context.steps)
-    if not _many(context, overhead_s, count) or float(np.median(durations)) > limit_s:
+    overhead_s = context.parts["overhead"] * share
+    found = _launching(context, overhead_s) if context.trace.on_device else _operators(context, free, overhead_s)
+    if found is None:
         return
-    on_device = context.trace.on_device
+    summary, saving_s, evidence = found
     yield Match(
         rows=tuple(free.tolist()),
         ops=_largest(context, free),
-        summary=(
-            f"{count:.0f} tiny {what} per step, half of them shorter than {format_time(float(np.median(durations)))}: "
-            f"starting them takes {format_time(overhead_s)}, {format_fraction(overhead_s / context.step_s)} of the step"
-        ),
+        summary=f"{summary}, {format_fraction(saving_s / context.step_s)} of the step",
         evidence=(
-            f"dispatching one takes {format_time(context.machine.dispatch_s)}",
+            *evidence,
             f"overhead is {format_time(context.parts['overhead'])} of a step of {format_time(context.step_s)}",
         ),
-        saving_s=overhead_s,
+        saving_s=saving_s,
         where="the whole step",
-        replacement="CUDA graphs or torch.compile" if on_device else "torch.compile, or fewer, larger operators",
-        how='step = torch.compile(step, mode="reduce-overhead")' if on_device else "step = torch.compile(step)",
+        replacement=(
+            "CUDA graphs or torch.compile" if context.trace.on_device else "torch.compile, or fewer, larger operators"
+        ),
+        how=(
+            'step = torch.compile(step, mode="reduce-overhead")'
+            if context.trace.on_device else "step = torch.compile(step)"
+        ),
+    )  # fmt: skip
+
+
+_Found: TypeAlias = tuple[str, float, tuple[str, ...]]  # summary, saving, evidence
+
+
+def _launching(context: Context, overhead_s: float) -> _Found | None:
+    """On a device: the typical time from one launch to the next exceeds that of what is launched.
+
+    Medians, because a few calls of a step wait, allocate or load code, and those have findings of their own.
+    """
+    launched, apart_ns = _pace(context)
+    if launched < FEWEST:
+        return None
+    trace = context.trace
+    work_s = float(np.median(np.append(trace.kernels.duration_ns, trace.copies.duration_ns))) / 1e9
+    apart_s = apart_ns / 1e9
+    saving_s = min(overhead_s, launched * apart_s)
+    if work_s >= apart_s or saving_s < IDLE_FRACTION * context.step_s:
+        return None
+    return (
+        f"the host takes {format_time(apart_s)} from one launch to the next, {launched:.0f} times per step, and half "
+        f"of what it launches runs for less than {format_time(work_s)}: the device waits for {format_time(saving_s)}",
+        saving_s,
+        (f"the device is idle or starting work for {format_fraction(overhead_s / context.step_s)} of the step",),
+    )
+
+
+def _pace(context: Context) -> tuple[float, float]:
+    """How many calls launch work in a step, and the median time from the start of one to that of the next."""
+    trace, calls = context.trace, context.trace.runtime_calls
+    rows = np.unique(np.append(trace.kernels.launch, trace.copies.launch))
+    rows = rows[rows >= 0]
+    step = step_of(context.steps, calls.start_ns[rows])
+    rows, step = rows[step >= 0], step[step >= 0]
+    order = np.lexsort((calls.start_ns[rows], calls.thread[rows], step))
+    rows, step = rows[order], step[order]
+    same = (np.diff(step) == 0) & (np.diff(calls.thread[rows]) == 0)
+    apart = np.diff(calls.start_ns[rows])[same]
+    return len(rows) / len(context.steps), float(np.median(apart)) if len(apart) else 0.0
+
+
+def _operators(context: Context, rows: Int64s, overhead_s: float) -> _Found | None:
+    """On a CPU: hundreds of operators that take no longer than their dispatch."""
+    overhead_s = max(overhead_s, _in_quietest_step_s(context, rows))
+    own_s = context.trace.host_ops.self_ns[rows] / 1e9
+    count = len(rows) / len(context.steps)
+    if not _many(context, overhead_s, count) or float(np.median(own_s)) > DISPATCHES * context.machine.dispatch_s:
+        return None
+    return (
+        f"{count:.0f} tiny operators per step, half of them shorter than {format_time(float(np.median(own_s)))}: "
+        f"starting them takes {format_time(overhead_s)}",
+        overhead_s,
+        (f"dispatching one takes {format_time(context.machine.dispatch_s)}",),
     )
 
 
 def _in_quietest_step_s(context: Context, rows: Int64s) -> float:
-    """On a CPU what the operators take of the shortest recorded step, as a share of the bare one.
+    """What the operators take of the shortest recorded step, as a share of the bare one.
 
     On a busy machine the other steps, and with them the parts, are mostly pauses in which something else ran.
     """
-    if context.trace.on_device:
-        return 0.0
     shortest = int(np.argmin(context.steps.duration_ns))
     inside = context.groups.step_of_op[rows] == shortest
     spent = float(context.trace.host_ops.self_ns[rows[inside]].sum())
@@ -79,7 +133,7 @@ def _many(context: Context, overhead_s: float, count: float) -> bool:
     fraction = overhead_s / context.step_s
     if fraction >= IDLE_FRACTION and count >= MANY:
         return True
-    return not context.trace.on_device and fraction >= MOST_FRACTION and count >= FEWER
+    return fraction >= MOST_FRACTION and count >= FEWER
 
 
 def _overhead_rows(context: Context) -> Int64s:
@@ -105,13 +159,6 @@ def _explained(context: Context) -> Mask:
     return explained
 
 
-def _tiny(context: Context, rows: Int64s) -> tuple[Seconds, str, float]:
-    """What is counted, in seconds, its name, and how long one may be to be tiny."""
-    if context.trace.on_device:
-        return context.trace.kernels.duration_ns / 1e9, "kernels", TINY_S
-    return context.trace.host_ops.self_ns[rows] / 1e9, "operators", DISPATCHES * context.machine.dispatch_s
-
-
 def _largest(context: Context, rows: Int64s, most: int = 5) -> tuple[int, ...]:
     """The groups with most of the given operators."""
     counts = np.bincount(context.groups.of_op[rows], minlength=1) if len(rows) else np.zeros(1, np.int64)
@@ -121,8 +168,9 @@ def _largest(context: Context, rows: Int64s, most: int = 5) -> tuple[int, ...]:
 RULES = (
     Rule(
         "H01", "tiny-operators", "more time to start operators than to run them", many_tiny,
-        trigger="500 kernels or operators per step that take no longer than their dispatch, and 15 % of the step; "
-        "on a CPU also 200 that take 40 %",
+        trigger="on a device: the typical time between two launches exceeds that of the typical kernel, and overhead "
+        "is 15 % of the step; on a CPU: 500 operators per step that take no longer than their dispatch, and 15 % of "
+        "the step, or 200 that take 40 %",
         advice="run them as one graph, or as fewer, larger operators",
         saving="the overhead part of the step, without that of operators which other findings explain",
         cannot_show="which of them depend on values that a graph would have to fix",

@@ -28,6 +28,7 @@ NO_EXPERT = frozenset(
     "rsqrt sqrt native_layer_norm _fused_rms_norm rms_norm _softmax scaled_dot_product_attention embedding".split()
 )
 JOINS = frozenset({"stack", "cat"})
+VIEWS = 4  # slices and selections that a CPU's grouped product makes for each expert's
 REACH = 48  # units of one expert
 
 Shape = tuple[tuple[int, ...], ...]  # sizes of the weights of one expert
@@ -191,6 +192,9 @@ def _gathered(context: Context, layers: list[list[_Expert]]) -> Match:
     spent_s = context.seconds(moving) + context.seconds(moved_back)
     spent_s += 0.0 if context.trace.on_device else sum(_gaps(layer) for layer in layers) / len(context.steps)
     once_s = (context.roof_s(_token_bytes(layers) / len(context.steps)) or 0.0) * (2 if backward else 1)
+    if not context.trace.on_device:
+        products = sum(len(expert.products) for expert in experts) / len(context.steps)
+        once_s += VIEWS * context.machine.dispatch_s * products * (3 if backward else 1)
     names = " → ".join(u.name for u in experts[0].units)
     return Match(
         rows=(*rows, *backward),

@@ -6,9 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from probe.analyzers.call_tree import under
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Argument, Flow
 from probe.analyzers.rules.matching.patterns import Match as Place
@@ -22,10 +19,8 @@ CASTS: dict[str, Fits] = {name: lambda unit, others: True for name in ("to", "to
 
 
 def in_backward(context: Context) -> Mask:
-    """Operators that belong to backward passes, [host operators]: their products look like forward patterns."""
-    marked = np.zeros(len(context.trace.host_ops), bool)
-    marked[[row for rows in context.backward_of.values() for row in rows]] = True
-    return marked | under(context.trace.host_ops.parent, marked)
+    """Operators that belong to backward passes, [host operators]."""
+    return context.in_backward
 
 
 def taken(context: Context) -> set[int]:

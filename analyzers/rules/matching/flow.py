@@ -3,12 +3,12 @@
 A trace alone names no tensors. Where an execution trace was recorded beside it, each argument has one maker: the last
 unit before it that wrote the same storage. Otherwise every recent unit whose result has the argument's sizes may be the
 maker, or, since views are no units, one whose result has as many elements; a pattern has to hold for one choice of
-them. The recorded module (a graph) knows its edges as an execution trace does.
+them. The graph of a captured module knows its edges as an execution trace does, and which tensors are parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
@@ -20,6 +20,7 @@ from probe.tensors import Tensors, TensorUses
 from probe.trace import Dims
 
 Tier = Literal["order", "dataflow", "graph"]
+TIERS: tuple[Tier, ...] = ("order", "dataflow", "graph")  # the weakest first
 Value = tuple[object, ...]  # what tells two values apart, as far as the tier can
 
 REACH = 48  # units back within which a maker is looked for by sizes: a value used later is kept, not passed on
@@ -28,11 +29,15 @@ CANDIDATES = 6  # of them, the most recent first
 
 @dataclass(frozen=True)
 class Argument:
-    """One tensor argument of a unit: the units that may have made it, most recent first, and its sizes."""
+    """One tensor argument of a unit: the units that may have made it, most recent first, and its sizes.
+
+    origin: what a graph says it is: "parameter", "buffer", "input", or "made" in the forward pass; None: not known.
+    """
 
     makers: tuple[int, ...]
     size: Dims
     value: Value
+    origin: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +47,13 @@ class Flow:
     units: Sequence[Unit]
     arguments: tuple[tuple[Argument, ...], ...]  # per unit, tensor arguments only
     tier: Tier
+    proven: frozenset[int] = frozenset()  # indices of the units that a graph knows too
     maker_names: dict[tuple[int, int], frozenset[str]] = field(default_factory=dict)  # kept by the patterns
     effort: list[int] = field(default_factory=lambda: [0])  # what a search may still spend
+
+    def tier_of(self, indices: Iterable[int]) -> Tier:
+        """How what these units have to do with one another is known."""
+        return "graph" if self.proven and self.proven.issuperset(indices) else self.tier
 
     def readers(self, index: int) -> list[int]:
         """The units that may read the result of unit `index`."""
@@ -124,6 +134,11 @@ def _known(uses: TensorUses, row: int, unit: Unit, written: Mapping[int, int]) -
         size = size[item] if item < len(size) else ()
     makers = (written[storage],) if storage in written else ()
     return Argument(makers, size, ("storage", storage, int(uses.offset[row]), *makers))
+
+
+def weakest(tiers: Iterable[Tier]) -> Tier:
+    """The tier of what rests on several."""
+    return min(tiers, key=TIERS.index, default="order")
 
 
 def result_size(unit: Unit) -> Dims | None:

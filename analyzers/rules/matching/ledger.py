@@ -21,7 +21,7 @@ import numpy.typing as npt
 from probe.analyzers.call_tree import under, with_callees
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32, ElementType
 from probe.analyzers.rules.context import Context
-from probe.analyzers.rules.matching.flow import Tier
+from probe.analyzers.rules.matching.flow import Tier, weakest
 from probe.analyzers.rules.matching.patterns import Match as Place
 from probe.analyzers.rules.matching.units import Unit
 from probe.trace import Int64s, Mask
@@ -56,8 +56,7 @@ class Account:
     @property
     def tier(self) -> Tier:
         """How all the places are known."""
-        tiers: set[Tier] = {place.tier for place in self.places}
-        return tiers.pop() if len(tiers) == 1 else "order"
+        return weakest(place.tier for place in self.places)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,6 +191,11 @@ class Ledger:
         trace = self.context.trace
         known = [name.removeprefix("aten::").rstrip("_") in ARITHMETIC for name in trace.names]
         return np.array(known, bool)[trace.host_ops.name]
+
+
+def as_recorded_s(context: Context, saving_s: float) -> float:
+    """A saving of the ledger, whose times are those without the profiler, as a Match states it: in recorded time."""
+    return saving_s / (context.bare_fraction or 1.0)
 
 
 def element(unit: Unit) -> ElementType:

@@ -196,7 +196,7 @@ def _may_end(unit: Unit, pattern: Pattern) -> bool:
 
 def _match(flow: Flow, state: _State) -> Match:
     units = tuple(flow.units[i] for i in sorted(state.used))
-    return Match(units, {n: flow.units[i] for n, i in state.named}, dict(state.values), flow.tier)
+    return Match(units, {n: flow.units[i] for n, i in state.named}, dict(state.values), flow.tier_of(state.used))
 
 
 def _unit(flow: Flow, index: int, pattern: Pattern, state: _State) -> Iterator[_State]:

@@ -18,10 +18,10 @@ from probe.trace import Dims, Int32s, Signature, Trace
 
 MATRIX = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "_scaled_mm", "_int_mm"})
 POINTWISE = frozenset(
-    "add sub rsub mul div pow sqrt rsqrt exp log neg abs reciprocal sin cos tanh sigmoid relu gelu silu mish elu "
-    "hardswish hardtanh clamp clamp_min clamp_max leaky_relu softplus threshold where masked_fill lerp addcmul addcdiv "
-    "square erf maximum minimum logical_not bitwise_not bitwise_and bitwise_or logical_and logical_or "
-    "eq ne lt le gt ge sign floor ceil round "
+    "add sub rsub mul div pow sqrt rsqrt exp exp2 expm1 log log1p log2 log10 neg abs reciprocal sin cos tan atan tanh "
+    "sigmoid relu gelu silu mish elu hardswish hardtanh clamp clamp_min clamp_max leaky_relu softplus threshold where "
+    "masked_fill lerp addcmul addcdiv square erf maximum minimum logical_not bitwise_not bitwise_and bitwise_or "
+    "logical_and logical_or eq ne lt le gt ge sign floor ceil round "
     "sigmoid_backward tanh_backward gelu_backward silu_backward threshold_backward hardtanh_backward".split()
 )
 REDUCTION = frozenset("sum mean var std amax amin max min argmax norm linalg_vector_norm logsumexp var_mean".split())

@@ -148,7 +148,7 @@ RULES = (
     Rule(
         code="M02",
         name="empty-cache-in-loop",
-        title="The allocator's cache is emptied in the loop",
+        title="the allocator's cache is emptied in the loop",
         find=emptied_cache,
         trigger="cudaFree (or unmapping) outside every operator in steps that are no longer new",
         advice="remove torch.cuda.empty_cache() from the step; where memory is short, lower the peak instead",
@@ -164,7 +164,7 @@ RULES = (
     Rule(
         code="M01",
         name="steady-state-malloc",
-        title="Memory is still taken from the driver",
+        title="memory is still taken from the driver",
         find=steady_state,
         trigger="cudaMalloc, cudaFree or their like in steps that are no longer new, up to the last recorded one",
         advice="expandable segments, shapes that repeat, or a larger pool; for pinned memory a buffer that is reused",

@@ -232,7 +232,7 @@ RULES = (
     Rule(
         code="M05",
         name="large-transient",
-        title="One tensor makes the peak",
+        title="one tensor makes the peak",
         find=large_transient,
         trigger="a block of a tenth of the peak, twice any other, that lives within a phase or is half of it",
         advice="make it piece by piece, or fuse what makes it with what reads it",
@@ -248,7 +248,7 @@ RULES = (
     Rule(
         code="M03",
         name="near-out-of-memory",
-        title="Memory is nearly full",
+        title="memory is nearly full",
         find=near_full,
         trigger="nine tenths of the device's memory are reserved within the steps",
         advice="checkpoint activations, a fused cross-entropy, bfloat16, 8-bit optimizer states, sharding",
@@ -264,7 +264,7 @@ RULES = (
     Rule(
         code="M04",
         name="fragmentation",
-        title="Reserved memory lies in pieces",
+        title="reserved memory lies in pieces",
         find=in_pieces,
         trigger="1.3 times as much is reserved as is in use at the peak, and 256 MiB more",
         advice="expandable segments; shapes that repeat",
@@ -280,7 +280,7 @@ RULES = (
     Rule(
         code="M07",
         name="unused-headroom",
-        title="Memory is free for a larger batch",
+        title="memory is free for a larger batch",
         find=headroom,
         trigger="half of the memory is free, and a third of the step is overhead, latency or the reading of weights",
         advice="a larger batch, which shares those costs among more samples",

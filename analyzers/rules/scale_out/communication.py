@@ -20,7 +20,6 @@ SMALL_BYTES = 256 << 10
 MANY = 16  # per step
 LARGE_BYTES = 16 << 20  # from here on latency no longer shows in a bandwidth
 SLOW = 0.6  # of the links' rate
-LINK = "link"  # the ceiling's level that says what the links carry
 
 
 def exposed(context: Context) -> Iterator[Match]:
@@ -36,7 +35,7 @@ def exposed(context: Context) -> Iterator[Match]:
             f"{format_time(exposed_s)} of the step, {format_fraction(exposed_s / context.step_s)}, is communication "
             f"that no computation hides; {format_time(table.spare_s)} of computation runs without any"
         ),
-        evidence=tuple(_by_kind(table, free)),
+        evidence=(*_by_kind(table, free), *_and_waiting(table.waited_s)),
         where="the exchanges between ranks", replacement="communication while something computes",
         how=_overlap(context, free),
     )  # fmt: skip
@@ -52,6 +51,10 @@ def _by_kind(table: Exchanges, some: Sequence[Exchange]) -> Iterator[str]:
             f"{table.per_step(kinds[kind]):.0f} × {kind.replace('_', '-')} per step: {format_time(busy_s)}, "
             f"{format_time(exposed_s[kind])} of it exposed"
         )
+
+
+def _and_waiting(waited_s: float) -> tuple[str, ...]:
+    return (f"without {format_time(waited_s)} of waiting for a late rank, which D06 counts",) if waited_s else ()
 
 
 def _overlap(context: Context, some: Sequence[Exchange]) -> str:
@@ -131,22 +134,25 @@ def gloo_on_device(context: Context) -> Iterator[Match]:
 
 
 def slow_links(context: Context) -> Iterator[Match]:
-    """D11: large collectives get less than 60 % of what the links between the ranks carry."""
+    """D11: large collectives get less than 60 % of what as many ranks got when their links were measured."""
+    table, rates = exchanges(context), context.machine.ceilings.link_bytes_per_s
+    large = [x for x in table.rows if (x.size_bytes or 0) >= LARGE_BYTES and bus_factor(x.kind, x.ranks)]
+    for ranks in sorted({x.ranks for x in large}, key=str):
+        if str(ranks) in rates:
+            yield from _slow(context, [x for x in large if x.ranks == ranks], rates[str(ranks)])
+
+
+def _slow(context: Context, own: Sequence[Exchange], rate: float) -> Iterator[Match]:
     table = exchanges(context)
-    level = context.machine.ceilings.levels.get(LINK)
-    rate = level.bytes_per_s if level is not None else None
-    own = [x for x in table.rows if (x.size_bytes or 0) >= LARGE_BYTES and bus_factor(x.kind, x.ranks)]
-    if rate is None or not own:
-        return
     best = max(_bus_rate(x) for x in own)
     exposed_s = table.exposed_s(own)
     if best >= SLOW * rate or exposed_s * (1 - best / rate) < data_parallel.WORTH * context.step_s:
         return
     yield from found(
-        context, own, saving_s=exposed_s * (1 - best / rate),
+        context, own, saving_s=exposed_s * (1 - best / rate), key=f"{own[0].ranks}-ranks",
         summary=(
             f"the fastest large collective gets {format_bytes_per_s(best)} of bus bandwidth, "
-            f"{format_fraction(best / rate)} of the {format_bytes_per_s(rate)} that the links carry"
+            f"{format_fraction(best / rate)} of the {format_bytes_per_s(rate)} measured on {own[0].ranks} ranks"
         ),
         evidence=(f"{table.per_step(own):.0f} collectives of 16 MiB or more per step",),
         where="the links between the ranks", replacement="the fast links: topology and NCCL's settings",
@@ -217,11 +223,11 @@ _AFTER = (
     ),
     Rule(
         "D11", "slow-links", "large collectives far below what the links carry", slow_links,
-        trigger="the fastest collective of 16 MiB or more below 60 % of the measured bandwidth of the links",
+        trigger="the fastest collective of 16 MiB or more below 60 % of what the suite collectives got on as many",
         advice="look at the topology and at which transport NCCL chose",
         saving="the exposed time at the links' rate",
         cannot_show="which links the ranks are joined by, and who else uses them",
-        proof="flag", effort="design", about="communication", needs=("device work",), preview=True,
+        proof="flag", effort="design", about="communication", needs=("device work",),
         example=Example("NCCL_P2P_DISABLE=1 torchrun …", "torchrun …  # peers over NVLink"),
     ),
     *stragglers.RULES,

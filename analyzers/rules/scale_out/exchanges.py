@@ -20,6 +20,7 @@ from probe.analyzers.cost_models.dtypes import COLLECTIVE_TYPES, ELEMENT_TYPES, 
 from probe.analyzers.ranks.kinds import KINDS, kind_of_operator
 from probe.analyzers.ranks.summary import summarise
 from probe.analyzers.rules.context import Context, Match
+from probe.analyzers.rules.scale_out.lateness import waits_for_late
 from probe.analyzers.steps import cut_by_device, step_of, within
 from probe.analyzers.timeline.device import collective_kernels
 from probe.analyzers.timeline.pieces import exclusive
@@ -59,7 +60,8 @@ class Exchanges:
     steps: int
     bare: float  # the bare step's time by the recorded one's, at most 1
     computing: Intervals  # when anything else runs, inside the steps
-    alone: Intervals  # when the step does nothing but exchange
+    alone: Intervals  # when the step does nothing but exchange, without waiting for a rank that is known to be late
+    waiting: Intervals = EMPTY  # when it does nothing but wait for such a rank
 
     def exposed_s(self, some: Sequence[Exchange]) -> float:
         """Seconds per step in which nothing hides the given ones; where several run at once they count once."""
@@ -68,6 +70,11 @@ class Exchanges:
     def busy_s(self, some: Sequence[Exchange]) -> float:
         """Seconds per step in which at least one of them runs."""
         return self._seconds(_spans(some))
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds per step of waiting for a late rank, which D06 counts and no other rule."""
+        return self._seconds(self.waiting)
 
     @cached_property
     def spare_s(self) -> float:
@@ -126,8 +133,9 @@ def _exchanges(context: Context) -> Exchanges:
     found = list(_of_kernels(context, steps, issues) if has_kernels else _of_host(context, issues))
     found = sorted((x for x in found if x.step >= 0), key=lambda x: x.start_ns)
     computing = within(_computing(trace, own), steps)
-    alone = difference(within(_spans(found), steps), computing)
-    return Exchanges(tuple(found), max(len(steps), 1), _bare(context, steps), computing, alone)
+    exposed, late = difference(within(_spans(found), steps), computing), waits_for_late(context)
+    bare, alone, waiting = _bare(context, steps), difference(exposed, late), intersection(exposed, late)
+    return Exchanges(tuple(found), max(len(steps), 1), bare, computing, alone, waiting)
 
 
 def _bare(context: Context, steps: Steps) -> float:

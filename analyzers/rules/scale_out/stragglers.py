@@ -11,16 +11,23 @@ from probe.analyzers.ranks.kinds import BLOCKING
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.scale_out.exchanges import Exchange, exchanges, found
-from probe.findings import Finding
-from probe.multirank import Rank, Straggler
+from probe.analyzers.rules.scale_out.lateness import LATE, late_ranks
+from probe.multirank import Straggler
 from probe.units import format_fraction, format_time
 
-LATE = 0.05  # of the step
 FEW = 4  # collectives of a size: fewer say nothing of how long one takes without waiting
 LONGER = 3.0  # times the shortest of its size: a collective that waited
 
 
 def waits(context: Context) -> Iterator[Match]:
+    """Who is late, where ranks were compared; else, or where some are not at hand, that this rank waits."""
+    named = late_ranks(context.compared)
+    yield from (_late(context, one) for one in named)
+    if not named and (context.compared is None or context.compared.missing or not context.compared.matched):
+        yield from _one_rank_waits(context)
+
+
+def _one_rank_waits(context: Context) -> Iterator[Match]:
     """On one rank: the same collective takes far longer than it can, step after step."""
     table = exchanges(context)
     sizes: dict[tuple[str, int], list[Exchange]] = {}
@@ -59,32 +66,23 @@ def _typical(some: Sequence[Exchange]) -> int:
     return sorted(x.ran_ns for x in some)[len(some) // 2]
 
 
-def late_ranks(stragglers: Sequence[Straggler], ranks: Sequence[Rank], step_s: float) -> tuple[Finding, ...]:
-    """The findings about ranks that the others wait for, of traces of several ranks; most saving first."""
-    named = [_late(one, ranks, step_s) for one in stragglers if one.late_s >= LATE * step_s > 0]
-    return tuple(sorted(named, key=lambda finding: -(finding.saving_s or 0.0)))
-
-
-def _late(one: Straggler, ranks: Sequence[Rank], step_s: float) -> Finding:
-    rule = RULES[0]
+def _late(context: Context, one: Straggler) -> Match:
+    ranks = context.compared.ranks if context.compared is not None else ()
     low, high = one.late_interval_s
     waited = [rank.wait_s for rank in ranks if rank.rank != one.rank and rank.wait_s is not None]
-    mean_s = sum(waited) / len(waited) if waited else None
-    return Finding(
-        id=f"{rule.code}:rank-{one.rank}", code=rule.code, rule=rule.name, title=rule.title,
+    step_s = next((rank.step_s for rank in ranks if rank.rank == one.rank), None) or context.recorded_s
+    return Match(
+        rows=(), ops=(), key=f"rank-{one.rank}",
         summary=(
             f"rank {one.rank} comes to collectives {format_time(one.late_s)} per step after the others, which wait: "
             f"{format_fraction(one.late_s / step_s)} of the step"
         ),
         evidence=(
             f"late by {format_time(low)} to {format_time(high)} (95 %)",
-            *((f"the others wait {format_time(mean_s)} per step on average",) if mean_s is not None else ()),
+            *((f"the others wait {format_time(sum(waited) / len(waited))} per step on average",) if waited else ()),
         ),
-        where=f"rank {one.rank}", ops=(), saving_s=min(one.delay_s, step_s),
-        saving_fraction=min(one.delay_s / step_s, 1.0),
-        saving_bytes=None, matched="order", replacement="equal work on all ranks",
+        where=f"rank {one.rank}", saving_s=one.delay_s * context.bare_fraction, replacement="equal work on all ranks",
         how=f"probe.profile(ranks=[{one.rank}])  # what it does longer: its batch, its clocks (nvidia-smi), its host",
-        effort=rule.effort,
     )  # fmt: skip
 
 
@@ -98,7 +96,7 @@ RULES = (
         advice="give all ranks equal work; look at the late one's batches, clocks, temperature and host",
         saving="the time by which it comes after the next to last rank",
         cannot_show="why the rank is late; record it beside one that is not",
-        proof="arithmetic", effort="design", about="communication", preview=True,
+        proof="arithmetic", effort="design", about="communication",
         example=Example("batch = longest_first[rank::world]", "batch = by_equal_token_counts[rank]"),
     ),
 )  # fmt: skip

@@ -220,12 +220,24 @@ def time_and_floor_s(
     units = [unit for loop in loops for unit in loop.units]
     spent_s = elapsed_s(context, [loop.span for loop in loops])
     if not context.trace.on_device:
-        own_s = sum(u.end_ns - u.start_ns for u in units) / 1e9 / len(context.steps) * bare_fraction(context)
-        return spent_s, min(own_s * fewer, spent_s)
+        listed_s = sum(_listed_s(context, unit) for unit in units) / len(context.steps)
+        return spent_s, min(listed_s * fewer, spent_s)
     moved_s = context.roof_s(
         arrays * sum(pass_bytes(one) for loop in loops for one in loop.passes) / len(context.steps)
     )
     return spent_s, min((moved_s or 0.0) + (context.machine.ceilings.launch_s or 0.0), spent_s)
+
+
+def _listed_s(context: Context, unit: Unit) -> float:
+    """Seconds of an operator that runs without Python around it and without the profiler inside it.
+
+    A pointwise one costs its dispatch and its bytes, at most what it took; what a reduction costs beyond is its own.
+    """
+    own_s = (unit.end_ns - unit.start_ns) / 1e9 * bare_fraction(context)
+    moved_s = context.roof_s(context.costs[context.groups.of_op[unit.row]].bytes or 0.0)
+    if unit.name in REDUCTION or moved_s is None:
+        return own_s
+    return min(own_s, context.machine.dispatch_s + moved_s)
 
 
 def pass_bytes(one: Sequence[Unit]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from probe.repro.schema import Argument, Invocation, ListArgument, TensorArgument, TextArgument
+from probe.invocation.schema import Argument, Invocation, ListArgument, TensorArgument, TextArgument
 
 POSITIVE = (
     "var",

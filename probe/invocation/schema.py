@@ -10,17 +10,33 @@ import keyword
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from probe.analyzers.cost_models.dtypes import BY_NUMBER, ELEMENT_TYPES
 from probe.errors import InputError
-from probe.repro.recorded import RecordedCall
+from probe.trace import Signature
 
 LISTS = ("TensorList", "OptionalTensorList", "GenericList")
 OLD_SCALARS = ("Int", "Bool", "Double", "GenericList", "String")  # torch < 2.1: types without their values
 _LAYOUTS = {0: "torch.strided", 1: "torch.sparse_coo", 5: "torch.jagged"}
 _FORMATS = {0: "torch.contiguous_format", 1: "torch.preserve_format", 2: "torch.channels_last",
             3: "torch.channels_last_3d"}  # fmt: skip
+
+
+class Recorded(Protocol):
+    """A call as it was recorded."""
+
+    @property
+    def name(self) -> str:
+        """ "aten::addmm"."""
+
+    @property
+    def signature(self) -> Signature:
+        """Its arguments."""
+
+    @property
+    def list_dtype(self) -> str | None:
+        """The profiler's name of the element type of lists, where it is known from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,7 @@ class Invocation:
         return f"{self.target}.{self.overload}" if self.overload else self.target
 
 
-def invocation(call: RecordedCall) -> Invocation:
+def invocation(call: Recorded) -> Invocation:
     """The call in Python; InputError where an argument that it needs was not recorded."""
     schemas = _schemas(call.name)
     space, _, name = call.name.partition("::")
@@ -99,17 +115,17 @@ def _schemas(name: str) -> list[Any]:
     return list(torch._C._jit_get_schemas_for_operator(name))
 
 
-def _kind(call: RecordedCall, at: int) -> str:
+def _kind(call: Recorded, at: int) -> str:
     dtypes = call.signature.dtypes
     return dtypes[at] if at < len(dtypes) else ""
 
 
-def _text(call: RecordedCall, at: int) -> str:
+def _text(call: Recorded, at: int) -> str:
     scalars = call.signature.scalars
     return scalars[at] if at < len(scalars) else ""
 
 
-def _cost(schema: Any, call: RecordedCall) -> int | None:
+def _cost(schema: Any, call: Recorded) -> int | None:
     """How far a schema is from the record: 0 for a perfect fit, None where it cannot have taken these arguments."""
     count, cost = len(call.signature.dims), 0
     if len(schema.arguments) < count:
@@ -126,7 +142,7 @@ def _cost(schema: Any, call: RecordedCall) -> int | None:
     return cost
 
 
-def _argument_cost(argument: Any, call: RecordedCall, at: int) -> int | None:
+def _argument_cost(argument: Any, call: Recorded, at: int) -> int | None:
     kind, wanted = _kind(call, at), str(argument.real_type)
     if kind in ELEMENT_TYPES:
         return {"Tensor": 0, "Optional[Tensor]": 1}.get(wanted)
@@ -150,7 +166,7 @@ def _must_be_recorded(wanted: str) -> bool:
     return wanted in ("Tensor", "int", "float", "bool", "number", "SymInt")
 
 
-def _is_list(call: RecordedCall, at: int) -> bool:
+def _is_list(call: Recorded, at: int) -> bool:
     dims = call.signature.dims[at]
     return _kind(call, at) in ("TensorList", "OptionalTensorList") or (bool(dims) and isinstance(dims[0], tuple))
 
@@ -171,7 +187,7 @@ def _scalar_cost(wanted: str, kind: str, text: str) -> int | None:
     return 1 if inner.startswith("float") else 0
 
 
-def _called(schema: Any, call: RecordedCall, target: str) -> Invocation:
+def _called(schema: Any, call: Recorded, target: str) -> Invocation:
     arguments, assumed = [], []
     for at, argument in enumerate(schema.arguments[: len(call.signature.dims)]):
         value, said = _value(argument, call, at)
@@ -180,7 +196,7 @@ def _called(schema: Any, call: RecordedCall, target: str) -> Invocation:
     return Invocation(target, schema.overload_name or "default", tuple(arguments), True, tuple(assumed))
 
 
-def _value(argument: Any, call: RecordedCall, at: int) -> tuple[Value, list[str]]:
+def _value(argument: Any, call: Recorded, at: int) -> tuple[Value, list[str]]:
     """One argument, and what had to be assumed for it."""
     kind, text = _kind(call, at), _text(call, at)
     if kind in ELEMENT_TYPES:
@@ -192,7 +208,7 @@ def _value(argument: Any, call: RecordedCall, at: int) -> tuple[Value, list[str]
     return _not_recorded(argument, call, old=not call.signature.scalars)
 
 
-def _not_recorded(argument: Any, call: RecordedCall, old: bool) -> tuple[Value, list[str]]:
+def _not_recorded(argument: Any, call: Recorded, old: bool) -> tuple[Value, list[str]]:
     wanted = str(argument.real_type)
     if argument.has_default_value():
         default = argument.default_value
@@ -209,7 +225,7 @@ def _not_recorded(argument: Any, call: RecordedCall, old: bool) -> tuple[Value, 
     )
 
 
-def _tensor(call: RecordedCall, at: int) -> TensorArgument:
+def _tensor(call: Recorded, at: int) -> TensorArgument:
     signature = call.signature
     dims = signature.dims[at]
     strides = signature.strides[at] if at < len(signature.strides) else ()
@@ -218,7 +234,7 @@ def _tensor(call: RecordedCall, at: int) -> TensorArgument:
     return TensorArgument(dims, strides if len(strides) == len(dims) else None, dtype, on_host=wrapped)
 
 
-def _tensor_list(call: RecordedCall, at: int) -> tuple[Value, list[str]]:
+def _tensor_list(call: Recorded, at: int) -> tuple[Value, list[str]]:
     """A list; the profiler does not record the types of its tensors."""
     signature = call.signature
     told = call.list_dtype or next((d for d in signature.dtypes if d in ELEMENT_TYPES), None)
@@ -264,12 +280,12 @@ def _number(text: str) -> str:
     return repr(number) if math.isfinite(number) else f'float("{number}")'
 
 
-def _unregistered(call: RecordedCall, target: str) -> Invocation:
+def _unregistered(call: Recorded, target: str) -> Invocation:
     """An operator of a library that is not here: its arguments in order, as they were recorded."""
     return Invocation(target, "", tuple(_plain(call)), registered=False)
 
 
-def _plain(call: RecordedCall) -> Iterator[Argument]:
+def _plain(call: Recorded) -> Iterator[Argument]:
     for at in range(len(call.signature.dims)):
         kind, text = _kind(call, at), _text(call, at)
         if kind in ELEMENT_TYPES:
