@@ -342,3 +342,13 @@ def test_the_gpus_of_a_rank_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert gpus_of(Place(rank=7, world_size=8, local_rank=3)) == (3,)  # not chosen yet
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert gpus_of(Place(rank=7, world_size=8, local_rank=3)) == (0,)  # it sees only its own
+
+
+def test_what_belongs_to_the_machine_is_read_by_one_rank_of_it(tmp_path: Path) -> None:
+    def names(local_rank: int) -> set[str]:
+        here = collectors.Here(tmp_path, rank=8 + local_rank, world_size=16, local_rank=local_rank)
+        told = collectors.Telemetry(Settings(stacks_hz=1), here, lambda text: None)
+        return {source.name for source, _ in told._sources()}
+
+    assert names(0) == {"nvml", "dcgm", "host", "machine", "stacks"}
+    assert names(1) == {"nvml", "host", "machine", "stacks"}

@@ -1,0 +1,1 @@
+"""probe.profile for loops that others own: one module a library, which imports that library and no other."""
