@@ -59,10 +59,10 @@ def _sessions(ratios: Sequence[float], step: Metric) -> str:
     room = max((ends[1] - ends[0]) * 0.06, 0.002)
     axis = _Axis(ends[0] - room, ends[1] + room)
     bottom = ROW * (len(ratios) + 1)
-    limits = [(1.0, "equal")]
+    limits = [(1.0, "equal", "end")]
     if step.threshold_fraction is not None and 1 + step.threshold_fraction < axis.last:
-        limits.append((1 + step.threshold_fraction, f"{step.threshold_fraction:+.0%}"))
-    parts = [_line(axis.x(ratio), label, bottom) for ratio, label in limits]
+        limits.append((1 + step.threshold_fraction, f"{step.threshold_fraction:+.0%}", "start"))
+    parts = [_line(axis.x(ratio), label, anchor, bottom) for ratio, label, anchor in limits]
     for number, ratio in enumerate(ratios):
         parts += _row(f"session {number + 1}", ROW * (number + 0.5), axis.x(ratio), "#0072b2", change(ratio))
     y = ROW * (len(ratios) + 0.5)
@@ -94,17 +94,17 @@ def _row(name: str, y: float, x: float, colour: str, said: str) -> list[str]:
     ]
 
 
-def _line(x: float, label: str, bottom: float) -> str:
+def _line(x: float, label: str, anchor: str, bottom: float) -> str:
     """A dashed line of a limit, with its name below."""
     place = f'x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{bottom}"'
     return (
         f'<line {place} stroke="currentColor" opacity=".4" stroke-dasharray="3 3"/>'
-        f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="currentColor" opacity=".7">{label}</text>'
+        f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="{anchor}" fill="currentColor" opacity=".7">{label}</text>'
     )
 
 
 def _metrics(metrics: Sequence[Metric]) -> str:
-    titles = ("", "per step", "base", "new", "change", "95 %", "limit", "")
+    titles = ("", "per step", "base", "new", "change", "95 %", "limit", "why")
     return _table(titles, [_metric(m) for m in metrics])
 
 
@@ -140,7 +140,8 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(tag: str, title: str, content: str) -> str:
-    return f'<{tag} class="n">{content}</{tag}>' if title in NUMBERS else f"<{tag}>{content}</{tag}>"
+    kind = ' class="n"' if title in NUMBERS else ' class="why"' if title == "why" else ""
+    return f"<{tag}{kind}>{content}</{tag}>"
 
 
 def _text(text: str) -> str:
