@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from probe.sites import AttentionSite, attention_line, is_causal
 from probe.verify.attention_inputs import AttentionInputs, drawn, hard_problems, need_bytes, objection
@@ -29,12 +29,40 @@ def attention_case(site: AttentionSite) -> Case[AttentionInputs]:
     return Case(
         name="attention",
         original=partial(hand_written, site),
-        candidates=(Candidate("scaled_dot_product_attention", attention_line(site), partial(fused, site)),),
+        candidates=(
+            Candidate("scaled_dot_product_attention", attention_line(site), partial(fused, site)),
+            *_of_libraries(site),
+        ),
         timed=Problem("recorded sizes", lambda rng: replace(recorded(rng), dropout=site.dropout)),
         checked=(Problem("recorded sizes", recorded), *hard_problems(site)),
         need_bytes=0 if wrong else need_bytes(site),
         objection=wrong,
     )
+
+
+def _of_libraries(site: AttentionSite) -> Iterator[Candidate[AttentionInputs]]:
+    """Kernels of installed libraries, on a GPU and where they can express the mask; without dropout."""
+    import torch
+
+    from probe.verify.adapters.installed import libraries  # which knows chains, and those the side of a case
+
+    if not torch.cuda.is_available() or site.dropout or not (site.mask == "none" or is_causal(site)):
+        return
+    for adapter in libraries():
+        if "attention" in adapter.kernels:
+            line, kernel = adapter.kernels["attention"]
+            yield Candidate(f"{adapter.library} attention", line, partial(library_side, site, kernel))
+
+
+def library_side(site: AttentionSite, kernel: Callable[..., Any], inputs: AttentionInputs) -> Side:
+    """A library's kernel on [batch, heads, T, D]."""
+    scale = 1.0 if site.scale is None else site.scale
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = kernel(query, key, value, is_causal(site), scale)
+        return output
+
+    return attention_side(_in_four(attend, inputs.query.dim()), inputs)
 
 
 def hand_written(site: AttentionSite, inputs: AttentionInputs) -> Side:

@@ -45,11 +45,20 @@ I = TypeVar("I", bound=Inputs)  # noqa: E741 (the one kind of inputs that a case
 
 @dataclass(frozen=True)
 class Candidate(Generic[I]):
-    """A replacement: `code_line` is what the user would paste, `build` makes it ready to run on given inputs."""
+    """A replacement: `code_line` is what the user would paste, `build` makes it ready to run on given inputs.
+
+    fixed: made for the recorded sizes and layouts; hard inputs of others are left out. floor_dtype: where it computes
+    in another type than the original, on purpose: that type's floor holds. objection: why it cannot be run here.
+    note: what to say of it after it ran.
+    """
 
     name: str
     code_line: str
     build: Callable[[I], Side]
+    fixed: bool = False
+    floor_dtype: str | None = None
+    objection: str | None = None
+    note: Callable[[], str] = str
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,13 @@ class Problem(Generic[I]):
     """Inputs by name; `make` draws them on the generator's device.
 
     `condition` is how far right implementations may differ more than on ordinary inputs: a logit of 120 is known to
-    120 eps, and so is every weight that is computed from it.
+    120 eps, and so is every weight that is computed from it. `reshaped`: sizes or layouts are not the recorded ones.
     """
 
     name: str
     make: Callable[[torch.Generator], I]
     condition: float = 1.0
+    reshaped: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,8 @@ class Case(Generic[I]):
 
     `checked[0]` has the recorded sizes and gives the reported errors; the others are hard inputs. `need_bytes`
     estimates the memory that judging takes; `objection` says why nothing can be run, if so.
+    `assumed`: what the record does not say and was chosen.
+    `optional`: hard inputs on which the original itself may raise; such ones are left out.
     """
 
     name: str
@@ -81,3 +93,5 @@ class Case(Generic[I]):
     need_bytes: int
     calls: int = 1  # numbers are compared after so many calls in a row: an optimizer's errors build up in its state
     objection: str | None = None
+    assumed: tuple[str, ...] = ()
+    optional: bool = False

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from probe.sites import AttentionSite, Site
+from probe.sites import AttentionSite, ChainSite, Site
 from probe.verify.attention import attention_case
 from probe.verify.case import Case
+from probe.verify.chain import chain_case
 from probe.verify.optimizer import optimizer_case
 
 
 def case_of(site: Site) -> Case[Any]:
     """The original at `site`, with everything that could replace it."""
+    if isinstance(site, ChainSite):
+        return chain_case(site)
     return attention_case(site) if isinstance(site, AttentionSite) else optimizer_case(site)

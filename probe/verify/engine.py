@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -12,10 +12,11 @@ from probe.findings import Verdict, Verified
 from probe.microbench.harness import Clock, Window, paced, repeats_for
 from probe.sites import Site
 from probe.stats import Summary, summarise
-from probe.units import format_bytes
+from probe.units import format_bytes, significant
 from probe.verify.bench import Bench, bench, isolated
 from probe.verify.case import Candidate, Case, I, Side
 from probe.verify.cases import case_of
+from probe.verify.cold import SPENT_S, cold_ratio
 from probe.verify.memory import available_bytes, peak_bytes
 from probe.verify.numeric import Baseline, Gate, baselines, gate
 from probe.verify.pairs import measure
@@ -25,6 +26,7 @@ from probe.verify.verdict import Memory, decide
 BUDGET_S = 60.0
 ROOM = 0.8  # of the available memory may be needed: the rest of the machine goes on living
 WARM_CALLS = 1  # before the repeats are chosen; the check of the numbers has warmed everything else
+LEAST_TIMING_S = 3.0  # is left for the pairs, however long compiling and checking took
 ORDER: tuple[Verdict, ...] = ("accept", "trade", "inconclusive", "reject")
 
 
@@ -73,22 +75,40 @@ def verify(
     return verify_case(case_of(site), bench(device, seed=seed, clock=clock), budget_s)
 
 
-def verify_case(case: Case[I], on: Bench, budget_s: float = BUDGET_S) -> tuple[Result, ...]:
-    """As `verify`, for a case at hand: with the user's own candidates, or the original as its own."""
+def verify_case(
+    case: Case[I], on: Bench, budget_s: float = BUDGET_S, *, trying: Callable[[str], None] = lambda name: None,
+    done: Callable[[Result], None] = lambda result: None,
+) -> tuple[Result, ...]:  # fmt: skip
+    """As `verify`, for a case at hand: with the user's own candidates, or the original as its own.
+
+    trying, done: called before and after each candidate, with its name and with its result.
+    """
     if not budget_s > 0:
         raise UsageError(f"a budget of {budget_s} s leaves no time to measure; use a positive number of seconds")
     end = on.clock() + budget_s
     obstacle = case.objection or _too_large(case, on.device)
     if obstacle:
-        return tuple(_unresolved(candidate, on, obstacle) for candidate in case.candidates)
+        return _all_unresolved(case, on, obstacle, done)
     with isolated(on.device):
         try:
             ground = _ground(case, on)
         except Exception as error:  # whatever torch raises on this record: there is nothing to compare with
             reason = f"the original does not run here: {_said(error)}"
-            return tuple(_unresolved(candidate, on, reason) for candidate in case.candidates)
-        shares = paced(case.candidates, max(0.0, end - on.clock()), on.clock)
-        return tuple(sorted((_judge(ground, candidate, share_s) for candidate, share_s in shares), key=_rank))
+            return _all_unresolved(case, on, reason, done)
+        found = []
+        for candidate, share_s in paced(case.candidates, max(0.0, end - on.clock()), on.clock):
+            trying(candidate.name)
+            found.append(_judge(ground, candidate, share_s))
+            done(found[-1])
+        return tuple(sorted(found, key=rank))
+
+
+def _all_unresolved(case: Case[I], on: Bench, reason: str, done: Callable[[Result], None]) -> tuple[Result, ...]:
+    """Nothing could be compared with any candidate."""
+    found = tuple(_unresolved(candidate, on, reason) for candidate in case.candidates)
+    for result in found:
+        done(result)
+    return found
 
 
 def _too_large(case: Case[I], device: str) -> str | None:
@@ -113,17 +133,33 @@ def _judge(ground: _Ground[I], candidate: Candidate[I], budget_s: float) -> Resu
     """One candidate; an exception of its own is a rejection."""
     on = ground.bench
     deadline = on.clock() + budget_s
+    if candidate.objection:
+        return _unresolved(candidate, on, candidate.objection)
     try:
-        numbers = gate(ground.case, candidate.build, ground.baselines)
+        numbers = gate(ground.case, candidate, ground.baselines)
         if numbers.failure:
             return _result(candidate, on, "reject", numbers.failure, numbers)
         memory = Memory(ground.peak_bytes, peak_bytes(candidate.build, ground.inputs, on.device))
-        pairs = _timed(ground, candidate, deadline - on.clock())
+        pairs = _timed(ground, candidate, max(deadline - on.clock(), min(LEAST_TIMING_S, budget_s)))
     except _OriginalFailedError as error:
         return _unresolved(candidate, on, f"the original does not run here: {_said(error)}")
     except Exception as error:  # the candidate's: it may be any code
         return _result(candidate, on, "reject", f"fails: {_said(error)}")
-    return _result(candidate, on, *decide(pairs, memory), numbers, memory, pairs)
+    verdict, reason = decide(pairs, memory)
+    said = "; ".join(filter(None, (reason, candidate.note(), _cold(ground, candidate, deadline))))
+    return _result(candidate, on, verdict, said, numbers, memory, pairs)
+
+
+def _cold(ground: _Ground[I], candidate: Candidate[I], deadline: float) -> str:
+    """What single calls with cold caches showed; "" where the time does not suffice. It decides nothing."""
+    on, inputs = ground.bench, ground.inputs
+    if deadline - on.clock() < SPENT_S:
+        return ""
+    sides = [_window(build(inputs), 1, on) for build in (ground.case.original, candidate.build)]
+    for side in sides:
+        side()
+    found = cold_ratio(sides[0], sides[1], on.device, on.clock)
+    return f"with cold caches {significant(found[0])}× in {found[1]} pairs" if found else ""
 
 
 def _timed(ground: _Ground[I], candidate: Candidate[I], budget_s: float) -> Pairs:
@@ -198,7 +234,7 @@ def _unresolved(candidate: Candidate[I], on: Bench, reason: str) -> Result:
     return _result(candidate, on, "inconclusive", reason)
 
 
-def _rank(result: Result) -> tuple[int, float]:
+def rank(result: Result) -> tuple[int, float]:
     """Accepted ones first, then by speed."""
     return ORDER.index(result.verified.verdict), -(result.verified.speedup or 0.0)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
 from probe.units import significant
-from probe.verify.case import Case, I, Problem, Side, Values
+from probe.verify.case import Candidate, Case, I, Problem, Side, Values
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,18 @@ class Gate:
 
 def baselines(case: Case[I], device: str, seed: int) -> tuple[Baseline[I], ...]:
     """The original's values and the float64 reference for each problem of the case."""
-    return tuple(_baseline(case, problem, device, seed + 1 + i) for i, problem in enumerate(case.checked))
+    found = (_attempted(case, problem, device, seed + 1 + i, i) for i, problem in enumerate(case.checked))
+    return tuple(base for base in found if base is not None)
+
+
+def _attempted(case: Case[I], problem: Problem[I], device: str, seed: int, place: int) -> Baseline[I] | None:
+    """The baseline; None where the recorded operators do not run on a hard input that nobody asked them to take."""
+    try:
+        return _baseline(case, problem, device, seed)
+    except Exception:
+        if case.optional and place:
+            return None
+        raise
 
 
 def _baseline(case: Case[I], problem: Problem[I], device: str, seed: int) -> Baseline[I]:
@@ -100,13 +111,15 @@ def run(build: Callable[[I], Side], inputs: I, calls: int) -> Values:
     return side.values(side.call())
 
 
-def gate(case: Case[I], build: Callable[[I], Side], against: Sequence[Baseline[I]]) -> Gate:
+def gate(case: Case[I], candidate: Candidate[I], against: Sequence[Baseline[I]]) -> Gate:
     """The candidate's values held against every baseline; the first of them has the recorded sizes."""
-    checks = [tuple(_checks(base, run(build, base.inputs, case.calls))) for base in against]
+    bases = [base for base in against if not (candidate.fixed and base.problem.reshaped)]
+    floor = candidate.floor_dtype
+    checks = [tuple(_checks(base, run(candidate.build, base.inputs, case.calls), floor)) for base in bases]
     return Gate(checks[0], tuple(check for some in checks[1:] for check in some))
 
 
-def _checks(base: Baseline[I], new: Values) -> Iterator[Check]:
+def _checks(base: Baseline[I], new: Values, floor: str | None) -> Iterator[Check]:
     """A check for each output and gradient, or one that says why they cannot be compared."""
     mismatch = _mismatch(base.old, new)
     if mismatch:
@@ -115,9 +128,9 @@ def _checks(base: Baseline[I], new: Values) -> Iterator[Check]:
     old, new = base.inputs.covered(base.old), base.inputs.covered(new)
     name, condition = base.problem.name, base.problem.condition
     for i, three in enumerate(zip(old.outputs, new.outputs, base.exact.outputs, strict=True)):
-        yield compare(f"output {i} ({name})", *three, condition=condition)
+        yield compare(f"output {i} ({name})", *three, condition=condition, floor_dtype=floor)
     for i, three in enumerate(zip(old.gradients, new.gradients, base.exact.gradients, strict=True)):
-        yield compare(f"gradient {i} ({name})", *three, gradient=True, condition=condition)
+        yield compare(f"gradient {i} ({name})", *three, gradient=True, condition=condition, floor_dtype=floor)
 
 
 def _mismatch(old: Values, new: Values) -> str | None:
@@ -144,8 +157,13 @@ def compare(
     *,
     gradient: bool = False,
     condition: float = 1.0,
+    floor_dtype: str | None = None,
 ) -> Check:
     """One tensor by the rule above, over the elements where the original and the reference are finite."""
+    if not old.is_floating_point():
+        different = int((old != new).sum())
+        failure = f"{different} of {old.numel()} integers differ" if different else None
+        return Check(where, gradient, failure=failure)
     finite = old.isfinite() & exact.isfinite()
     broken = int((finite & ~new.isfinite()).sum())
     if broken:
@@ -154,7 +172,13 @@ def compare(
         return Check(where, gradient)
     reference = exact[finite]
     before, after = _error(old[finite], reference), _error(new[finite], reference)
-    return Check(where, gradient, before, after, _excess(before, after, _floor(old.dtype, reference, condition)))
+    return Check(
+        where,
+        gradient,
+        before,
+        after,
+        _excess(before, after, _floor(_coarser(old.dtype, floor_dtype), reference, condition)),
+    )
 
 
 def _error(values: torch.Tensor, reference: torch.Tensor) -> Error:
@@ -162,6 +186,14 @@ def _error(values: torch.Tensor, reference: torch.Tensor) -> Error:
     difference = values.double() - reference
     norm = float(reference.norm())
     return Error(float(difference.norm()) / (norm or 1.0), float(difference.abs().max()))
+
+
+def _coarser(dtype: torch.dtype, stated: str | None) -> torch.dtype:
+    """The type whose floor holds."""
+    import torch
+
+    other: torch.dtype = getattr(torch, stated) if stated else dtype
+    return max(dtype, other, key=lambda one: float(torch.finfo(one).eps))
 
 
 def _floor(dtype: torch.dtype, reference: torch.Tensor, condition: float) -> Error:
