@@ -116,17 +116,6 @@ def dense_gradient_of_a_smaller_table() -> tuple[Step, Step]:
 
 
 @pair("F23", quick=True)
-def messages_put_by_index() -> tuple[Step, Step]:
-    """A layer of a graph network."""
-    edges, target = torch.randint(0, 2000, (40_000,)), torch.randint(0, 2000, (40_000,))
-    x, w = torch.randn(2000, 32), torch.randn(32, 32)
-    return (
-        without_grad(lambda: torch.zeros(2000, 32).index_put_((target,), (x @ w)[edges], accumulate=True)),
-        without_grad(lambda: torch.zeros(2000, 32).index_add_(0, target, (x @ w)[edges])),
-    )
-
-
-@pair("F23")
 def an_index_for_every_element() -> tuple[Step, Step]:
     x, target = torch.randn(40_000, 32), torch.randint(0, 2000, (40_000,))
 

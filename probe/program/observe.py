@@ -117,7 +117,8 @@ class _Watch:
             return
         request = self._request
         model = model_of(optimizer) if optimizer is not None and request.modules else None
-        session = Session(request.path, request.options, request.tags, model=model)
+        # No graph: capturing it calls the model's Python code once more, and nobody gave us this model.
+        session = Session(request.path, request.options, request.tags, model=model, graph=False)
         self.session = session.__enter__()
 
     def end(self, raised: type[BaseException] | None) -> None:

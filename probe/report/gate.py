@@ -24,7 +24,7 @@ def render(result: GateResult) -> RenderableType:
         Text.assemble((result.verdict.upper(), STYLES[result.verdict]), "  ", printable(result.summary)),
         Text(_where(result), style="dim"),
         Text(),
-        _metrics([m for m in result.metrics if not is_operator(m)]),
+        _metrics([m for m in result.metrics if not is_operator(m) and not is_nothing(m)]),
     ]
     if failed := [m for m in result.metrics if is_operator(m) and m.verdict == "fail"]:
         blocks += [Text(), Text("Operators that fail", style="bold"), _metrics(failed)]
@@ -45,6 +45,11 @@ def as_text(result: GateResult) -> str:
 def is_operator(metric: Metric) -> bool:
     """Whether it is an operator's time: neither the step's nor a count."""
     return metric.unit == "s" and not metric.name.startswith("step ")
+
+
+def is_nothing(metric: Metric) -> bool:
+    """Whether it counts what neither version has."""
+    return metric.verdict == "pass" and metric.base == metric.new == 0
 
 
 def _where(result: GateResult) -> str:

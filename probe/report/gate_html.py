@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from probe.gate_result import Cause, GateResult, Metric
-from probe.report.gate import change, is_operator, numbers, signed, words
+from probe.report.gate import change, is_nothing, is_operator, numbers, signed, words
 from probe.report.html import PAGE_STYLE, STYLE
 from probe.report.text import printable
 
@@ -37,7 +37,7 @@ def _blocks(result: GateResult) -> Iterator[str]:
         yield "<h2>Each session: the median over pairs of blocks, new by base</h2>"
         yield _sessions(ratios, next(m for m in result.metrics if m.name.startswith("step ")))
     yield "<h2>What was compared</h2>"
-    yield _metrics([m for m in result.metrics if not is_operator(m) or m.verdict != "pass"])
+    yield _metrics([m for m in result.metrics if not is_nothing(m) and (not is_operator(m) or m.verdict != "pass")])
     if result.causes:
         yield "<h2>What the difference is made of</h2>"
         yield _causes(result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from probe.gate_result import GateResult, Metric
-from probe.report.gate import change, is_operator, numbers, signed, words
+from probe.report.gate import change, is_nothing, is_operator, numbers, signed, words
 
 MOST_BYTES = 900 << 10
 SIGNS = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}
@@ -29,7 +29,7 @@ def _lines(result: GateResult) -> Iterator[str]:
     yield ""
     yield f"{_escaped(result.base.name)} → {_escaped(result.new.name)}, {result.sessions} sessions"
     yield ""
-    yield from _table([m for m in result.metrics if not is_operator(m) or m.verdict == "fail"])
+    yield from _table([m for m in result.metrics if not is_nothing(m) and (not is_operator(m) or m.verdict == "fail")])
     if result.causes:
         yield ""
         yield from _causes(result)

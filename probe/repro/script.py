@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from probe.report.text import printable
 from probe.invocation.contents import content
+from probe.invocation.schema import Argument, Invocation, ListArgument, TensorArgument, Value, invocation
+from probe.report.text import printable
 from probe.repro.ncu import WARM_UPS, ncu_command, rocprof_command
 from probe.repro.recorded import RecordedCall
-from probe.invocation.schema import Argument, Invocation, ListArgument, TensorArgument, Value, invocation
 from probe.units import format_time
 
 _HEAD = '''\

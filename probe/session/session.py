@@ -125,7 +125,9 @@ class Session:
     path: Path | None
     warnings: list[str]
 
-    def __init__(self, path: Path | None, options: Options, tags: dict[str, Any], *, model: object = None) -> None:
+    def __init__(
+        self, path: Path | None, options: Options, tags: dict[str, Any], *, model: object = None, graph: bool = True
+    ) -> None:
         self.path = None
         self.warnings = []
         self.quiet = False  # True: no line at the end
@@ -133,7 +135,7 @@ class Session:
         self._asked = path
         self._tags = tags
         self._modules = ModuleRanges(model, self._warn) if model is not None else None
-        self._graph = GraphOfModel(model, self._warn) if model is not None else None
+        self._graph = GraphOfModel(model, self._warn) if model is not None and graph else None
         self._log = StepLog()
         self._keep = self._log.durations_ns.append
         self._mask = 0  # steps with a bit of it set are not kept

@@ -9,6 +9,7 @@ from math import prod
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.attention_flow import scalar
 from probe.analyzers.rules.fusion.attention_site import element_of
+from probe.analyzers.rules.matching.repeats import as_recorded_s
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Dims
@@ -73,7 +74,7 @@ def _match(context: Context, rows: int, same: list[Unit]) -> Match:
             f"{BACKWARD} of {looked_up:,} rows into {rows:,}",
             f"{looked_up / rows:.1%} of the table's rows have a gradient at most",
         ),
-        saving_s=max(spent_s - needed_s, 0.0),
+        saving_s=max(spent_s - as_recorded_s(context, needed_s), 0.0),
         saving_bytes=max(table - looked_up * width * itemsize, 0),
         where=f"{BACKWARD}, {calls}",
         replacement="a sparse gradient",

@@ -19,6 +19,7 @@ from probe.units import format_fraction, format_time
 
 SHARE = 0.02  # of the step
 AMP_SHARE = 0.2
+CASTS = frozenset({"to_copy", "to"})
 SINGLE = frozenset({"float", "c10::Half", "c10::BFloat16", "Half", "BFloat16"})
 HALF = frozenset({"c10::Half", "c10::BFloat16", "Half", "BFloat16", "at::BFloat16"})
 BEST = 64  # a tile's granularity
@@ -68,9 +69,11 @@ def _elements(dims: Sequence[object]) -> int:
 
 
 def _double_gain_s(context: Context, unit: Unit) -> float:
-    """Half of the time: half of the bytes, and at least twice the rate; products by the measured rates."""
+    """Half of the time: half of the bytes, and at least twice the rate; products by the measured rates; casts whole."""
     spent_s = float(context.spent_ns[unit.row]) / 1e9
     rates = context.machine.ceilings.flops_per_s
+    if unit.name in CASTS:  # from the wide type to the narrow one
+        return spent_s
     if unit.name in MATRIX and rates.get("float64") and rates.get("float32"):
         return spent_s * max(1 - rates["float64"] / rates["float32"], 0.0)
     return spent_s / 2
@@ -221,7 +224,7 @@ RULES = (
         "E14", "accidental-float64", "float64 tensors among float32 ones", doubled,
         trigger="operators on float64 tensors, 2 % of the step or more, in a program that works in narrower types too",
         advice="cast to float32 where the tensor is made",
-        saving="half of their time; of products, by the rates of both types",
+        saving="half of their time; of products, by the rates of both types; casts to a narrower type whole",
         cannot_show="whether the accuracy is meant",
         proof="module", effort="line", about="compute", needs=("shapes",),
         example=Example("mask = torch.from_numpy(np.ones(n))", "mask = torch.from_numpy(np.ones(n)).float()"),

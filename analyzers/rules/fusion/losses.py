@@ -72,10 +72,11 @@ def _upcast(context: Context, size: tuple[int, ...], same: list[Place]) -> Match
         evidence=(
             " → ".join(unit.name for unit in same[0].units),
             "a log-softmax computes in float32 inside, whatever it reads",
+            *(("on a CPU a loss that casts as it reads takes as long: only memory is gained",) if on_cpu else ()),
         ),
-        saving_s=as_recorded_s(context, seconds)
-        if seconds >= LEAST_FRACTION * context.step_s
-        else None,  # the memory is worth a line
+        saving_s=None
+        if on_cpu or seconds < LEAST_FRACTION * context.step_s  # the memory is worth a line
+        else as_recorded_s(context, seconds),
         saving_bytes=wide * (2 if backward else 1),
         where=times(calls),
         replacement="torch.compile of the loss" if on_cpu else "log_softmax that casts as it reads",
@@ -131,7 +132,7 @@ RULES = (
         "F10", "logits-upcast", "logits cast to float32 as a whole before the loss", upcasts,
         trigger="a product in half precision, cast to float32, read by a log-softmax",
         advice="let the loss cast as it reads",
-        saving="the time of the casts, forward and backward",
+        saving="on a device the time of the casts, forward and backward; on a CPU memory only",
         cannot_show="whether something else needs the float32 logits",
         proof="replay", effort="line", needs=("shapes",),
         example=Example(

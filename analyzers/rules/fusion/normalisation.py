@@ -143,7 +143,13 @@ def summed(context: Context) -> Iterator[Match]:
             row = place.named["sum"].row
             sites[place.named["sum"].size, row in kept].append(place)
     for (size, is_kept), same in sites.items():
-        yield _with_residual(context, size, same, is_kept)
+        if context.trace.on_device or not _trained(context, same):
+            yield _with_residual(context, size, same, is_kept)
+
+
+def _trained(context: Context, found: list[Place]) -> bool:
+    """Whether norms have backward passes: on a CPU compiled ones take longer than torch's own, more than is saved."""
+    return bool(context.backward_rows([unit.row for place in found for unit in place.units]))
 
 
 def _is_residual(unit: Unit, closed: set[int]) -> bool:
@@ -220,7 +226,7 @@ RULES = (  # F05 first: what is less its mean and divided by its root mean squar
     ),
     Rule(
         "F03", "residual-then-norm", "the residual is added in a pass of its own before the norm", summed,
-        trigger="a sum of two tensors of one size that a norm reads",
+        trigger="a sum of two tensors of one size that a norm reads; on a CPU in inference only",
         advice="compile the block, or use a kernel that adds and normalises",
         saving="a third of the additions' time where the sum is needed later, else two thirds",
         cannot_show="whether the block can be compiled as it is",

@@ -10,7 +10,7 @@ from probe.verify.proposal import Proposal
 
 CODES = frozenset({"F09", "F10"})
 REDUCTIONS = {"0": "none", "1": "mean", "2": "sum"}
-CHUNK_BYTES = 1 << 26  # of float32 logits at once
+CHUNK_BYTES = 1 << 23  # of float32 logits at once
 
 
 def propose(program: Program) -> Iterator[Proposal]:
