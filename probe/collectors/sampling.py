@@ -101,6 +101,7 @@ class Sampler:
         self._sizes: list[tuple[Path, int]] = []  # of the parts that are complete
         self._number = 0
         self._failures = 0
+        self._energy: dict[str, tuple[float, float]] = {}  # of each device: used so far, and its counter, both in J
         self.unwritten: str | None = None  # why the last attempt to write failed; it is repeated after flush_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"probe-{source.name}", daemon=True)
@@ -134,6 +135,7 @@ class Sampler:
             "dropped_rows": self.buffer.dropped,
             "removed_parts": self.removed,
             "reason": self.reason,
+            "energy_used_j": {entity: used for entity, (used, _) in list(self._energy.items())},
             **told,
         }
 
@@ -183,6 +185,8 @@ class Sampler:
         try:
             for entity, values in self.source.read(tick):
                 self.buffer.add(tick.at_ns, unix_ns, entity, values)
+                if "energy_j" in values:
+                    self._count_energy(entity, values["energy_j"])
         except Exception as error:
             self.trouble(f"{type(error).__name__}: {error}")
             self._failures += 1
@@ -192,6 +196,11 @@ class Sampler:
         if self._failures >= FAILURES:
             self.period_s = self._usual_s
         self._failures = 0
+
+    def _count_energy(self, entity: str, counter_j: float) -> None:
+        """Add up what each device used; a counter that begins anew adds nothing."""
+        used, before = self._energy.get(entity, (0.0, counter_j))
+        self._energy[entity] = used + max(0.0, counter_j - before), counter_j
 
     def limit(self, cpu_fraction: float) -> None:
         """Sample half as often where sampling took too much of a core."""

@@ -16,7 +16,9 @@ from probe.collectors.dcgm import DcgmSource
 from probe.collectors.gpu import NvmlSource
 from probe.collectors.host import HostSource, MachineSource
 from probe.collectors.python_stacks import StackSource
+from probe.collectors.rapl import RaplSource
 from probe.collectors.sampling import FLUSH_S, MOST_BYTES, PATIENCE_S, Place, Sampler, Source
+from probe.collectors.serving import ServingSource, refused
 from probe.errors import UsageError
 from probe.telemetry import Window
 from probe.telemetry_files import has_parquet, pack
@@ -33,6 +35,9 @@ class Settings:
     dcgm_hz: float = 1.0
     host_hz: float = 10.0
     machine_hz: float = 1.0
+    rapl_hz: float = 1.0
+    serving: str | None = None  # address of a server's page of metrics
+    serving_hz: float = 1.0
     stacks_hz: float = 0.0  # sampled Python stacks of the loop's thread
     flush_s: float = FLUSH_S
     max_bytes: int = 4 * MOST_BYTES  # of all sources of a rank, on disk
@@ -56,6 +61,11 @@ def settings_of(asked: object) -> Settings | None:
 
 def _check(name: str, value: object) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name == "serving":
+        reason = refused(value)
+        if reason:
+            raise UsageError(f"profile(telemetry={{'serving': {value!r}}}): {reason}; give http://127.0.0.1:8000/metrics")
+        return
     if name.endswith("_hz"):
         if not number or not 0 <= value <= MOST_HZ:  # type: ignore[operator]
             raise UsageError(f"profile(telemetry={{{name!r}: {value!r}}}): give readings a second, 0 to {MOST_HZ:g}")
@@ -117,6 +127,8 @@ class Telemetry:
             (DcgmSource(), settings.dcgm_hz if first else 0.0),
             (HostSource(loop), settings.host_hz),
             (MachineSource(), settings.machine_hz),
+            (RaplSource(), settings.rapl_hz if first else 0.0),
+            (ServingSource(settings.serving or ""), settings.serving_hz if first and settings.serving else 0.0),
             (StackSource(threading.get_ident()), settings.stacks_hz),
         ]
         return [(source, hz) for source, hz in asked if hz > 0]

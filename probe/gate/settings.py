@@ -18,7 +18,6 @@ reason = "issue 123: needed for the new sampler"
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 from probe.analyzers.gates.limits import EXACT_LIMITS, Limits
 from probe.errors import InputError
+from probe.settings import nearest
 
 FRACTIONS = ("floor", "tolerance", "op_floor", "op_share")
 KNOWN = (*FRACTIONS, "budget", "strict", "counts", "operators", "acknowledge")
@@ -43,24 +43,8 @@ class Settings:
 
 def settings(start: Path, today: date | None = None) -> Settings:
     """Of the nearest probe.toml or pyproject.toml at or above `start`. Raises InputError for what makes no sense."""
-    for folder in (start.resolve(), *start.resolve().parents):
-        for name, keys in (("probe.toml", ("gate",)), ("pyproject.toml", ("tool", "probe", "gate"))):
-            path = folder / name
-            if path.is_file():
-                table = _table(path, keys)
-                if table is not None:
-                    return _read(table, path, today or date.today())
-    return Settings()
-
-
-def _table(path: Path, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    try:
-        found: Any = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else None
+    found = nearest(start, "gate")
+    return Settings() if found is None else _read(found[1], found[0], today or date.today())
 
 
 def _read(table: dict[str, Any], path: Path, today: date) -> Settings:

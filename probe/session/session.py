@@ -386,6 +386,7 @@ class Session:
                 reason,
                 waits=waits,
                 graph=graph.state if graph is not None else None,
+                modules=self._modules is not None,
                 telemetry=self._telemetry.collected() if self._telemetry is not None else "it failed to start",
             ),
             graph=graph.file if graph is not None else None,

@@ -97,10 +97,11 @@ def collected(
     reason: str | None,
     *,
     waits: bool,
+    modules: bool,
     graph: bool | str | None,
     telemetry: bool | str,
 ) -> dict[str, bool | str]:
-    """For each thing that can be collected: true, or why it was not. graph: None where no model was given."""
+    """For each thing that can be collected: true, or why it was not. graph: None where it was not wanted."""
     traced = [cycle for cycle in cycles if cycle.file]
     no_trace = reason or "no cycle has ended yet"
     shaped = any(cycle.shapes for cycle in traced)
@@ -114,6 +115,6 @@ def collected(
         "memory": (bool(traced) or no_trace) if options.memory else f"{unasked}: pass memory=True",
         "stacks": (bool(traced) or no_trace) if options.stacks else f"{unasked}: pass stacks=True",
         "telemetry": telemetry if options.telemetry else unasked,
-        "modules": (bool(traced) or no_trace) if graph is not None else f"{unasked}: pass model=",
+        "modules": (bool(traced) or no_trace) if modules else f"{unasked}: pass model=",
         "model": graph if graph is not None else f"{unasked}: pass model=",
     }

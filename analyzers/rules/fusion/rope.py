@@ -18,6 +18,7 @@ from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_bytes, format_time
 
 NEAR = 12  # units within which the two halves of an embedding lie
+JOINED_PASSES = 3  # over an array that is joined apart: both halves are read, and it is written and read
 CAST_NEAR = 6  # units around a complex product within which its casts lie
 
 
@@ -119,8 +120,9 @@ def _match(context: Context, size: tuple[int, ...], names: tuple[str, ...], acco
             spelled(names),
             f"{list(size)}, {element(unit).name}",
             *(("the backward pass takes the slices and joins apart again",) if account.trained and not alone else ()),
+            *(("on a CPU a compiler writes out what is joined and reads it again",) if _joins(context, account) else ()),
         ),
-        saving_s=None if alone else as_recorded_s(context, account.saving_s(array * (4 if account.trained else 2))),
+        saving_s=None if alone else as_recorded_s(context, account.saving_s(array * _passes(context, account))),
         where=f"{calls:.0f} per step",
         replacement=(
             "real arithmetic, compiled" if "mul" in names and element(unit).is_complex
@@ -130,6 +132,16 @@ def _match(context: Context, size: tuple[int, ...], names: tuple[str, ...], acco
         how="apply_rope = torch.compile(apply_rope)  # with cos and sin as real tensors, computed once",
         tier=account.tier,
     )  # fmt: skip
+
+
+def _passes(context: Context, account: Account) -> int:
+    """How many arrays a fused pass reads and writes: x and y, their gradients, and what has to be joined before."""
+    return (4 if account.trained else 2) + (JOINED_PASSES if _joins(context, account) else 0)
+
+
+def _joins(context: Context, account: Account) -> bool:
+    """Whether others read what is joined, and a compiler does not do that in registers: not on a CPU."""
+    return not context.trace.on_device and any(name in ("cat", "stack") for name in account.names[:-1])
 
 
 RULES = (

@@ -3,7 +3,9 @@
 Eager operators rarely move bytes at a device's full rate (they allocate, and small ones mostly wait for their launch),
 but they lose about the same factor, fused or not: of what they spend on moving, fusing leaves the share of the bytes
 that still have to move, and never less than those bytes take at the full rate. What an operator spends on arithmetic
-beyond its bytes (exp, erf, random numbers) fusing does not save.
+beyond its bytes (exp, erf, random numbers) fusing does not save; and what a forward pass of separate operators kept
+for the backward pass, a fused one computes again. On a CPU freeing an array that only the next operator reads takes
+time between the two, as giving its memory back does: fused, there is no such array.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 from typing import TypeAlias, TypeVar
 
@@ -49,6 +52,7 @@ class Account:
     calls: float  # places per step
     seconds: float
     arithmetic_s: float  # of it, what is spent on arithmetic beyond the bytes
+    again_s: float  # arithmetic of the forward pass that a fused backward pass does again
     moved_bytes: float  # by the cost models
     trained: bool
     bytes_per_s: float  # the most that memory can move
@@ -67,7 +71,7 @@ class Account:
         """What fusing saves per step, where at least `least_bytes` have to be moved in each place."""
         least = least_bytes * self.calls
         share = min(1.0, least / self.moved_bytes) if self.moved_bytes else 1.0
-        fused_s = max((self.seconds - self.arithmetic_s) * share, least / self.bytes_per_s)
+        fused_s = max((self.seconds - self.arithmetic_s) * share, least / self.bytes_per_s) + self.again_s
         return max(self.seconds - self.arithmetic_s - fused_s, 0.0)
 
 
@@ -122,29 +126,71 @@ class Ledger:
         forward = [unit.row for place in places for unit in place.units]
         backward = self._backward(places)
         seconds, moved = self.seconds(forward + backward), float(self._moved[forward + backward].sum())
+        seconds += self._freeing_s(places)
         if seconds < least_s:
             return None
-        below = self._below(backward)
+        below, steps = self._below(backward), len(self.context.steps)
+        slowness = self._slowness([*forward, *below], seconds, moved / steps, rate)
+        once_s, back_s = self._arithmetic_s(forward, slowness), self._arithmetic_s(below, slowness)
         return Account(
             places=places,
             rows=(*forward, *backward, *below),
             ops=tuple(sorted({int(self.context.groups.of_op[row]) for row in forward})),
-            calls=len(places) / len(self.context.steps),
+            calls=len(places) / steps,
             seconds=seconds,
-            arithmetic_s=self._arithmetic_s([*forward, *below], seconds, moved / len(self.context.steps), rate),
-            moved_bytes=moved / len(self.context.steps),
+            arithmetic_s=once_s + back_s,
+            again_s=max(once_s - back_s, 0.0) if backward else 0.0,
+            moved_bytes=moved / steps,
             trained=bool(backward),
             bytes_per_s=rate,
         )
 
-    def _arithmetic_s(self, rows: Sequence[int], seconds: float, moved: float, rate: float) -> float:
+    def _freeing_s(self, places: Iterable[Place]) -> float:
+        """Host time between a unit and the next where that is of the same place, each at most as long as the unit.
+
+        It is Python's, too, but beside large arrays most of it is returning memory to the system.
+        """
+        if self.context.trace.on_device:
+            return 0.0
+        pairs = [(a.row, b.row) for place in places for a, b in pairwise(place.units)]
+        tops = self._outermost[np.array(pairs, np.int64).reshape(-1, 2)]
+        tops = tops[(self._next[tops[:, 0]] == tops[:, 1]) & (tops[:, 0] != tops[:, 1])]
+        ops = self.context.trace.host_ops
+        between = np.maximum(ops.start_ns[tops[:, 1]] - ops.end_ns[tops[:, 0]], 0)
+        freeing_ns = float(np.minimum(between, self._usual_ns[tops[:, 0]]).sum())
+        return freeing_ns / 1e9 / len(self.context.steps) * self.context.bare_fraction
+
+    @cached_property
+    def _outermost(self) -> Int64s:
+        """The outermost caller of each host operator, itself where nothing calls it; [ops]."""
+        parent = self.context.trace.host_ops.parent
+        found = np.arange(len(parent))
+        while len(found) and (parent[found] >= 0).any():
+            found = np.where(parent[found] >= 0, parent[found], found)
+        return found
+
+    @cached_property
+    def _next(self) -> Int64s:
+        """For each host operator that nothing calls the next such one of its thread; -1 for the others, [ops]."""
+        ops = self.context.trace.host_ops
+        tops = np.flatnonzero(ops.parent < 0)
+        tops = tops[np.lexsort((ops.start_ns[tops], ops.thread[tops]))]
+        found = np.full(len(ops), -1, np.int64)
+        same = ops.thread[tops[1:]] == ops.thread[tops[:-1]]
+        found[tops[:-1][same]] = tops[1:][same]
+        return found
+
+    def _slowness(self, rows: Sequence[int], seconds: float, moved: float, rate: float) -> float:
+        """Seconds a byte that operators of little arithmetic take here, the full rate's at the least."""
+        heavy = [row for row in rows if self._is_arithmetic[row]]
+        light_bytes = moved - float(self._moved[heavy].sum()) / len(self.context.steps)
+        return max((seconds - self.seconds(heavy)) / light_bytes, 1 / rate) if light_bytes > 0 else 1 / rate
+
+    def _arithmetic_s(self, rows: Sequence[int], slowness: float) -> float:
         """Time of operators of much arithmetic beyond what moving their bytes takes the other operators here."""
         heavy = [row for row in rows if self._is_arithmetic[row]]
-        heavy_s = self.seconds(heavy)
         heavy_bytes = float(self._moved[heavy].sum()) / len(self.context.steps)
-        light_bytes = moved - heavy_bytes
-        slowness = max((seconds - heavy_s) / light_bytes, 1 / rate) if light_bytes > 0 else 1 / rate
-        return max(heavy_s - heavy_bytes * slowness, 0.0)
+        return max(self.seconds(heavy) - heavy_bytes * slowness, 0.0)
 
     def _backward(self, places: Iterable[Place]) -> list[int]:
         """Backward operators of the places and of the views in them."""
