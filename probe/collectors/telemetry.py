@@ -64,7 +64,8 @@ def _check(name: str, value: object) -> None:
     if name == "serving":
         reason = refused(value)
         if reason:
-            raise UsageError(f"profile(telemetry={{'serving': {value!r}}}): {reason}; give http://127.0.0.1:8000/metrics")
+            asked = f"profile(telemetry={{'serving': {value!r}}})"
+            raise UsageError(f"{asked}: {reason}; give one such as http://127.0.0.1:8000/metrics")
         return
     if name.endswith("_hz"):
         if not number or not 0 <= value <= MOST_HZ:  # type: ignore[operator]

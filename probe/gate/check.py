@@ -75,7 +75,7 @@ def _exact_failure(result: GateResult) -> bool:
 
 def _session(request: Request, base: Checkout, new: Checkout, number: int) -> Taken:
     plan = Plan(min(request.budget_s / SESSION_PART, LONGEST_S), costs=number == 0, seed=request.seed + number)
-    starts = tuple((side.name, request.command.task(side), side.cwd, side.python) for side in (base, new))
+    starts = tuple((side.name, request.command.task(side), side.cwd, side.python, {}) for side in (base, new))
     with workers(*starts) as (left, right):
         return take(left, right, plan)
 

@@ -38,7 +38,7 @@ def record(command: Command, checkout: Checkout, budget_s: float, progress: Prog
     taken: list[Alone] = []
     while len(taken) < SESSIONS and (len(taken) < 2 or _has_time(len(taken), time.monotonic() - begin, budget_s)):
         plan = Plan(min(SESSION_S, budget_s / (2 * SESSIONS)), costs=not taken, seed=len(taken))
-        with workers((checkout.name, command.task(checkout), checkout.cwd, checkout.python)) as (worker,):
+        with workers((checkout.name, command.task(checkout), checkout.cwd, checkout.python, {})) as (worker,):
             taken.append(take_alone(worker, plan))
         controls.append(control_s())
         progress(f"session {len(taken)} of {SESSIONS}")

@@ -123,14 +123,18 @@ class Worker:
         self._output.close()
 
 
+# Name, task, working directory, interpreter, and what its environment has besides ours.
+Start = tuple[str, Task, Path, str, dict[str, str]]
+
+
 @contextlib.contextmanager
-def workers(*starts: tuple[str, Task, Path, str]) -> Iterator[list[Worker]]:
-    """Processes by name, task, working directory and interpreter; ended in any case."""
+def workers(*starts: Start) -> Iterator[list[Worker]]:
+    """Processes of as many versions; ended in any case."""
     made: list[Worker] = []
     try:
-        for (name, task, cwd, python), (_, other, _, _) in zip(starts, reversed(starts), strict=True):
+        for (name, task, cwd, python, own), (_, other, *_) in zip(starts, reversed(starts), strict=True):
             other_root = other.root if other.root != task.root else None
-            environment = {**os.environ, "PYTHONPATH": _python_path(task), "PYTHONDONTWRITEBYTECODE": "1"}
+            environment = {**os.environ, "PYTHONPATH": _python_path(task), "PYTHONDONTWRITEBYTECODE": "1", **own}
             if task.served:
                 environment["PROBE_GATE_SERVED"] = "1"
             made.append(Worker(name, replace(task, other_root=other_root), cwd, python, environment))

@@ -39,7 +39,7 @@ class Options:
     ranks: str | tuple[int, ...] = "first"
     memory: bool = False
     stacks: bool = False
-    telemetry: bool | dict[str, float] = True
+    telemetry: bool | dict[str, Any] = True
     max_pause_s: float = 1.0
 
     def __post_init__(self) -> None:

@@ -78,7 +78,7 @@ def profile(
     ranks: str | Sequence[int] = "first",
     memory: bool = False,
     stacks: bool = False,
-    telemetry: bool | Mapping[str, float] = True,
+    telemetry: bool | Mapping[str, Any] = True,
     tags: Mapping[str, Any] | None = None,
     model: object = None,
     max_pause_s: float = 1.0,

@@ -120,7 +120,7 @@ def _match(context: Context, size: tuple[int, ...], names: tuple[str, ...], acco
             spelled(names),
             f"{list(size)}, {element(unit).name}",
             *(("the backward pass takes the slices and joins apart again",) if account.trained and not alone else ()),
-            *(("on a CPU a compiler writes out what is joined and reads it again",) if _joins(context, account) else ()),
+            *(("on a CPU compilers write out what is joined and read it again",) if _joins(context, account) else ()),
         ),
         saving_s=None if alone else as_recorded_s(context, account.saving_s(array * _passes(context, account))),
         where=f"{calls:.0f} per step",

@@ -147,7 +147,8 @@ def _match(context: Context, same: list[_Series]) -> Match | None:
     spent_s += 0.0 if context.trace.on_device else _gaps(same) / steps
     passes = 3 if backward else 1
     dispatches = len(same) + (0.0 if same[0].shared or context.trace.on_device else PER_MATRIX * len(rows))
-    floor_s = passes * (roof_s * len(rows) / ATTAINED + context.machine.dispatch_s * dispatches) / steps
+    attained_s = roof_s * _of_all_cores(context) / ATTAINED
+    floor_s = passes * (attained_s * len(rows) + context.machine.dispatch_s * dispatches) / steps
     replacement, how = HOW[same[0].shared]
     sizes = " and ".join(str(list(d)) for d in units[0].dims if d)
     return Match(
@@ -168,6 +169,12 @@ def _match(context: Context, same: list[_Series]) -> Match | None:
         how=how,
         tier=same[0].tier,
     )
+
+
+def _of_all_cores(context: Context) -> float:
+    """How many times more cores the roofs were measured on than the program ran on."""
+    machine = context.machine
+    return max(machine.cores / machine.threads, 1.0) if machine.cores and machine.threads else 1.0
 
 
 def _gaps(same: list[_Series]) -> float:
