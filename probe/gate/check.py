@@ -15,7 +15,7 @@ from probe.errors import UsageError
 from probe.gate.checkout import Checkout, checked_out, here
 from probe.gate.command import Command
 from probe.gate.session import Plan, Taken, take
-from probe.gate.workers import workers
+from probe.gate.workers import Start, workers
 from probe.gate_result import GateResult, Side
 
 BUDGET_S = 180.0
@@ -75,7 +75,9 @@ def _exact_failure(result: GateResult) -> bool:
 
 def _session(request: Request, base: Checkout, new: Checkout, number: int) -> Taken:
     plan = Plan(min(request.budget_s / SESSION_PART, LONGEST_S), costs=number == 0, seed=request.seed + number)
-    starts = tuple((side.name, request.command.task(side), side.cwd, side.python, {}) for side in (base, new))
+    starts: tuple[Start, ...] = tuple(
+        (side.name, request.command.task(side), side.cwd, side.python, {}) for side in (base, new)
+    )
     with workers(*starts) as (left, right):
         return take(left, right, plan)
 
