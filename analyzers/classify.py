@@ -29,6 +29,9 @@ LAUNCHES = 2.0
 SHOWN_FRACTION = 0.4
 SHOWN_LEAST = 0.15  # of the peak
 MOSTLY = 0.9  # of an operator's device time in kernels that move data: then it is bound by that
+# A pointwise operator whose intensity is below this share of the ridge point waits for its bytes, however far from the
+# roof it stays: its arithmetic would have to run ten times further below its own.
+FAR_FROM_RIDGE = 0.1
 TOLD = 0.05  # of an operator's time: causes for less are not told
 
 _UNKNOWN = Device("unknown", "unknown device")
@@ -163,7 +166,7 @@ def _on_device(
     if shown is not None and shown.fraction >= SHOWN_FRACTION and _possible(shown.side, placement, time_s):
         return _near(shown.side, placement, (*figures, shown.text))
     if decided:
-        return _far(found, figures, signature)
+        return _far(found, figures, signature, moves=_moves(cost, placement))
     if shown is not None and shown.fraction < NEAR_FRACTION:  # so it is far below the roof, wherever that is
         return _far(found, (*figures, shown.text), signature)
     return _moving(runs, cost) or _undecided(cost, placement)
@@ -206,7 +209,17 @@ def _possible(side: str, placement: Placement, time_s: float) -> bool:
     return roof_s is None or roof_s >= SHOWN_LEAST * time_s
 
 
-def _far(found: Sequence[Cause], figures: tuple[str, ...], signature: Signature | None) -> Class:
+def _moves(cost: Cost, placement: Placement) -> bool:
+    """Whether an operator cannot but wait for its bytes: pointwise, of known sizes, far on that side of the ridge."""
+    intensity, ridge = placement.intensity, placement.ridge_point
+    return (
+        cost.kind == "pointwise" and intensity is not None and ridge is not None and intensity < FAR_FROM_RIDGE * ridge
+    )
+
+
+def _far(
+    found: Sequence[Cause], figures: tuple[str, ...], signature: Signature | None, *, moves: bool = False
+) -> Class:
     """What is far below every roof: latency where the kernels show why, for most of their time."""
     explained = [cause for cause in found if cause.limiter != "small-kernel"]
     if explained and sum(cause.share for cause in found) >= MOST:
@@ -217,6 +230,9 @@ def _far(found: Sequence[Cause], figures: tuple[str, ...], signature: Signature 
         return Class(bound, first.limiter, (*figures, said, *others))
     if signature is not None and is_strided(signature):
         return Class("latency", "strided-access", (*figures, "an argument is not contiguous"))
+    if moves:
+        told = "far below that rate, and the launch does not show why; its arithmetic is farther still from its own"
+        return Class("memory", None, (*figures, told))
     return Class("unknown", None, (*figures, "far below every roof, and the launch does not show why"))
 
 

@@ -6,13 +6,14 @@ every few tens of milliseconds, so that single short steps cannot be told apart,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from probe.analyzers.telemetry import MIN_READINGS, within
+from probe.analyzers.telemetry import BARE, MIN_READINGS, Mask
 from probe.cost import Cost, Energy
+from probe.price import Price
 from probe.telemetry import Samples, Telemetry
 
 SOURCES = ("nvml", "rapl")  # the first that has readings counts: a GPU's own, else the processor's packages
@@ -96,10 +97,10 @@ def _devices(samples: Samples, telemetry: Telemetry) -> Iterator[tuple[str, _Cou
             yield entity, _Counted(used, seconds, readings)
 
 
-def _parts(samples: Samples, telemetry: Telemetry, rows: np.ndarray) -> Iterator[np.ndarray]:  # type: ignore[type-arg]
+def _parts(samples: Samples, telemetry: Telemetry, rows: Mask) -> Iterator[Mask]:
     """The readings in each stretch of bare steps; between two of them something was recorded."""
     for window in telemetry.windows:
-        if within(samples, replace(telemetry, windows=(window,)), "bare").any():
+        if window.phase in BARE:
             yield rows & (samples.at_ns >= window.begin_ns) & (samples.at_ns < window.end_ns)
 
 
@@ -107,32 +108,23 @@ def _per(amount: float | None, count: float | None) -> float | None:
     return amount / count if amount is not None and count else None
 
 
-def cost(
-    used: Energy | None, why_no_energy: str, facts: StepFacts, devices: int, price: Mapping[str, float | str] | None,
-) -> Cost:  # fmt: skip
-    """Everything together. price: {"usd_per_hour", "origin"}, None where nobody gave one."""
+def cost(used: Energy | None, why_no_energy: str, facts: StepFacts, devices: int, price: Price | None) -> Cost:
+    """Everything together. `devices`: that are paid for. price: of one of them, None where nobody gave one."""
     reasons = {} if used is not None else {"energy": why_no_energy}
     if facts.step_s is None:
         reasons["steps"] = "no step was timed"
     if price is None:
         reasons["price"] = "give --price, or price_per_gpu_hour in [tool.probe]"
         return Cost(used, devices, reasons=reasons)
-    per_hour = float(price["usd_per_hour"])
-    per_second = per_hour * devices / 3600
 
-    def of_thousand(seconds: float | None) -> float | None:
-        return None if seconds is None else per_second * seconds * 1000
+    def usd(seconds: float | None, steps: float = 1.0) -> float | None:
+        return None if seconds is None else price.of(seconds * steps, devices)
 
-    per_step = None if facts.step_s is None else per_second * facts.step_s
     return Cost(
-        energy=used, devices=devices, price_usd_per_hour=per_hour, price_origin=str(price["origin"]),
-        usd_per_step=per_step, usd_per_1000_steps=of_thousand(facts.step_s),
-        usd_per_million_samples=_times(_per(per_step, facts.samples), 1e6),
-        usd_per_million_tokens=_times(_per(per_step, facts.tokens), 1e6),
-        idle_usd_per_1000_steps=of_thousand(facts.idle_s),
-        recoverable_usd_per_1000_steps=of_thousand(facts.recoverable_s), reasons=reasons,
+        energy=used, devices=devices, price_usd_per_hour=price.usd_per_hour, price_origin=price.origin,
+        usd_per_step=usd(facts.step_s), usd_per_1000_steps=usd(facts.step_s, 1000),
+        usd_per_million_samples=_per(usd(facts.step_s, 1e6), facts.samples),
+        usd_per_million_tokens=_per(usd(facts.step_s, 1e6), facts.tokens),
+        idle_usd_per_1000_steps=usd(facts.idle_s, 1000),
+        recoverable_usd_per_1000_steps=usd(facts.recoverable_s, 1000), reasons=reasons,
     )  # fmt: skip
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.nvml import event_reasons
-from probe.telemetry import Judgement, Quantity, Samples, SourceUse, Telemetry, TelemetryUse
+from probe.telemetry import BoundConfidence, Judgement, Quantity, Samples, SourceUse, Telemetry, TelemetryUse
 from probe.units import format_si, format_time
 
 MIN_READINGS = 3
@@ -23,6 +23,7 @@ SLOW_FRACTION = 0.75  # of the highest clock, below which nvbench discards a mea
 BUSY_FRACTION = 0.5  # utilisation from which a clock counts: an idle GPU lowers it
 SATURATED_FRACTION = 0.6  # DRAM's interface active while kernels run; what copies reach is about 0.8 to 0.9
 UNUSED_FRACTION = 0.3
+DEVICE_BUSY_FRACTION = 0.95  # some kernel runs: of an overhead-bound step there are gaps
 CONTENDED_FRACTION = 0.05  # of the time in which the loop's thread wanted a core and had none
 STARVED_FRACTION = 0.1  # of a step waiting for data
 GIL_WAIT_S = 2e-3  # mean; a thread that always holds the GIL gives it up after 5 ms (sys.getswitchinterval)
@@ -48,7 +49,28 @@ def telemetry_use(telemetry: Telemetry, sources: Mapping[str, Any], facts: RunFa
     """The summary of a run's telemetry. `sources`: how each was read, as the run says it."""
     quantities = tuple(q for samples in telemetry.samples for q in _quantities(samples, telemetry))
     judgements = (*_of_gpus(telemetry, facts), *_of_host(telemetry, facts), *_of_clock(telemetry))
-    return TelemetryUse(tuple(_uses(telemetry, sources)), quantities, judgements)
+    return TelemetryUse(tuple(_uses(telemetry, sources)), quantities, judgements, bound_confidence(judgements, facts))
+
+
+# Which judgement speaks for or against which class; the strongest word that was said counts.
+SPEAKS = {
+    ("dram-idle", "memory"): "contradicted", ("sm-idle", "compute"): "contradicted",
+    ("dram-busy", "compute"): "doubtful", ("starved", "compute"): "doubtful", ("starved", "memory"): "doubtful",
+    ("starved", "latency"): "doubtful", ("neighbours", "overhead"): "doubtful",
+    ("device-busy", "host"): "doubtful", ("device-busy", "overhead"): "doubtful",
+    ("dram-saturated", "memory"): "confirmed", ("sm-busy", "compute"): "confirmed", ("starved", "host"): "confirmed",
+}  # fmt: skip
+WORDS = ("contradicted", "doubtful", "confirmed")
+
+
+def bound_confidence(judgements: Sequence[Judgement], facts: RunFacts) -> BoundConfidence | None:
+    """Whether the class of the step gains or loses by what was sampled; None where nothing speaks of it."""
+    for word in WORDS:
+        spoken = [one for one in judgements if SPEAKS.get((one.code, facts.bound)) == word]
+        if spoken:
+            evidence = tuple(text for one in spoken for text in (one.says, *one.evidence))
+            return BoundConfidence(facts.bound, word, evidence)
+    return None
 
 
 def _uses(telemetry: Telemetry, sources: Mapping[str, Any]) -> Iterator[SourceUse]:
@@ -153,6 +175,7 @@ def _of_gpus(telemetry: Telemetry, facts: RunFacts) -> Iterator[Judgement]:
 def _of_gpu(entity: str, readings: _Readings, fixed: Mapping[str, Any], facts: RunFacts) -> Iterator[Judgement]:
     yield from _of_clocks(entity, readings.while_busy(), fixed)
     yield from _of_dram(entity, readings, facts)
+    yield from _of_pipes(entity, readings, facts)
     yield from _of_errors(entity, readings)
     busy = readings.of("busy_other_processes")
     share = float((busy > 0).mean()) if len(busy) >= MIN_READINGS else 0.0
@@ -211,6 +234,23 @@ def _of_dram(entity: str, readings: _Readings, facts: RunFacts) -> Iterator[Judg
     elif facts.bound == "compute" and while_busy >= SATURATED_FRACTION:
         says = f"{entity}: compute-bound is doubtful: DRAM was saturated as well"
         yield Judgement("dram-busy", entity, says, evidence)
+
+
+def _of_pipes(entity: str, readings: _Readings, facts: RunFacts) -> Iterator[Judgement]:
+    """Whether the class of the step fits how busy the SMs and the device were."""
+    sms = readings.mean("sm_active_fraction")
+    if sms is not None and facts.bound == "compute":
+        while_busy = min(1.0, sms / facts.busy_fraction) if facts.busy_fraction and facts.busy_fraction > 0.05 else sms
+        evidence = (f"SMs active {sms:.0%} of the time, {while_busy:.0%} of the time in which kernels ran",)
+        if while_busy <= UNUSED_FRACTION:
+            says = f"{entity}: compute-bound is contradicted: most SMs had nothing to do, so kernels are too small"
+            yield Judgement("sm-idle", entity, says, evidence)
+        elif while_busy >= SATURATED_FRACTION:
+            yield Judgement("sm-busy", entity, f"{entity}: compute-bound is confirmed: the SMs were busy", evidence)
+    used = readings.mean("gpu_utilisation_fraction")
+    if used is not None and used >= DEVICE_BUSY_FRACTION and facts.bound in ("host", "overhead"):
+        says = f"{entity}: {facts.bound}-bound is doubtful: bare steps kept the GPU busy, so recording slowed the host"
+        yield Judgement("device-busy", entity, says, (f"a kernel ran in {used:.0%} of the time",))
 
 
 def _of_errors(entity: str, readings: _Readings) -> Iterator[Judgement]:

@@ -38,6 +38,11 @@ class WhatIf:
         """Mean seconds of a step as recorded."""
         return self._replay.step_s()
 
+    @cached_property
+    def replayed_s(self) -> float:
+        """The same with nothing changed, from walking the graph: as recorded, or the graph is wrong."""
+        return self._replay.step_s(Changes())
+
     def step_s(self, changes: Changes) -> float:
         """Mean seconds of a step with the changes."""
         return self._replay.step_s(changes)

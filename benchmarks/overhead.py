@@ -8,7 +8,7 @@ ratio is the median over rounds of (shortest step in the state / shortest of the
 Telemetry reads ten times a second, which the shortest step never meets: for it the mean step counts, in longer
 stretches and less what the loop's thread waited for a core that others had (Linux counts it); beside it stands the CPU
 time that its threads took.
-Goals: disabled 1.00, waiting and after the last cycle at most 1.005, telemetry at most 1.01; the pause at most
+Goals: disabled 1.00, waiting (also watched, with every_s= and slow=) and after the last cycle at most 1.005, telemetry at most 1.01; the pause at most
 max_pause_s.
 """
 
@@ -31,7 +31,7 @@ from probe.session import profile
 from probe.stats import summarise
 from probe.units import format_time
 
-STATES = ("disabled", "waiting", "after", "active")
+STATES = ("disabled", "waiting", "watched", "after", "active")
 Work = Callable[[], object]
 
 
@@ -89,6 +89,7 @@ def enter(state: str, directory: Path, steps: int) -> Any:
         "bare": {},
         "disabled": {"enabled": False},
         "waiting": {"wait": 10**9, "telemetry": False},
+        "watched": {"repeat": 0, "every_s": 1e9, "slow": 1e9, "telemetry": False},
         "telemetry": {"wait": 10**9},
         "after": {"wait": 0, "warmup": 0, "active": 1, "telemetry": False},
         "active": {"wait": 0, "warmup": 0, "active": steps, "max_pause_s": 1e6, "telemetry": False},

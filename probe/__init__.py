@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from probe.api import load_tensors as load_tensors
     from probe.api import register_cost as register_cost
     from probe.api import roofline as roofline
+    from probe.replacing import replace as replace
     from probe.session import annotate as annotate
+    from probe.session import annotate_modules as annotate_modules
     from probe.session import profile as profile
     from probe.sides import Comparison as Comparison
     from probe.sides import compare as compare
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "profile": "probe.session",
     "annotate": "probe.session",
+    "annotate_modules": "probe.session",
     "load": "probe.api",
     "load_tensors": "probe.api",
     "register_cost": "probe.api",
     "roofline": "probe.api",
+    "replace": "probe.replacing",
     "analyze": "probe.api",
     "Analysis": "probe.api",
     "compare": "probe.sides",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from probe.cost import Cost
 from probe.device import Ceilings, DeviceKind
 from probe.findings import Finding
 from probe.memory_use import Memory
 from probe.multirank import ClockOffset, CollectiveRow, Rank, Straggler
 from probe.scaling import Scaling
 from probe.schema import to_jsonable
+from probe.serving import ServingUse
 from probe.telemetry import TelemetryUse
 
 SCHEMA = "probe.analysis/1"
@@ -169,6 +171,8 @@ class Analysis:
     kernel_time_s: dict[str, float] = field(default_factory=dict)  # per step, by what the kernels do (kernel_time.KEYS)
     telemetry: TelemetryUse | None = None  # what device and host did beside the run, where that was sampled
     precision: tuple[PrecisionGain, ...] = ()  # what narrower element types would gain by the roofs, most first
+    cost: Cost | None = None  # energy and money of a step
+    serving: ServingUse | None = None  # requests, latencies, prefill and decode, where the program is a server
     schema: str = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields, replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probe import analysis as objects
+from probe import analysis_cache
 from probe.analyzers.cost_models import register
 from probe.analyzers.cost_models.registry import Quantity
 from probe.errors import UsageError
@@ -28,6 +29,9 @@ from probe.sources import Named, files_of
 from probe.tensors import Tensors
 from probe.trace import Trace
 from probe.verifying import remembered
+
+if TYPE_CHECKING:
+    from probe.step_effect import StepEffect
 
 
 class Analysis(objects.Analysis):
@@ -121,6 +125,7 @@ def analyze(
     ranks: Collection[int] | None = None, counters: str | Path | None = None,
     scaling: ScalingMode | None = None, engine: str | Executor | None = None, jobs: int | None = None,
     progress: Callable[[str, int, int | None], None] | None = None, preview: bool = False,
+    price: float | None = None,
 ) -> Analysis:  # fmt: skip
     """Where the time goes in a run directory or trace file, what bounds it, and what to change first.
 
@@ -135,13 +140,17 @@ def analyze(
     engine, jobs: where ranks are read: an Executor or "dask://host:port", by default that many processes here.
     progress: called with what is being read, how far it is, and of how much (None: not known).
     preview: with the rules that are not on by default; their findings are marked.
+    price: US dollars for an hour of one device; by default `price_per_gpu_hour` of [tool.probe] (docs/runs.md).
     """
     request = Request(
         ceilings=ceilings, device=device, selection=_selection(steps, window_s, None),
         ranks=None if ranks is None else frozenset(ranks), counters=counters, scaling=scaling, engine=engine,
-        jobs=jobs, progress=progress, preview=preview,
+        jobs=jobs, progress=progress, preview=preview, price=price,
     )  # fmt: skip
-    return _presentable(remembered(examine(source, request)))
+    found = _presentable(remembered(examine(source, request)))
+    if request.selection.everything and ranks is None and device is None:
+        analysis_cache.keep(found)
+    return found
 
 
 def _selection(
@@ -175,6 +184,19 @@ def verify(
         call = Recording(diagnosis.analysis, load(source)).call(op)
     outcome = verified(diagnosis, Wish(tuple(codes), op, budget_s, own, call))
     return Verification(_presentable(outcome.analysis), outcome.candidates)
+
+
+def step_effect(
+    source: Named = None, *, apply: str, command: Sequence[str] = (), codes: Sequence[str] = (),
+    budget_s: float = 300.0, progress: Callable[[str], None] = lambda text: None,
+) -> StepEffect:  # fmt: skip
+    """The program of the run `source`, or `command`, with and without `apply` ("MODULE:FUNC"), in fresh processes.
+
+    codes: the rules whose suggestions `apply` follows; their stated saving is set beside what is measured.
+    """
+    from probe.applying import apply_to
+
+    return apply_to(source, apply, tuple(command), tuple(codes), budget_s, progress)
 
 
 def roofline(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Analysis:

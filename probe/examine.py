@@ -18,8 +18,9 @@ from probe.analyzers.ranks.scaling import scaling, scaling_job
 from probe.analyzers.ranks.summary import summarise
 from probe.analyzers.steps import mean_data_wait_s, run_times, warm
 from probe.device import Device
-from probe.errors import TraceError, UsageError
+from probe.errors import ProbeError, TraceError, UsageError
 from probe.multirank import Rank, RanksAnalysis
+from probe.price import prices
 from probe.ranks.asked import refuse_missing
 from probe.ranks.files import Job, RankFile
 from probe.ranks.summaries import RankRead, summaries
@@ -30,7 +31,9 @@ from probe.readers.opening import shown
 from probe.readers.rank_names import numbers
 from probe.roofs import choose_ceilings
 from probe.run import Run
+from probe.run_cost import with_cost
 from probe.run_flows import graph_of, split
+from probe.run_serving import with_serving
 from probe.run_telemetry import with_telemetry
 from probe.scaling import ScalingJob, ScalingMode
 from probe.sources import FileSource, Found, Jobs, JobSource, Named, RunSource, find, name_of, trace_of
@@ -52,12 +55,17 @@ class Request:
     jobs: int | None = None  # processes
     scaling: ScalingMode | None = None  # what stays the same over jobs of several sizes
     progress: Callable[[str, int, int | None], None] | None = None  # what is read, how far, of how much
+    price: float | None = None  # US dollars for an hour of one device; by default the user's settings say it
     preview: bool = False  # with the rules that are not on by default
 
 
 def examine(source: Named, request: Request) -> Diagnosis:
     """Everything probe can say of a run, a trace, or the ranks of a job."""
-    return _examine(find(source), request)
+    told = prices(request.price, Path.cwd())  # refused now, not once everything was read
+    diagnosis = _examine(find(source), request)
+    if diagnosis.analysis.cost is not None or diagnosis.analysis.source.kind == "snapshot":
+        return diagnosis
+    return replace(diagnosis, analysis=with_cost(diagnosis.analysis, told))
 
 
 def _examine(found: Found, request: Request) -> Diagnosis:
@@ -249,7 +257,21 @@ def _examine_run(found: RunSource, request: Request) -> Diagnosis:
     diagnosis = diagnose(trace, source, roofs.ceilings, beside)
     analysis = diagnosis.analysis if compared is None else _with_ranks(diagnosis.analysis, compared, about_ranks)
     analysis = with_telemetry(analysis, run.path, part, mean_data_wait_s(part))
-    return replace(diagnosis, analysis=_with_parts(analysis, run))
+    if request.selection.everything:
+        analysis = with_serving(
+            analysis, run, part, lambda first, last: _bound_of(path, device, (first, last), request)
+        )
+    analysis = with_cost(_with_parts(analysis, run), prices(request.price, Path.cwd()), run)
+    return replace(diagnosis, analysis=analysis)
+
+
+def _bound_of(path: str, device: Device, steps: tuple[int, int], request: Request) -> str | None:
+    """What bounds some of the recorded steps; None where they cannot be told apart."""
+    try:
+        trace = replace(read(path, replace(request, selection=Selection(steps))), device=device)
+    except ProbeError:  # the steps carry no marks
+        return None
+    return _of_trace(trace, path, "run", request).analysis.bound
 
 
 def _tensors_of(run: Run, trace: str) -> Path | None:

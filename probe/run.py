@@ -22,6 +22,7 @@ from probe.device import Device
 from probe.errors import RunError
 from probe.files import write_atomically
 from probe.schema import to_jsonable
+from probe.serving import RequestTimes
 
 SCHEMA = "probe.run/1"
 PHASES = ("wait", "calibrate", "warmup", "active", "after")  # the code of a phase is its index here
@@ -32,6 +33,7 @@ Numbers = npt.NDArray[np.float64]
 _SCHEMA = re.compile(r"probe\.run/(\d+)")
 _PART = re.compile(r"run(\.rank\d+)?\.json")
 _TENSORS = re.compile(r"tensors\.rank[0-9]{5,}\.cycle[0-9]+\.json\.gz")  # what tensors_name gives
+_MEMORY = re.compile(r"memory\.rank[0-9]{5,}\.cycle[0-9]+\.pickle")  # what memory_name gives
 _GRAPH = re.compile(r"graph\.rank[0-9]{5,}\.json")  # what graph_name gives
 _TRACE = re.compile(r"trace\.rank[0-9]{5,}\.cycle[0-9]+\.json\.gz")  # what trace_name gives
 
@@ -53,6 +55,8 @@ class Cycle:
     pause_s: dict[str, float] = field(default_factory=dict)  # prepare, stop, export, compress
     predicted_pause_s: float | None = None  # of stop, export and compress together
     note: str | None = None  # why it is partial, or has no file
+    memory: str | None = None  # file of the allocator's snapshot, a pickle for PyTorch's viewer
+    trigger: str | None = None  # what asked for it; None: the schedule of wait, warmup and active
 
     @property
     def steps(self) -> int:
@@ -151,6 +155,7 @@ class _Head:
     graph: str | None = None  # file of the model's graph, in the run directory
     collected: dict[str, bool | str] = field(default_factory=dict)  # true, or why not
     telemetry: dict[str, Any] = field(default_factory=dict)  # clock, windows of steps, sources; see docs/telemetry.md
+    requests: RequestTimes | None = None  # to a server, where session.request() marked them
     warnings: tuple[str, ...] = ()
 
 
@@ -201,9 +206,19 @@ def tensors_name(rank: int, cycle: int) -> str:
     return f"tensors.rank{rank:05d}.cycle{cycle}.json.gz"
 
 
+def memory_name(rank: int, cycle: int) -> str:
+    """The file of a cycle's snapshot of CUDA's allocator, as https://pytorch.org/memory_viz opens it."""
+    return f"memory.rank{rank:05d}.cycle{cycle}.pickle"
+
+
 def graph_name(rank: int) -> str:
     """The file of the graph of a rank's model, schema probe.graph/1."""
     return f"graph.rank{rank:05d}.json"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name is a rank's part of a run."""
+    return _PART.fullmatch(name) is not None
 
 
 def is_run(path: Path) -> bool:
@@ -301,8 +316,9 @@ def _check_files(cycles: tuple[Cycle, ...]) -> None:
     for cycle in cycles:
         if cycle.file is not None and not _TRACE.fullmatch(cycle.file):
             raise ValueError(f"cycle {cycle.index} names {cycle.file!r}, which is no trace of a run")
-        if cycle.tensors is not None and not _TENSORS.fullmatch(cycle.tensors):
-            raise ValueError(f"cycle {cycle.index} names {cycle.tensors!r}, which is no file of a run")
+        for name, pattern in ((cycle.tensors, _TENSORS), (cycle.memory, _MEMORY)):
+            if name is not None and not pattern.fullmatch(name):
+                raise ValueError(f"cycle {cycle.index} names {name!r}, which is no file of a run")
 
 
 def _decode_steps(steps: _Steps) -> StepTimes:

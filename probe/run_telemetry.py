@@ -13,7 +13,7 @@ from probe.analyzers.telemetry import RunFacts, telemetry_use
 from probe.run import RankPart
 from probe.telemetry import Telemetry, Window
 
-NO_WARNING = ("dram-saturated", "gil-held")  # a confirmation; and what every loop of small operators does
+NO_WARNING = ("dram-saturated", "sm-busy", "gil-held")  # confirmations; and what every loop of small operators does
 
 
 def read(directory: Path, part: RankPart) -> Telemetry:

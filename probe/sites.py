@@ -36,6 +36,15 @@ class OptimizerSite:
 
 
 @dataclass(frozen=True)
+class LoopSite:
+    """The same done to tensor after tensor: gradients clipped, weights averaged, gradients filled with zeros."""
+
+    code: str  # of the rule: F26, F27, H13
+    tensors: tuple[tuple[int, ...], ...]  # sizes, one entry per tensor
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Read:
     """Where a tensor argument comes from: an earlier step of the chain, or (None) a tensor from outside it."""
 
@@ -70,7 +79,7 @@ class ChainSite:
     why_not: str | None = None
 
 
-Site: TypeAlias = AttentionSite | OptimizerSite | ChainSite
+Site: TypeAlias = AttentionSite | OptimizerSite | LoopSite | ChainSite
 
 
 def attention_line(site: AttentionSite) -> str:

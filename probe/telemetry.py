@@ -100,9 +100,19 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class BoundConfidence:
+    """Whether what devices and host did fits the class of the step."""
+
+    bound: str  # the class
+    says: str  # "confirmed", "contradicted" or "doubtful"
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TelemetryUse:
     """Telemetry as the analysis gives it."""
 
     sources: tuple[SourceUse, ...]
     quantities: tuple[Quantity, ...]
     judgements: tuple[Judgement, ...]
+    bound: BoundConfidence | None = None  # None: nothing that was sampled speaks for or against it

@@ -25,6 +25,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 STEP_PREFIX = "ProfilerStep#"  # with which torch begins the name of a step's range, whatever tool records it
 TENSORS_MARK = "probe: tensors of one step"  # the range of the step that was recorded for its tensors, not for its time
 MODULE_PREFIX = "probe.module:"  # the start of a range that names the module whose forward pass it is
+RANGE_PREFIX = "probe.range:"  # the start of a range of the user's that is recorded as an operator, which is cheaper
 _STEP = re.compile(rf"{STEP_PREFIX}(\d{{1,17}})")
 
 Dims: TypeAlias = tuple[Any, ...]  # of one argument: (2, 3), or ((2, 3), (4,)) for a list of tensors, () for others

@@ -122,6 +122,20 @@ def test_names_of_kernels_are_evidence_far_below_the_roofs_only(name: str, bound
     assert (near.bound, near.limiter) == ("memory", "dram")
 
 
+@pytest.mark.parametrize("share", [0.29, 0.05])
+def test_pointwise_operators_wait_for_their_bytes_however_far_from_the_roof(share: float) -> None:
+    at_the_roof_s = 192e6 / 3e12
+    found = on_gpu(ADD, at_the_roof_s / share, WIDE)
+    assert (found.bound, found.limiter) == ("memory", None)
+    assert "launch does not show why" in found.evidence[-1]
+    heavy = Cost(
+        192e6 * 19, 192e6, "pointwise", "float32"
+    )  # near the ridge point of 20: arithmetic may be what is slow
+    assert on_gpu(heavy, at_the_roof_s / share, WIDE).bound == "unknown"
+    few = LaunchShape((16, 1, 1), (128, 1, 1))
+    assert on_gpu(ADD, at_the_roof_s / share, few).bound == "latency"  # the launch shows why
+
+
 def test_strides_are_evidence_on_a_gpu() -> None:
     apart = Signature(((64, 64),), ("float",), ((64, 128),))
     assert on_gpu(SLOW, 1e-3, WIDE, signature=apart).limiter == "strided-access"

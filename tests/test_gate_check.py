@@ -172,6 +172,32 @@ def test_a_failing_program_says_its_last_words(
     assert git(repo, "worktree", "list").count("\n") == 1
 
 
+def test_flops_are_those_of_a_step(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One product in two halves has the same FLOPs."""
+    monkeypatch.chdir(repo)
+    product = "import torch\ntorch.set_num_threads(1)\nx = torch.randn(64, 64)\n\ndef step():\n    "
+    (repo / "step.py").write_text(f"{product}x @ x\n")
+    git(repo, "commit", "-qam", "whole")
+    (repo / "step.py").write_text(f"{product}x[:32] @ x; x[32:] @ x\n")
+    _, found, _ = gate(capsys, "--", "step.py:step")
+    flops = next(m for m in found["metrics"] if m["name"] == "flops")
+    assert flops["base"] == flops["new"] == 2 * 64**3
+
+
+def test_an_environment_of_its_own_stands_on_this_one(tmp_path: Path) -> None:
+    """Made from within a virtual environment, whose packages a plain one would not see."""
+    from probe.gate.checkout import _environment
+
+    (tmp_path / "requirements.txt").write_text("")
+    python = _environment(tmp_path / "environment", tmp_path, "base", ["requirements.txt"])
+    done = subprocess.run(
+        [python, "-c", "import torch, sys; print(sys.prefix)"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "environment")
+
+
 def test_a_stored_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Recorded outside any repository; counts are held against it, and another command is refused."""
     write(tmp_path, 10)

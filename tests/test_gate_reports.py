@@ -172,7 +172,8 @@ def curve(losses: list[float | None], step_s: float = 0.01) -> Curve:
         ([5.0, 4.0, 3.0, 2.0, 1.0, 0.5001], "pass", "6 steps are as the recorded run"),
         ([5.0, 4.0, 3.5, 2.0, 1.0, 0.5], "fail", "loss leaves the recorded run at step 2"),
         ([5.0, 4.0, math.nan, 2.0, 1.0, 0.5], "fail", "loss is not finite from step 2 on"),
-        ([5.0, 4.0], "fail", "only 2 steps to compare"),
+        ([5.0, 4.0], "fail", "2 steps were made, 6 are needed"),
+        ([None] * 6, "fail", "loss was recorded, and is not known of this run"),
     ],
 )
 def test_a_canary(losses: list[float | None], verdict: str, said: str, tmp_path: Path) -> None:

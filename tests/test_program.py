@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import UserDict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_the_exit_code_is_the_programs(tmp_path: Path, ending: str, code: int, s
     assert said in observed.stderr
     assert "main_module" not in observed.stderr
     assert not (tmp_path / "runs").exists()
-    assert "no step was recognised" in observed.stderr
+    assert ("no step was recognised" in observed.stderr) == (code == 0)
 
 
 def test_a_program_is_what_python_would_make_of_it(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ with torch.no_grad():
     assert set(found["steps"]["samples"]) == {4.0}
 
 
-@pytest.mark.parametrize("name", ["generate", "Engine.step"])
+@pytest.mark.parametrize("name", ["generate", "Engine.step", "Engine.fixed", "Engine.named"])
 def test_a_named_function_is_a_step(tmp_path: Path, name: str) -> None:
     text = """
 import torch
@@ -133,11 +134,35 @@ def generate(x):
 class Engine:
     def step(self, x):
         return generate(x)
+    @staticmethod
+    def fixed(x):
+        return x
+    @classmethod
+    def named(cls, x):
+        return cls.__name__
 for _ in range(14):
-    Engine().step(torch.ones(3))
+    engine = Engine()
+    engine.named(engine.fixed(engine.step(torch.ones(3))))
 """
     alone("-m", "probe", "run", "-o", "run", "--step-on", name, script(tmp_path, text), cwd=tmp_path)
     assert part(tmp_path / "run")["steps"]["total"] == 13
+
+
+@pytest.mark.parametrize(("name", "said"), [("nothing", "there is no such function"), ("later", "it was never called")])
+def test_a_function_that_is_not_called_is_said(tmp_path: Path, name: str, said: str) -> None:
+    observed = alone("-m", "probe", "run", "--step-on", name, script(tmp_path, "def later(): pass\n"), cwd=tmp_path)
+    assert observed.returncode == 0 and f"--step-on {name}: {said}" in observed.stderr
+
+
+def test_what_the_program_leaves_behind_is_still_its_own(tmp_path: Path) -> None:
+    """Exit hooks pickle classes of __main__, and read their arguments."""
+    text = """
+import atexit, pickle, sys
+class Kept: pass
+atexit.register(lambda: print(type(pickle.loads(pickle.dumps(Kept()))).__name__, sys.argv[1:]))
+"""
+    observed = alone("-m", "probe", "run", script(tmp_path, text), "a", cwd=tmp_path)
+    assert observed.stdout.strip() == "Kept ['a']", observed.stderr
 
 
 def test_a_program_with_a_profile_of_its_own_is_left_alone(tmp_path: Path) -> None:
@@ -161,6 +186,8 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([str(tmp_path / "broken.py")], "not a Python script"),
         (["-m", "no.such.module"], "No module named"),
         (["--step-on", "a b", "x.py"], "MODULE:FUNCTION"),
+        (["--step-on", "f", "-m", "json"], "MODULE:f"),
+        (["--step-on", "json:f", "-m", "json"], "json itself is run"),
         (["--tag", "x", "x.py"], "NAME=VALUE"),
         (["--ranks", "some", "x.py"], "--ranks some"),
         (["--wait", "-1", "x.py"], "--wait"),
@@ -191,7 +218,7 @@ def test_samples_of_a_batch() -> None:
     import torch
 
     x = torch.ones(5, 2)
-    for batch in (x, [x, x], {"a": (x,)}, ((x,), 3)):
+    for batch in (x, [x, x], {"a": (x,)}, ((x,), 3), UserDict(a=x)):
         assert samples_in(batch) == 5
     for batch in (torch.ones(()), "text", 3, [], {}, object(), None):
         assert samples_in(batch) is None

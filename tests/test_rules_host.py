@@ -240,7 +240,7 @@ def thinking(device: Device, call: float = 3.0) -> None:
 def test_h09_python_while_the_device_idles(tmp_path: Path) -> None:
     finding = found(tmp_path / "a", steps_of(thinking), "H09")
     assert finding is not None and finding.saving_s is not None
-    assert 450e-6 < finding.saving_s < 520e-6
+    assert 360e-6 < finding.saving_s < 420e-6  # four fifths of the pause
     assert finding.where == "between aten::mm and aten::add"
     assert found(tmp_path / "b", steps_of(busy), "H09") is None
 

@@ -21,7 +21,7 @@ from probe.errors import RunError, UsageError
 from probe.run import PHASES, Run, load
 from probe.session import annotate, profile
 from probe.session import session as sessions
-from probe.session.schedule import Options
+from probe.session.options import Options
 from probe.session.snapshot import MASK, masked
 
 ones = torch.ones(16)

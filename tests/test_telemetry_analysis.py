@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from probe.analyzers.telemetry import RunFacts, telemetry_use, within
+from probe.report.conditions import telemetry_words
 from probe.telemetry import Judgement, Samples, Telemetry, TelemetryUse, Window
 
 NS = 1_000_000_000
@@ -115,7 +116,7 @@ def test_a_low_clock_without_a_reason_is_told() -> None:
      ("overhead", 0.9, 1.0, None), ("memory", 0.1, None, "dram-idle"), ("memory", 0.8, 0.01, "dram-saturated")],
 )  # fmt: skip
 def test_dram_confirms_or_contradicts_the_class(bound: str, dram: float, busy: float | None, code: str | None) -> None:
-    found = codes(used(gpu(dram_active_fraction=dram), bound=bound, busy_fraction=busy))
+    found = codes(used(gpu(dram_active_fraction=dram, gpu_utilisation_fraction=0.9), bound=bound, busy_fraction=busy))
     assert found == ([] if code is None else [code])
 
 
@@ -188,3 +189,28 @@ def test_each_source_says_how_it_was_read_and_what_was_not() -> None:
     assert (told["nvml"].via, told["nvml"].hz, told["nvml"].reasons) == (None, None, {"nvml": "no library"})
     assert told["dcgm"].hz == 1.0 and told["dcgm"].reasons == {"GPU-a: x": "not supported", "exporter": "refused"}
     assert told["host"].hz == pytest.approx(10) and "odd" not in told
+
+
+@pytest.mark.parametrize(
+    ("bound", "columns", "says"),
+    [("memory", {"dram_active_fraction": 0.8}, "confirmed"), ("memory", {"dram_active_fraction": 0.1}, "contradicted"),
+     ("compute", {"dram_active_fraction": 0.8}, "doubtful"), ("compute", {"sm_active_fraction": 0.9}, "confirmed"),
+     ("compute", {"sm_active_fraction": 0.1}, "contradicted"), ("compute", {"sm_active_fraction": 0.45}, None),
+     ("compute", {"sm_active_fraction": 0.1, "dram_active_fraction": 0.8}, "contradicted"),
+     ("host", {"gpu_utilisation_fraction": 0.99}, "doubtful"), ("host", {"gpu_utilisation_fraction": 0.5}, None),
+     ("overhead", {"gpu_utilisation_fraction": 0.99}, "doubtful"), ("memory", {"sm_active_fraction": 0.1}, None)],
+)  # fmt: skip
+def test_the_class_gains_or_loses_confidence(bound: str, columns: dict[str, float], says: str | None) -> None:
+    found = used(gpu(**columns), bound=bound, busy_fraction=1.0)
+    assert (found.bound and found.bound.says) == says
+    if found.bound is not None:
+        assert found.bound.bound == bound and found.bound.evidence
+        assert f"{bound}-bound is {says}" in telemetry_words(found)
+
+
+def test_waiting_for_data_confirms_the_host_and_a_line_tells_the_readings() -> None:
+    found = used(gpu(gpu_utilisation_fraction=0.4), bound="host", step_s=0.1, data_wait_s=0.05)
+    assert found.bound is not None and found.bound.says == "confirmed"
+    words = telemetry_words(found)
+    assert words == "GPU busy 40.0 % · SM clock 1.90 GHz · power 400 W · host-bound is confirmed"
+    assert telemetry_words(None) == telemetry_words(used()) == ""

@@ -347,8 +347,9 @@ def test_the_gpus_of_a_rank_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_belongs_to_the_machine_is_read_by_one_rank_of_it(tmp_path: Path) -> None:
     def names(local_rank: int) -> set[str]:
         here = collectors.Here(tmp_path, rank=8 + local_rank, world_size=16, local_rank=local_rank)
-        told = collectors.Telemetry(Settings(stacks_hz=1), here, lambda text: None)
+        settings = Settings(stacks_hz=1, serving="http://127.0.0.1:8000/metrics")
+        told = collectors.Telemetry(settings, here, lambda text: None)
         return {source.name for source, _ in told._sources()}
 
-    assert names(0) == {"nvml", "dcgm", "host", "machine", "stacks"}
+    assert names(0) == {"nvml", "dcgm", "host", "machine", "rapl", "serving", "stacks"}
     assert names(1) == {"nvml", "host", "machine", "stacks"}

@@ -11,6 +11,7 @@ from probe.analyzers.critical_path.host_points import Kind, Points
 from probe.trace import Int64s, Mask, Trace
 
 CLOCKS_NS = 5_000  # by which the clocks of host and device may differ: a wait seems to end before what it waits for
+APART_NS = 50_000  # the same where the wait is for everything: nothing can still run, so clocks alone tell it otherwise
 FULL_QUEUE = 256  # that many launches that have not started may fill a queue (CUDA's holds 1024, graphs count more)
 BLOCKED_FACTOR = 10  # a launch this many times longer than the typical one was blocked
 BLOCKED_NS = 50_000  # and no shorter than this
@@ -35,8 +36,10 @@ def _synchronising(trace: Trace, points: Points, work: Work, found: Streams) -> 
     what had ended by then is what its stream was waited for.
     """
     waits = np.flatnonzero((points.kind == Kind.WAIT) & ~_copies(points, work))
-    of_event = trace.named(lambda name: "event" in name.lower())[trace.runtime_calls.name[points.row[waits]]]
-    until = points.end_ns[waits] + CLOCKS_NS
+    named = trace.runtime_calls.name[points.row[waits]]
+    of_event = trace.named(lambda name: "event" in name.lower())[named]
+    of_device = trace.named(lambda name: "DeviceSynchronize" in name)[named]
+    until = points.end_ns[waits] + np.where(of_device, APART_NS, CLOCKS_NS)
     for number, rows in enumerate(found.work):
         last = np.searchsorted(found.issued_ns[number], points.begin_ns[waits], side="left")
         ended = np.searchsorted(found.done_ns[number], until, side="right")

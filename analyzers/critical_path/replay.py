@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from probe.analyzers.critical_path.device_work import least_delay_ns
 from probe.analyzers.critical_path.graph import MOST_NODES, NONE, Graph, middle
 from probe.analyzers.critical_path.host_points import Kind
 from probe.analyzers.steps import EARLIER, paced, work_steps
@@ -54,6 +55,26 @@ class Replay:
     def walk(self) -> Int64s:
         """When each node ends if nothing is changed: as recorded, or the graph is wrong."""
         return self._ends(Changes())
+
+    def undelayed_step_s(self) -> float:
+        """Mean seconds per step if device work began as soon as what it is known to wait for lets it.
+
+        The graph keeps what no dependency explains as a delay. Without those on the device, what is left is what the
+        dependencies alone foretell. A call may hand its work over at any moment until it returns: a copy from pageable
+        memory is staged first.
+        """
+        if not len(self.graph.marks):
+            return 0.0
+        graph, steps = self.graph, self._window[0]
+        lag = np.where(np.arange(len(graph)) >= len(graph.points), np.minimum(graph.lag_ns, 0), graph.lag_ns)
+        calls = self.trace.runtime_calls
+        inside = np.append(calls.end_ns - calls.start_ns, 0)[graph.work.launch]
+        handed = np.maximum(inside, least_delay_ns(graph.work))
+        least = graph.launch_lag_ns.copy()
+        least[len(graph.points) :] = np.minimum(least[len(graph.points) :], handed)
+        ends = self._walk(lag, graph.end_ns - graph.ready_ns, least)
+        before = self._pace_ns(graph.end_ns, steps)
+        return self.step_s() * self._pace_ns(ends, steps) / before if before else self.step_s()
 
     def _pace_ns(self, end: Int64s, steps: slice) -> float:
         """What the steps take altogether, given when each node ends."""
@@ -163,10 +184,11 @@ class Replay:
             free=frozenset(np.flatnonzero(graph.bound_by == NONE).tolist()),
         )
 
-    def _walk(self, lag: Int64s, cost: Int64s) -> Int64s:
+    def _walk(self, lag: Int64s, cost: Int64s, launch_lags: Int64s | None = None) -> Int64s:
         """When each node ends, from what it waits for: one after another, for each depends on the last."""
         lists, walked = self._lists, self._window[1]
-        before, launch, launch_lag, other = lists.before, lists.launch, lists.launch_lag, lists.other
+        before, launch, other = lists.before, lists.launch, lists.other
+        launch_lag = lists.launch_lag if launch_lags is None else launch_lags.tolist()
         ready, end = lists.ready.copy(), lists.end.copy()
         for node, own_lag, own_cost in zip(lists.order, lag[walked].tolist(), cost[walked].tolist(), strict=True):
             previous, issued = before[node], launch[node]

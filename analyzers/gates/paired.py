@@ -165,7 +165,8 @@ def summary(result: GateResult) -> str:
     """The verdict in a sentence."""
     step = next(m for m in result.metrics if m.name.startswith("step "))
     assert step.base is not None and step.new is not None
-    times = f"{format_time(step.base)} → {format_time(step.new)} a step ({_percent(step.ratio)})"
+    known = f" ({_percent(step.ratio)})" if result.sessions >= FEWEST else ""  # one session's ratio is no figure yet
+    times = f"{format_time(step.base)} → {format_time(step.new)} a step{known}"
     failed = [m for m in result.metrics if m.verdict == "fail"]
     if result.verdict == "fail":
         return f"{_what_failed(failed[0], result)}; {times}"

@@ -79,10 +79,10 @@ def findings(context: Context, index_of_group: dict[int, int], *, preview: bool 
         for match in rule.find(context):
             if not rule.shares and context.claimed.intersection(match.rows):
                 continue
-            context.claimed.update(match.rows)
             rows = () if rule.about in ("host", "communication") else match.rows  # waits are no operator's time
             match = replace(match, saving_s=context.shortens_s(match.saving_s, rows))
             if match.saving_s is None or match.saving_s >= LEAST_FRACTION * context.step_s:
+                context.claimed.update(match.rows)  # only what is told is taken from other rules
                 found.append(Found(_finding(rule, match, context, index_of_group), sites.of(rule, match), match.rows))
     return tuple(found[i] for i in order([f.finding for f in found], context.parts, HOST_CODES))
 

@@ -11,16 +11,19 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.matching.continued import in_backward
 from probe.analyzers.rules.matching.flow import Argument, Flow, tensor_sizes
 from probe.analyzers.rules.matching.units import COPY, MATRIX
 from probe.analyzers.rules.rule import Rule
-from probe.sites import ChainSite, Read, Site, Step
+from probe.sites import ChainSite, LoopSite, Read, Site, Step
 from probe.trace import Dims, Mask
 
 MOST_STEPS = 64  # a longer chain is no single place
 RUN_TOO = frozenset({"E01", "E02", "E09", "E14"})  # proved by a module; one operator of it shows as much
+LOOPS = frozenset({"F26", "F27", "H13"})  # over tensors, which they change
+LOOPED = frozenset({"norm", "vector_norm", "linalg_vector_norm", "mul", "lerp", "zero", "fill"})
 OWN_SITE = frozenset({"F06", "F24", "F25"})  # say themselves on what they can be run, or cannot be
 READ_TWICE = frozenset({"F03", "F04", "F05", "F11"})  # what they normalise or rotate is read again by a later step
 FROM_PRODUCT = frozenset({"F02", "F09", "F10", "F12", "F14", "F15"})  # what the product before belongs to
@@ -52,6 +55,8 @@ class Sites:
 
     def of(self, rule: Rule, match: Match) -> Site | None:
         """On what the match's replacement can be run: what its rule says, else its operators; None without any."""
+        if match.site is None and rule.code in LOOPS:
+            return self._loop(rule.code, match)
         asked = rule.proof == "replay" or rule.code in RUN_TOO
         if match.site is not None or not asked or rule.code in OWN_SITE:
             return match.site
@@ -60,6 +65,19 @@ class Sites:
             return None
         flow, members = found
         return self._chain(flow, members, rule.code)
+
+    def _loop(self, code: str, match: Match) -> Site | None:
+        """The tensors of the first step's loop: sizes of what its first operator was given again and again."""
+        rows, steps = set(match.rows), self.context.groups.step_of_op
+        units = [u for run in self.context.runs for u in run if u.row in rows and u.name in LOOPED and u.dims]
+        first = [u for u in units if u.signature is not None and steps[u.row] == steps[units[0].row]]
+        if not first or (code == "F26" and first[0].name not in LOOPED - {"mul", "zero", "fill"}):
+            return None
+        same = [u for u in first if u.name == first[0].name]
+        dtypes = {u.signature.dtypes[0] for u in same if u.signature is not None}
+        sizes = tuple(tuple(n for n in u.dims[0] if isinstance(n, int)) for u in same)
+        element = ELEMENT_TYPES.get(dtypes.pop()) if len(dtypes) == 1 else None
+        return LoopSite(code, sizes, element.name) if element is not None else None
 
     def _first_place(self, rule: Rule, match: Match) -> tuple[Flow, list[int]] | None:
         """The flow and the indices of the units of the first place."""
@@ -123,7 +141,7 @@ def _place(flow: Flow, members: list[int], code: str) -> list[int]:
         return _of_one_input(flow, members)
     first = _connected(flow, _stretch(flow, members))
     if code in FROM_PRODUCT:
-        first = [*_products_before(flow, first), *first]
+        first = [*_products_before(flow, first, biased=code == "F02"), *first]
     if code in TO_NORM:
         first = [*first, *_behind(flow, first, NORM, NORM_ENDS)]
     if code in TO_LOSS:
@@ -165,8 +183,8 @@ def _makers(flow: Flow, member: int, among: Collection[int]) -> Iterator[int]:
         yield from (maker for maker in likely if maker in among and maker < member)
 
 
-def _products_before(flow: Flow, members: Sequence[int]) -> Iterator[int]:
-    """The products, and the copies on the way, that made what the members read."""
+def _products_before(flow: Flow, members: Sequence[int], *, biased: bool) -> Iterator[int]:
+    """The products, and the copies on the way, that made what the members read; and a bias between them."""
     open_ends = list(members)
     while open_ends:
         reader = open_ends.pop()
@@ -176,9 +194,14 @@ def _products_before(flow: Flow, members: Sequence[int]) -> Iterator[int]:
                 continue
             if flow.units[maker].name in PRODUCTS:
                 yield maker
-            elif flow.units[maker].name in COPIES and argument.size:
+            elif argument.size and (flow.units[maker].name in COPIES or (biased and _adds_bias(flow, maker))):
                 yield maker
                 open_ends.append(maker)
+
+
+def _adds_bias(flow: Flow, index: int) -> bool:
+    """Whether one of the two terms is a vector."""
+    return flow.units[index].name == "add" and any(len(a.size) == 1 for a in flow.arguments[index])
 
 
 def _behind(flow: Flow, members: Sequence[int], names: Collection[str], ends: Collection[str]) -> Iterator[int]:

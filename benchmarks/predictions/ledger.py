@@ -24,6 +24,7 @@ class Row:
     program: str
     step_s: float  # of the recorded original, unrecorded steps
     found: int  # recordings in which the rule spoke
+    promised: int  # recordings in which it said how many seconds are saved; without, nothing can be right or wrong
     replacement: str | None  # what the finding names
     others: tuple[str, ...]  # what other rules said, with their shares of the step
     predicted: float

@@ -87,7 +87,8 @@ def _measured(pair: Pair, budget_s: float) -> Row:
     predictions = sorted(r.predicted for r in recorded)
     return Row(
         code=pair.code, program=pair.name, step_s=median(r.step_s for r in recorded),
-        found=sum(r.found for r in recorded), replacement=next((r.replacement for r in recorded if r.found), None),
+        found=sum(r.found for r in recorded), promised=sum(r.promised for r in recorded),
+        replacement=next((r.replacement for r in recorded if r.found), None),
         others=recorded[-1].others, predicted=median(predictions), predictions=tuple(predictions),
         measured=pairs.speedup, interval=pairs.interval(), pairs=pairs.n, noise=pairs.noise,
         value_error=error, equal=None if error is None or pair.tolerance is None else error <= pair.tolerance,
@@ -127,8 +128,10 @@ class Recording:
 
     def __init__(self, pair: Pair, analysis: probe.Analysis) -> None:
         told = [f for f in analysis.findings if f.code == pair.code]
-        saved = min(sum(f.saving_fraction or 0.0 for f in told), 0.99)
+        counted = [f for f in analysis.findings if f.code in (pair.code, pair.told_by)] if told else []
+        saved = min(sum(f.saving_fraction or 0.0 for f in counted), 0.99)
         self.found = bool(told)
+        self.promised = any(f.saving_fraction is not None for f in counted)
         self.predicted = 1 / (1 - saved)
         self.replacement = told[0].replacement if told else None
         self.step_s = analysis.steps.bare_mean_s or analysis.steps.mean_s or 0.0

@@ -128,12 +128,6 @@ def residual_then_norm() -> tuple[Step, Step]:
     return inferred(model, x), inferred(twin(model, compiled, PostNorm), x)
 
 
-@pair("F03")
-def residual_then_norm_trained() -> tuple[Step, Step]:
-    model, x = PostNorms(512, 16, 4), torch.randn(8, 256, 512)
-    return trained(model, x), trained(twin(model, compiled, PostNorm), x)
-
-
 def convolutions(bias: bool, width: int = 64) -> nn.Sequential:
     """A stem and bottlenecks of 1 x 1, as a ResNet has them, channels last."""
     layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=bias), nn.BatchNorm2d(width), nn.ReLU()]

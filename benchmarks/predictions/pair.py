@@ -26,23 +26,29 @@ FRAME = ("pair", "measure", "ledger", "table")
 
 @dataclass(frozen=True)
 class Pair:
-    """code: the rule whose advice the second program follows. tolerance: of the values; None: not comparable."""
+    """code: the rule whose advice the second program follows. tolerance: of the values; None: not comparable.
+
+    told_by: the rule that has the seconds, where two speak of the same time.
+    """
 
     code: str
     name: str
     make: Make
     tolerance: float | None
     quick: bool  # also measured with --quick
+    told_by: str | None = None
 
 
 PAIRS: list[Pair] = []
 
 
-def pair(code: str, *, tolerance: float | None = 1e-3, quick: bool = False) -> Callable[[Make], Make]:
+def pair(
+    code: str, *, tolerance: float | None = 1e-3, quick: bool = False, told_by: str | None = None
+) -> Callable[[Make], Make]:
     """Register the function that makes a pair."""
 
     def register(make: Make) -> Make:
-        PAIRS.append(Pair(code, make.__name__, make, tolerance, quick))
+        PAIRS.append(Pair(code, make.__name__, make, tolerance, quick, told_by))
         return make
 
     return register

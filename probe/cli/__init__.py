@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import typer
 
-from probe.cli import analyze, compare, doctor, export, gate, microbench, repro, verify
+from probe.cli import analyze, compare, dashboard, doctor, export, gate, ls, microbench, plan, repro, verify, whatif
 from probe.cli import run as program
 from probe.errors import ProbeError
 
@@ -41,8 +41,12 @@ app.command("analyze")(analyze.command)
 app.command("verify")(verify.command)
 app.command("repro")(repro.command)
 app.command("compare")(compare.command)
+app.command("whatif")(whatif.command)
 app.command("export")(export.command)
+app.command("dashboard")(dashboard.command)
+app.command("ls")(ls.command)
 app.add_typer(gate.app, name="gate")
+app.add_typer(plan.app, name="plan")
 
 
 @app.callback(invoke_without_command=True)

@@ -13,6 +13,7 @@ from probe.cli.options import (
     CountersFile,
     Engine,
     Jobs,
+    Price,
     Ranks,
     ScalingBy,
     Sources,
@@ -49,6 +50,7 @@ def command(
     scaling: ScalingBy = None,
     engine: Engine = None,
     jobs: Jobs = None,
+    price: Price = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Ask the rules too that no program or trace tests yet; marked as such.")
     ] = False,
@@ -73,7 +75,7 @@ def command(
         found = api.analyze(
             sources, ceilings=ceilings, device=device, steps=steps_of(steps), window_s=window_of(window),
             ranks=ranks_of(ranks), counters=counters, scaling=scaling_of(scaling), engine=engine, jobs=jobs,
-            progress=progress, preview=preview,
+            progress=progress, preview=preview, price=price,
         )  # fmt: skip
     if md is not None:
         write_text(md, markdown.render(found, top))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -68,7 +72,8 @@ def check(
     chosen = settings(Path.cwd())
     for warning in chosen.warnings:
         _say(f"probe: {warning}")
-    result = _result(command or [], step_on, against, baseline, runs, budget, chosen, install=install)
+    with _tidy():
+        result = _result(command or [], step_on, against, baseline, runs, budget, chosen, install=install)
     _write(result, {"junit": junit, "md": md, "html": html, "gitlab": gitlab, "json": output})
     if github:
         _github(result)
@@ -90,7 +95,7 @@ def _result(
             raise UsageError(f"--runs compares what was recorded; {' '.join(words)} would not be run: leave it out")
         from probe.gate.recorded import check_runs
 
-        return check_runs(*runs, chosen.limits.tolerance)
+        return check_runs(*runs, chosen.limits)
     command = command_of(words, step_on)
     seconds = budget or chosen.budget_s or BUDGET_S
     if baseline is not None:
@@ -98,6 +103,7 @@ def _result(
         from probe.gate.record import check_stored
 
         return check_stored(baseline, command, here(), chosen.limits, seconds, _say)
+    _say("probe: both versions are being started")
     return check_against(Request(command, against or "HEAD", chosen.limits, seconds, install=install), _say)
 
 
@@ -167,13 +173,16 @@ def canary(
     force: Annotated[bool, typer.Option("--force", help="Record the good run again.")] = False,
 ) -> None:
     """Run a training program once: does it learn as the recorded good run did?"""
-    from probe.cli.output import console, print_json
+    from contextlib import redirect_stdout
+
+    from probe.cli.output import console, print_json, refuse_unwritable
     from probe.gate import canary as canaries
     from probe.gate.command import command_of
     from probe.report.gate_canary import render
 
     if baseline is None:
         raise UsageError("probe gate canary needs --baseline FILE; the first run records it")
+    refuse_unwritable(baseline)
     parsed = command_of(command or [])
     if parsed.function is not None:
         raise UsageError(f"{parsed}: the canary runs a training program, not a function")
@@ -182,12 +191,15 @@ def canary(
         raise UsageError(
             f"{baseline}: it was recorded of {good.command!r}; give that program, or --force to record anew"
         )
-    curve, exit_code = canaries.observe(parsed)
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):  # standard output is for the object
+        curve, exit_code = canaries.observe(parsed)
     if exit_code:
         raise GateFailed(f"{parsed} failed (exit code {exit_code})")
     if good is None:
         canaries.store(curve, baseline)
         _say(f"probe: {baseline}: a good run of {len(curve.step_s)} steps was recorded")
+        if as_json:
+            print_json({"schema": canaries.SCHEMA, "verdict": "recorded", "steps": len(curve.step_s)})
         return
     found = canaries.compare(good, curve, tolerance, bitwise=bitwise)
     if as_json:
@@ -240,6 +252,23 @@ def _show(result: GateResult, *, as_json: bool) -> None:
         print_json(result.to_json())
     else:
         console().print(render(result))
+
+
+@contextmanager
+def _tidy() -> Iterator[None]:
+    """A job that is cancelled (SIGTERM) leaves no worktree and no process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _say(text: str) -> None:

@@ -45,6 +45,10 @@ ScalingBy = Annotated[
 CeilingsFile = Annotated[
     Optional[Path], typer.Option(help="Measured ceilings to use, instead of those stored for the device.")
 ]
+Price = Annotated[
+    Optional[float],
+    typer.Option("--price", help="US dollars for an hour of one GPU. By default price_per_gpu_hour of [tool.probe]."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from probe.errors import UsageError
+from probe.units import parse_size
 
 PROGRAM = "program"  # the command that everything but a measurement's name leads to; it need not be written
 
@@ -50,6 +51,17 @@ def command(
     telemetry: Annotated[bool, typer.Option(help="Sample what the machine does meanwhile.")] = True,
     modules: Annotated[bool, typer.Option(help="Name the modules of the model that is trained.")] = True,
     max_pause: Annotated[float, typer.Option(help="Seconds that training may pause when a recording ends.")] = 1.0,
+    every: Annotated[
+        Optional[float], typer.Option(help="Record again and again, at most once in so many seconds.")
+    ] = None,
+    slow: Annotated[
+        Optional[float], typer.Option(help="Record when a step takes this many times the p95 of the bare ones.")
+    ] = None,
+    on_demand: Annotated[
+        bool, typer.Option("--on-demand", help="Record when DIR/trigger is touched, or on SIGUSR2; so with --every.")
+    ] = False,
+    keep: Annotated[Optional[int], typer.Option(help="Traces to keep: the newest, and the slowest one.")] = None,
+    max_bytes: Annotated[Optional[str], typer.Option(help="Of all traces together: 2GiB.")] = None,
     step_on: Annotated[
         Optional[str],
         typer.Option(
@@ -64,14 +76,18 @@ def command(
 
     Its exit code is the program's. The word "program" may be left out.
     """
+    from probe.launchers import launched_rank
     from probe.program.observe import Request, observe
-    from probe.session.schedule import Options
+    from probe.session.options import Options
 
-    options = Options(wait, warmup, active, repeat, _ranks(ranks), memory, stacks, telemetry, max_pause)
+    options = Options(
+        wait, warmup, active, repeat, _ranks(ranks), memory, stacks, telemetry, max_pause, every, slow,
+        on_demand or every is not None or slow is not None, keep, parse_size(max_bytes) if max_bytes else None,
+    )  # fmt: skip
     outcome = observe(
         Request(program[0], tuple(program[1:]), module, output, options, _tags(tag or ()), step_on, modules)
     )
-    if os.environ.get("RANK", "0") == "0":
+    if launched_rank(os.environ).rank == 0:
         _say(outcome)
     return outcome.exit_code
 
@@ -101,6 +117,8 @@ def _say(outcome: Any) -> None:
         text = f"no more steps were observed: {outcome.failure}; the program was not disturbed"
     elif outcome.other:
         text = "the program has a probe.profile of its own; it was left alone, and nothing else was recorded"
+    elif outcome.session is None and outcome.exit_code:
+        return
     elif outcome.session is None:
         text = (
             "no step was recognised: no optimizer stepped twice and no DataLoader gave two batches; "

@@ -23,6 +23,7 @@ from probe.errors import UsageError
 from probe.telemetry import Window
 from probe.telemetry_files import has_parquet, pack
 
+BARE = ("wait", "after")
 MOST_WINDOWS = 10_000
 MOST_HZ = 1000.0
 
@@ -136,6 +137,8 @@ class Telemetry:
 
     def mark(self, phase: str, step: int, begin_ns: int, ended_ns: int) -> None:
         """A phase (while recording: a step) ended at `ended_ns`, and `phase` began with `step` at `begin_ns`."""
+        if self._open is not None and self._open[0] == phase and phase in BARE:
+            return  # a look between recordings: the same phase goes on
         if self._open is not None and len(self._windows) < MOST_WINDOWS:
             before, first, begun = self._open
             self._windows.append(Window(before, first, begun, ended_ns))

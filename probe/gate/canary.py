@@ -12,7 +12,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ import msgspec
 from probe.errors import InputError
 from probe.files import write_atomically
 from probe.gate.command import Command
+from probe.gate.losses import Losses
 from probe.program import hooks
 from probe.program.imported import OnImport
 from probe.program.main_module import Program, run_main
@@ -33,7 +34,7 @@ TOLERANCE = 1e-3  # relative; a few steps apart rounding grows, so that the loss
 SLOWER = 0.1  # of the step time: told, not held against it
 FEWEST = 5
 
-Kind = Literal["bitwise", "within tolerance", "diverges", "not finite", "too short"]
+Kind = Literal["bitwise", "within tolerance", "diverges", "not finite", "too short", "missing"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def observe(command: Command) -> tuple[Curve, int]:
     watch = _Watch()
     imports = OnImport()
     hooks.listen(watch, imports)
-    imports.do("torch.autograd", watch.catch_loss)
+    imports.do("torch.autograd", watch.losses.catch)
     imports.do("torch.optim.optimizer", watch.catch_gradients)
     imports.do("torch.amp.grad_scaler", watch.catch_scale)
     try:
@@ -97,25 +98,22 @@ class _Watch:
         self.loss: list[float | None] = []
         self.norm: list[float | None] = []
         self.scale: list[float | None] = []
-        self._loss: list[Any] = []
-        self._norm: Any = None
+        self.losses = Losses()
+        self.failure: str | None = None
+        self._norm: Any = None  # squares of the gradients' norms, each on its device
         self._scaler: Any = None
         self._at = time.perf_counter()
 
-    def catch_loss(self, module: Any) -> None:
-        """Keep the scalars that `backward` is called on."""
-        backward = module.backward
-
-        def caught(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-            several = (tensors,) if hasattr(tensors, "numel") else tuple(tensors)
-            self._loss += [t.detach().clone() for t in several if t.numel() == 1]
-            return backward(tensors, *args, **kwargs)
-
-        module.backward = caught
-
     def catch_gradients(self, module: Any) -> None:
         """Take the norm of all gradients before each step."""
-        module.register_optimizer_step_pre_hook(lambda optimizer, *_: self._take_norm(optimizer))
+        module.register_optimizer_step_pre_hook(lambda optimizer, *_: self._guarded(self._take_norm, optimizer))
+
+    def _guarded(self, act: Callable[..., None], *args: Any) -> None:
+        """Nothing of the canary's reaches the program: what cannot be read is unknown."""
+        try:
+            act(*args)
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
 
     def catch_scale(self, module: Any) -> None:
         """Remember the scaler when it is first used."""
@@ -132,23 +130,28 @@ class _Watch:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         dense = [g for g in gradients if not g.is_sparse]
         with torch.no_grad():
-            norms = torch._foreach_norm(dense) if dense else []
-            self._norm = torch.linalg.vector_norm(torch.stack([n.double() for n in norms])) if norms else None
+            squares = [torch.linalg.vector_norm(g).float().square() for g in dense]
+            self._norm = squares or None
 
     def optimizer_made(self) -> None:
         """Nothing."""
 
     def optimizer_stepped(self, optimizer: Any) -> None:
         """A step: read what was kept; the values wait for the device, as a program that logs does."""
-        scale = float(self._scaler.get_scale()) if self._scaler is not None else None
-        losses = [float(loss) / (scale or 1.0) for loss in self._loss]
-        self.loss.append(statistics.fmean(losses) if losses else None)
-        self.norm.append(float(self._norm) if self._norm is not None else None)
-        self.scale.append(scale)
-        self._loss, self._norm = [], None
+        self._guarded(self._read)
         now = time.perf_counter()
         self.step_s.append(now - self._at)
         self._at = now
+
+    def _read(self) -> None:
+        for series in (self.loss, self.norm, self.scale):
+            series.append(None)  # of this step, until it is read
+        scale = float(self._scaler.get_scale()) if self._scaler is not None else None
+        losses = [float(loss) / (scale or 1.0) for loss in self.losses.taken()]
+        norm, self._norm = self._norm, None
+        self.scale[-1] = scale
+        self.loss[-1] = statistics.fmean(losses) if losses else None
+        self.norm[-1] = math.sqrt(math.fsum(float(square) for square in norm)) if norm is not None else None
 
     def asks_for_batch(self) -> None:
         """Nothing."""
@@ -185,21 +188,28 @@ def compare(good: Curve, new: Curve, tolerance: float = TOLERANCE, *, bitwise: b
     """Series by series over the steps that both have; a difference of less than `tolerance` is rounding."""
     steps = min(len(good.step_s), len(new.step_s))
     rows = {name: _compared(getattr(good, name)[:steps], getattr(new, name)[:steps], tolerance) for name in SERIES}
-    kinds = {name: row[0] for name, row in rows.items() if row is not None}
-    if steps < FEWEST:
+    kinds: dict[str, Kind] = {name: row[0] for name, row in rows.items() if row is not None}
+    kinds |= {name: "missing" for name in SERIES if rows[name] is None and _known(getattr(good, name))}
+    if not kinds:
+        raise InputError("the recorded run has no loss, no gradients and no loss scale: there is nothing to compare")
+    if steps < FEWEST or len(new.step_s) < len(good.step_s):
         kinds = dict.fromkeys(kinds, "too short")
     wanted = {"bitwise"} if bitwise else {"bitwise", "within tolerance"}
     bad = [name for name, kind in kinds.items() if kind not in wanted]
     ratio = _ratio(good.step_s[1:steps], new.step_s[1:steps])
     return Found(
         verdict="fail" if bad else "pass",
-        summary=_summary(kinds, bad, rows, steps, ratio),
+        summary=_summary(kinds, bad, rows, (len(good.step_s), len(new.step_s)), ratio),
         kinds=kinds,
         first_step={name: row[1] for name, row in rows.items() if row is not None},
         worst_fraction={name: row[2] for name, row in rows.items() if row is not None},
         step_ratio=ratio,
         steps=steps,
     )
+
+
+def _known(series: Sequence[float | None]) -> bool:
+    return any(value is not None for value in series)
 
 
 def _compared(
@@ -224,15 +234,19 @@ def _ratio(good: Sequence[float], new: Sequence[float]) -> float | None:
     return statistics.median(new) / statistics.median(good) if good and new else None
 
 
-def _summary(kinds: dict[str, Kind], bad: list[str], rows: dict[str, Any], steps: int, ratio: float | None) -> str:
+def _summary(
+    kinds: dict[str, Kind], bad: list[str], rows: dict[str, Any], steps: tuple[int, int], ratio: float | None
+) -> str:
     pace = f"; a step takes {ratio:.2f}× the time" if ratio is not None and abs(ratio - 1) > SLOWER else ""
     if not bad:
         exact = all(kind == "bitwise" for kind in kinds.values())
-        return f"{steps} steps are {'bit-identical to' if exact else 'as'} the recorded run{pace}"
+        return f"{min(steps)} steps are {'bit-identical to' if exact else 'as'} the recorded run{pace}"
     name = bad[0]
     words = name.replace("_", " ")
     if kinds[name] == "too short":
-        return f"only {steps} steps to compare; give the program {FEWEST} or more"
+        return f"{steps[1]} steps were made, {max(steps[0], FEWEST)} are needed to compare"
+    if kinds[name] == "missing":
+        return f"{words} was recorded, and is not known of this run"
     if kinds[name] == "not finite":
         return f"{words} is not finite from step {rows[name][1]} on{pace}"
     if rows[name][1] is None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from probe.analyzers.gates.evidence import Session
 from probe.analyzers.gates.limits import Limits
@@ -21,7 +24,7 @@ from probe.gate_result import GateResult, Side
 BUDGET_S = 180.0
 SESSION_PART = 5  # a session's blocks may take so much of the budget: 1 / 5, at most LONGEST_S
 LONGEST_S = 12.0
-BUSY = 2.0  # wall time by CPU time: the machine gives the program less than half
+WAITING = 2.0  # wall time by CPU time of a step
 
 Progress = Callable[[str], None]
 
@@ -70,7 +73,7 @@ def _until_known(request: Request, base: Checkout, new: Checkout, progress: Prog
 
 def _exact_failure(result: GateResult) -> bool:
     """Whether a count fails: more sessions would not change that."""
-    return any(m.verdict == "fail" and m.unit != "s" for m in result.metrics) and result.sessions >= LOOKS[0]
+    return any(m.verdict == "fail" and m.unit != "s" for m in result.metrics)
 
 
 def _session(request: Request, base: Checkout, new: Checkout, number: int) -> Taken:
@@ -97,4 +100,7 @@ def _warnings(taken: Sequence[Taken]) -> list[str]:
         found.append(f"torch {first.base.torch} in the base, {first.new.torch} in the working tree")
     if first.base.threads != first.new.threads:
         found.append(f"{first.base.threads} threads in the base, {first.new.threads} in the working tree")
+    waited = [float(np.median(t.session.wall.base) / np.median(t.session.blocks.base)) for t in taken]
+    if statistics.median(waited) > WAITING:
+        found.append("steps took more than twice their CPU time: they waited, for other processes or for I/O")
     return list(dict.fromkeys(found))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import site
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ REQUIREMENTS = (
     "uv.lock",
     "poetry.lock",
 )
+NO_REPOSITORY = ("not a git repository", "git, which is not installed")
 _INSTALL_S = 1800
 
 
@@ -42,7 +45,9 @@ def here(cwd: Path = Path()) -> Checkout:
     try:
         root = repository(cwd)
         commit = _git(root, "rev-parse", "HEAD")
-    except (InputError, UsageError):
+    except (InputError, UsageError) as error:
+        if not any(words in str(error) for words in NO_REPOSITORY):
+            raise  # a repository that git refuses: of another owner, damaged, without a commit
         return Checkout(f"the files in {cwd}", cwd, cwd, sys.executable)
     changed = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     name = f"working tree ({commit[:8]}{' with changes' if changed else ''})"
@@ -99,21 +104,43 @@ def _text(path: Path) -> str | None:
 def _environment(folder: Path, root: Path, reference: str, changed: list[str]) -> str:
     """An environment with what the base asks for, on top of this one's packages."""
     python = folder / "bin" / "python"
-    asks = (["-r", str(root / "requirements.txt")] if (root / "requirements.txt").is_file() else []) + (
-        ["-e", str(root)] if any((root / name).is_file() for name in ("pyproject.toml", "setup.py")) else []
-    )
-    steps = [[sys.executable, "-m", "venv", "--system-site-packages", str(folder)]]
-    if asks:
-        steps.append([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *asks])
-    for step in steps:
-        done = subprocess.run(step, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
-        if done.returncode:
-            said = " ".join((done.stderr or done.stdout).split())[-300:]
-            raise InputError(
-                f"{reference}: its environment cannot be made ({', '.join(changed)} differ): {said}; "
-                "--no-install runs it in this one"
-            )
+    _done([sys.executable, "-m", "venv", str(folder)], reference, changed)
+    own = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    Path(own, "of_the_gate.pth").write_text("\n".join(site.getsitepackages()) + "\n")  # a venv inherits no other's
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if (root / "constraints.txt").is_file():
+        pip += ["-c", str(root / "constraints.txt")]
+    for asked in _asked(root):
+        _done([*pip, *asked], reference, changed)
     return str(python)
+
+
+def _asked(root: Path) -> Iterator[list[str]]:
+    """What the base says it needs, as pip takes it."""
+    if (root / "requirements.txt").is_file():
+        yield ["-r", str(root / "requirements.txt")]
+    if any((root / name).is_file() for name in ("pyproject.toml", "setup.py")) and _is_package(root):
+        yield ["-e", str(root)]
+
+
+def _is_package(root: Path) -> bool:
+    """Whether there is something to install: a pyproject.toml may hold settings only."""
+    project = _text(root / "pyproject.toml") or ""
+    return "[project]" in project or "[build-system]" in project or (root / "setup.py").is_file()
+
+
+def _done(command: list[str], reference: str, changed: list[str]) -> None:
+    """Run a step of making the environment. Raises InputError where it fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
+        said = " ".join((done.stderr or done.stdout).split())[-300:] if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        said = f"{command[2:4]} took longer than {_INSTALL_S // 60} minutes"
+    if said:
+        raise InputError(
+            f"{reference}: its environment cannot be made ({', '.join(changed)} differ): {said}; "
+            "--no-install runs it in this one"
+        )
 
 
 def _forget(repo: Path, root: Path) -> None:

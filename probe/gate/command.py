@@ -45,6 +45,8 @@ def command_of(words: Sequence[str], step_on: str | None = None) -> Command:
     rest = list(words)
     if len(rest) == 1 and _FUNCTION.fullmatch(rest[0]):
         _exists(rest[0].rpartition(":")[0])
+        if step_on is not None:
+            raise UsageError(f"--step-on {step_on}: a call of {rest[0]} is the step; leave it out")
         return Command(function=rest[0])
     if rest and _PYTHON.fullmatch(rest[0]):
         rest = rest[1:]

@@ -24,6 +24,8 @@ class Task:
     step_on: str | None = None
     served: bool = False  # the program calls worker.step itself: nothing is recognised
     other_root: str | None = None  # of the other version: nothing may be imported from there
+    apply: str | None = None  # MODULE:FUNC that changes the program before it trains
+    losses: bool = False  # whether losses are told
 
     def to_json(self) -> str:
         """For the worker's command line."""
@@ -53,6 +55,7 @@ class Ran:
     wall_s: list[float] = field(default_factory=list)
     counters: dict[str, float] = field(default_factory=dict)  # of the process so far: graph breaks, recompilations
     peak_memory_bytes: int | None = None  # of the device, over these steps
+    losses: list[float | None] = field(default_factory=list)  # of the steps, with those before; None: without one
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Ready:
     on_gpu: bool
     threads: int
     foreign: list[str] = field(default_factory=list)  # files imported from the other version
+    changed: list[str] | None = None  # by Task.apply; None where it has not been called
 
 
 class Pipe:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import pytest
 
+BUDGET_S = 60.0
 SERVED = "PROBE_GATE_SERVED"  # set in the gate's own workers: the test's step is the gate's
 
 
@@ -67,14 +68,21 @@ def _gate(request: pytest.FixtureRequest, against: str, thresholds: dict[str, fl
     arguments = (node, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", ".")
     command = Command("pytest", arguments, module=True, served=True)
     root = request.config.rootpath
-    limits = replace(settings(root).limits, **cast(dict[str, Any], thresholds))
-    budget_s = request.config.getoption("--probe-gate-budget") or 60.0
+    if unknown := sorted(set(thresholds) - {"floor", "tolerance", "op_floor", "op_share"}):
+        pytest.fail(f"probe_gate({unknown[0]}=…): it takes floor, tolerance, op_floor and op_share", pytrace=False)
     try:
+        chosen = settings(root)
+        limits = replace(chosen.limits, **cast(dict[str, Any], thresholds))
+        budget_s = request.config.getoption("--probe-gate-budget") or chosen.budget_s or BUDGET_S
         result = check(Request(command, against, limits, budget_s, cwd=root))
     except ProbeError as error:
         pytest.fail(f"probe gate: {error}", pytrace=False)
+    for warning in (*chosen.warnings, *result.warnings):
+        warnings.warn(f"probe gate: {warning}", stacklevel=2)
     request.node.user_properties.append(("probe_gate", result.summary))
     if result.verdict == "fail":
+        pytest.fail(as_text(result), pytrace=False)
+    if result.verdict == "inconclusive" and chosen.strict:
         pytest.fail(as_text(result), pytrace=False)
     if result.verdict == "inconclusive":
         pytest.skip(f"probe gate: {result.summary}")

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from probe.analyzers.compare.operators import per_step
 from probe.analyzers.gates.evidence import Counted, Key, OperatorTimes
-from probe.analyzers.steps import recorded_steps
+from probe.analyzers.steps import recorded_steps, step_of, work_steps
+from probe.analyzers.timeline.calls import calls_named, is_sync
 from probe.errors import ProbeError
 from probe.examine import Request, examine
 from probe.readers import formats
-from probe.trace import Int64s, Steps, Trace
+from probe.trace import STEP_PREFIX, Int64s, Steps, Trace
 
-SYNCHRONISING = ("Synchronize",)  # in names of runtime calls
-MARKS = ("ProfilerStep#", "probe: ")
+Ints = npt.NDArray[np.integer[Any]]
+MARKS = (STEP_PREFIX, "probe: ")
 
 
 @dataclass(frozen=True)
@@ -54,38 +57,29 @@ def _kernels(trace: Trace) -> dict[str, tuple[str, ...]]:
 
 
 def counts_of(trace: Trace, steps: Steps) -> dict[str, Counted]:
-    """Operators, kernels, launches, synchronisations, copies and their bytes in each step."""
+    """Operators, kernels, launches, synchronisations, copies and their bytes in each step; work by who launched it."""
     ops, calls, copies = trace.host_ops, trace.runtime_calls, trace.copies
-    found = {"operators": _per_step(ops.start_ns[_real(trace, ops.name)], steps)}
+    marks = [i for i, name in enumerate(trace.names) if name.startswith(MARKS)]
+    found = {"operators": _per_step(step_of(steps, ops.start_ns[~np.isin(ops.name, marks)]), steps)}
     if trace.on_device:
         launching = np.isin(np.arange(len(calls)), trace.kernels.launch)
-        waits = _named(trace, calls.name, SYNCHRONISING)
-        across = copies.crosses_bus
+        called = step_of(steps, calls.start_ns)
+        copied = work_steps(trace, copies, steps)
         found |= {
-            "kernels": _per_step(trace.kernels.start_ns, steps),
-            "launches": _per_step(calls.start_ns[launching], steps),
-            "synchronisations": _per_step(calls.start_ns[waits], steps),
-            "host_device_copies": _per_step(copies.start_ns[across], steps),
-            "copied_bytes": _per_step(copies.start_ns, steps, np.maximum(copies.bytes, 0)),
+            "kernels": _per_step(work_steps(trace, trace.kernels, steps), steps),
+            "launches": _per_step(called[launching], steps),
+            "synchronisations": _per_step(called[calls_named(trace, is_sync)], steps),
+            "host_device_copies": _per_step(copied[copies.crosses_bus], steps),
+            "copied_bytes": _per_step(copied, steps, np.maximum(copies.bytes, 0)),
         }
     return {name: Counted(float(each.min()), float(each.max()), len(each)) for name, each in found.items() if len(each)}
 
 
-def _real(trace: Trace, names: np.ndarray) -> np.ndarray:
-    """Which operators are the program's."""
-    marks = {i for i, name in enumerate(trace.names) if name.startswith(MARKS)}
-    return ~np.isin(names, list(marks))
-
-
-def _named(trace: Trace, names: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
-    fitting = [i for i, name in enumerate(trace.names) if any(part in name for part in parts)]
-    return np.isin(names, fitting)
-
-
-def _per_step(at_ns: Int64s, steps: Steps, weights: Int64s | None = None) -> np.ndarray:
-    """How many instants, or the sum of their weights, lie in each step, [steps]."""
-    inside = (at_ns[None, :] >= steps.start_ns[:, None]) & (at_ns[None, :] < steps.end_ns[:, None])
-    return inside @ (weights if weights is not None else np.ones(len(at_ns), np.int64))
+def _per_step(step: Ints, steps: Steps, weights: Int64s | None = None) -> npt.NDArray[np.float64]:
+    """How many rows, or the sum of their weights, belong to each step, [steps]; those of none are left out."""
+    inside = step >= 0
+    chosen = None if weights is None else weights[inside].astype(np.float64)
+    return np.bincount(step[inside], chosen, minlength=len(steps)).astype(np.float64)
 
 
 def _costs(path: Path) -> dict[str, Counted]:
@@ -94,7 +88,7 @@ def _costs(path: Path) -> dict[str, Counted]:
         analysis = examine(path, Request()).analysis
     except ProbeError:  # what cannot be analysed has its times all the same
         return {}
-    flops = sum(op.flops * op.calls for op in analysis.ops if op.flops is not None)
+    flops = sum(op.flops for op in analysis.ops if op.flops is not None)  # per step already
     found = {"flops": Counted(float(flops), float(flops), 1)} if flops else {}
     peak = analysis.memory.peak_bytes if analysis.memory is not None else None
     return found | ({"peak_memory_bytes": Counted(float(peak), float(peak), 1)} if peak else {})

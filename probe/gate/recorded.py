@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe.analyzers.gates.limits import Limits
 from probe.comparison import Comparison, Row
 from probe.gate_result import Cause, GateResult, Metric, Side, Verdict
 from probe.sides import compare
@@ -10,10 +11,10 @@ from probe.units import format_time
 APART = "the two runs were not made in turn: what changed on the machine between them is in the figures"
 
 
-def check_runs(base: str, new: str, tolerance: float) -> GateResult:
+def check_runs(base: str, new: str, limits: Limits) -> GateResult:
     """NEW is held against BASE by the intervals of their steps."""
     found = compare(base, new)
-    step = _step(found, tolerance)
+    step = _step(found, limits)
     sides = Side(found.base, step_s=step.base), Side(found.new, step_s=step.new)
     delta_s = step.new - step.base if step.base is not None and step.new is not None else None
     causes = tuple(_cause(row) for row in found.rows if row.unit == "s" and row.verdict not in ("~",) and row.delta)[
@@ -34,19 +35,19 @@ def check_runs(base: str, new: str, tolerance: float) -> GateResult:
     )
 
 
-def _step(found: Comparison, tolerance: float) -> Metric:
+def _step(found: Comparison, limits: Limits) -> Metric:
     """Ratios of a comparison are speed-ups; here they are times, new by base."""
     interval = (1 / found.interval[1], 1 / found.interval[0]) if found.interval else None
     verdict: Verdict = "inconclusive"
-    if found.verdict == "slower":
+    if found.verdict == "slower" and interval is not None and interval[0] > 1 + limits.floor:
         verdict = "fail"
-    elif found.verdict == "faster" or (interval is not None and interval[1] < 1 + tolerance):
+    elif found.verdict == "faster" or (interval is not None and interval[1] < 1 + limits.tolerance):
         verdict = "pass"
     base, new = found.sides.base, found.sides.new
     return Metric(
         name="step wall_time", unit="s", base=base.step_s, new=new.step_s,
         ratio=1 / found.ratio if found.ratio else None, interval=interval, verdict=verdict,
-        threshold_fraction=tolerance, n_base=base.n or 0, n_new=new.n or 0, reason=found.reason,
+        threshold_fraction=limits.floor, n_base=base.n or 0, n_new=new.n or 0, reason=found.reason,
     )  # fmt: skip
 
 

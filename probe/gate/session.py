@@ -7,6 +7,7 @@ import os
 import random
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,14 @@ from probe.analyzers.gates.evidence import Blocks, Counted, OperatorTimes, Sessi
 from probe.errors import InputError
 from probe.gate.protocol import Ask, Ran, Ready
 from probe.gate.reading import Recorded, read
-from probe.gate.workers import EndedError, Worker
+from probe.gate.workers import START_S, EndedError, Worker
 
 BLOCK_STEPS = 5
 BLOCK_S = 0.03  # a block is at least so long: the clock of CPU time and the change of caches weigh less
 BLOCKS = 40
 FEWEST_BLOCKS = 8
 WARM_STEPS = 5
+WARM_BLOCK_S = 1.0
 MOST_WARM = 12  # blocks of them, until two in a row agree
 STABLE = 0.1  # of the step's time
 TRACED_STEPS = 3
@@ -100,37 +102,37 @@ def _run(sides: Sequence[Worker], plan: Plan) -> tuple[list[Ready], list[Times],
     for side, one in zip(sides, ready, strict=True):
         _check(side, one)
     _pin(sides, ready)
-    step_s = max(_warm(side) for side in sides)
-    short = len(sides) * FEWEST_BLOCKS * BLOCK_STEPS * step_s < plan.seconds
-    steps = max(BLOCK_STEPS, math.ceil(BLOCK_S / step_s)) if short else 1
-    blocks = max(FEWEST_BLOCKS, min(BLOCKS, int(plan.seconds / (len(sides) * steps * step_s))))
     times = [Times([], []) for _ in sides]
-    order = random.Random(plan.seed)
     recorded: list[list[Recorded]] = [[] for _ in sides]
-    ended: EndedError | None = None
     try:
-        if plan.trace:
-            _trace(sides, recorded, step_s, order, costs=plan.costs)
-        for _ in range(blocks):
-            _block(sides, times, Ask(steps), steps * step_s, order)
-    except EndedError as error:
-        ended = error
-    done = min(len(side.cpu_s) for side in times)
-    if done < FEWEST_BLOCKS:
-        raise _too_short(ended, done, steps, plan)
+        _fill(sides, plan, times, recorded)
+    except EndedError as ended:
+        if min(len(side.cpu_s) for side in times) < FEWEST_BLOCKS:
+            raise _too_short(ended, plan) from None
     return ready, times, recorded
 
 
-def _too_short(ended: EndedError | None, done: int, steps: int, plan: Plan) -> EndedError | InputError:
+def _fill(sides: Sequence[Worker], plan: Plan, times: Sequence[Times], recorded: Sequence[list[Recorded]]) -> None:
+    """All steps of a session: as many as fit its time, in blocks that suit the length of a step."""
+    step_s = max(_warm(side, plan.seconds / 4) for side in sides)
+    order = random.Random(plan.seed)
+    if plan.trace:
+        long = len(sides) * TRACED_BLOCKS * TRACED_STEPS * step_s > plan.seconds / 2
+        _trace(sides, recorded, step_s, order, blocks=1 if long else TRACED_BLOCKS, costs=plan.costs)
+    short = len(sides) * FEWEST_BLOCKS * BLOCK_STEPS * step_s < plan.seconds
+    steps = max(BLOCK_STEPS, math.ceil(BLOCK_S / step_s)) if short else 1
+    blocks = max(FEWEST_BLOCKS, min(BLOCKS, int(plan.seconds / (len(sides) * steps * step_s))))
+    for _ in range(blocks):
+        _block(sides, times, Ask(steps), steps * step_s, order)
+
+
+def _too_short(ended: EndedError, plan: Plan) -> EndedError | InputError:
     """The program ended, or failed, before a session was full."""
-    assert ended is not None
     if ended.program_exit_code != 0:
         return ended
-    needed = 1 + WARM_STEPS * 2 + (TRACED_STEPS * TRACED_BLOCKS + 1 if plan.trace else 0) + FEWEST_BLOCKS * steps
-    return InputError(
-        f"{ended}: it made {ended.steps + 1} steps, and {done} of at least {FEWEST_BLOCKS} blocks of {steps}; "
-        f"give it {needed} steps or more"
-    )
+    traced = TRACED_STEPS * TRACED_BLOCKS + 1 if plan.trace else 0
+    needed = 1 + 2 * WARM_STEPS + traced + FEWEST_BLOCKS * BLOCK_STEPS
+    return InputError(f"{ended}: it made {ended.steps + 1} steps; give it {needed} or more, {20 * needed} are better")
 
 
 def _check(side: Worker, ready: Ready) -> None:
@@ -152,15 +154,18 @@ def _pin(sides: Sequence[Worker], ready: Sequence[Ready]) -> None:
             side.pin(cores[-count:])
 
 
-def _warm(side: Worker) -> float:
-    """Steps until two blocks in a row agree; seconds of a step."""
-    before = math.inf
+def _warm(side: Worker, seconds: float) -> float:
+    """Steps until two blocks in a row agree, or the time is over; seconds of a step."""
+    begin = time.monotonic()
+    before = statistics.median(side.run(Ask(2), least_s=START_S).wall_s)
+    steps = max(1, min(WARM_STEPS, int(WARM_BLOCK_S / before)))
     for _ in range(MOST_WARM):
-        after = statistics.median(side.run(Ask(WARM_STEPS), before * WARM_STEPS if before < math.inf else 600).wall_s)
-        if abs(after / before - 1) < STABLE:
-            break
+        after = statistics.median(side.run(Ask(steps), before * steps).wall_s)
+        agree = abs(after / before - 1) < STABLE
         before = after
-    return after
+        if agree or time.monotonic() - begin > seconds:
+            break
+    return before
 
 
 def _block(sides: Sequence[Worker], times: Sequence[Times], ask: Ask, expected_s: float, order: random.Random) -> None:
@@ -174,11 +179,17 @@ def _block(sides: Sequence[Worker], times: Sequence[Times], ask: Ask, expected_s
 
 
 def _trace(
-    sides: Sequence[Worker], found: Sequence[list[Recorded]], step_s: float, order: random.Random, *, costs: bool
+    sides: Sequence[Worker],
+    found: Sequence[list[Recorded]],
+    step_s: float,
+    order: random.Random,
+    *,
+    blocks: int,
+    costs: bool,
 ) -> None:
     """Recorded steps of each side, in turn."""
     with tempfile.TemporaryDirectory(prefix="probe-gate-") as folder:
-        for block in range(TRACED_BLOCKS):
+        for block in range(blocks):
             numbers = list(range(len(sides)))
             order.shuffle(numbers)
             for number in numbers:

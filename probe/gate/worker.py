@@ -16,8 +16,11 @@ from threading import get_ident
 from typing import Any
 
 import probe.session
+import probe.session.off
 import probe.session.session
 from probe.collectors.torch_profiler import Recording, import_torch
+from probe.gate.applied import Applied
+from probe.gate.losses import Losses
 from probe.gate.protocol import Ask, Pipe, Ran, Ready, Task
 from probe.program import hooks
 from probe.program.imported import OnImport
@@ -30,14 +33,19 @@ def main(task_text: str, read: int, write: int) -> int:
     task = Task.from_json(task_text)
     pacer = Pacer(Pipe(read, write), task)
     _make_way(Path(task.root))
+    imports = OnImport()
+    if task.losses:
+        imports.do("torch.autograd", pacer.losses.catch)
+    if task.apply is not None:
+        pacer.applied = Applied(task.apply, task.target, imports)
     if task.function is not None:
         return _call_forever(task, pacer)
     if task.served:
         _pacers.append(pacer)
         return run_main(Program(task.target, task.arguments, task.module)).exit_code
-    imports = OnImport()
     hooks.listen(_Steps(pacer, by_name=task.step_on is not None), imports)
-    replaced = hooks.on_call(pacer.step, imports, task.step_on) if task.step_on else {}
+    step_on = hooks.Named(task.step_on, pacer.step) if task.step_on else None
+    replaced = step_on.watch(imports, task.target, module=task.module) if step_on is not None else {}
     _replace_profile(pacer)
     return run_main(Program(task.target, task.arguments, task.module, replaced)).exit_code
 
@@ -87,10 +95,15 @@ class Pacer:
         self._wall: list[int] = []
         self._recording: Recording | None = None
         self._on_gpu = False
+        self.losses = Losses()
+        self.applied: Applied | None = None
+        self._lost: list[list[Any]] = []  # losses of each step that has not been told
         self._cpu_at = self._wall_at = 0
 
     def step(self) -> None:
         """A step has ended: take its time, and stand still where no more are asked for."""
+        if self._task.losses:
+            self._lost.append(self.losses.taken())
         if self._asked is None:
             self._pipe.send(self._ready())
             self._next()
@@ -136,14 +149,19 @@ class Pacer:
         if self._on_gpu:  # between the borders of a block the device works on; only the sums are known
             cpu, wall = [sum(cpu) / len(cpu)], [sum(wall) / len(wall)]
             peak = int(sys.modules["torch"].cuda.max_memory_allocated())
-        return Ran(cpu, wall, _dynamo_counters(), peak)
+        lost, self._lost = self._lost, []
+        return Ran(cpu, wall, _dynamo_counters(), peak, [_mean(losses) for losses in lost])
 
     def _ready(self) -> Ready:
         import_torch()
         torch = sys.modules["torch"]
         self._on_gpu = bool(torch.cuda.is_available() and torch.cuda.is_initialized())
         device = torch.cuda.get_device_name() if self._on_gpu else "cpu"
-        return Ready(torch.__version__, device, self._on_gpu, torch.get_num_threads(), self._foreign())
+        return Ready(torch.__version__, device, self._on_gpu, torch.get_num_threads(), self._foreign(), self._changed)
+
+    @property
+    def _changed(self) -> list[str] | None:
+        return self.applied.changed if self.applied is not None else None
 
     def _foreign(self) -> list[str]:
         """Files of the other version that were imported: an installed package may lead there."""
@@ -157,6 +175,11 @@ class Pacer:
         return sorted(
             f for f in files if f.startswith(other) and not f.startswith((own, tool)) and environment not in f
         )[:5]
+
+
+def _mean(losses: list[Any]) -> float | None:
+    """Of a step's losses; None of a step without one."""
+    return sum(float(loss) for loss in losses) / len(losses) if losses else None
 
 
 def _dynamo_counters() -> dict[str, float]:
@@ -219,34 +242,16 @@ def _replace_profile(pacer: Pacer) -> None:
         module.profile = lambda *args, **kwargs: _Session(pacer.step)  # type: ignore[attr-defined]
 
 
-class _Session:
+class _Session(probe.session.off.Off):
     """What probe.profile gives under the gate: the interface, whose steps are the gate's."""
-
-    path = None
-    quiet = True
 
     def __init__(self, step: Callable[[], None]) -> None:
         self._step = step
-        self.warnings: list[str] = []
 
     def __enter__(self) -> _Session:
         _profiled.append(True)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def step(self, *_: object, **__: object) -> None:
+    def step(self, samples: object = None, tokens: object = None, micro_batches: int = 1) -> None:
         """A step of the gate's."""
         self._step()
-
-    def batches(self, iterable: Any) -> Any:
-        """As they are."""
-        return iterable
-
-    def metric(self, *_: object) -> None:
-        """Not kept."""
-
-    def analysis(self) -> str:
-        """There is none."""
-        return "probe: no analysis under the gate"

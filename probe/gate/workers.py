@@ -40,6 +40,7 @@ class Worker:
     def __init__(self, name: str, task: Task, cwd: Path, python: str, environment: dict[str, str]) -> None:
         self.name = name
         self.steps = 0
+        self.losses: list[float | None] = []  # of every step so far, where the task asks for them
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed in end)
         ours_read, theirs_write = os.pipe()
         theirs_read, ours_write = os.pipe()
@@ -51,6 +52,9 @@ class Worker:
                 pass_fds=(theirs_read, theirs_write), process_group=0, env=environment,
             )  # fmt: skip
         except OSError as error:
+            os.close(ours_read)
+            os.close(ours_write)
+            self._output.close()
             raise UnavailableError(f"{python}: cannot be started: {error.strerror}") from None
         finally:
             os.close(theirs_read)
@@ -64,15 +68,16 @@ class Worker:
         assert isinstance(found, Ready)
         return found
 
-    def run(self, ask: Ask, expected_s: float = 0.0) -> Ran:
-        """Make steps. Raises EndedError where the program ends before, or takes far longer than expected."""
+    def run(self, ask: Ask, expected_s: float = 0.0, least_s: float = SHORTEST_S) -> Ran:
+        """Make steps. Raises EndedError where the program ends, or takes longer than least_s and 50 times expected."""
         try:
             self._pipe.send(ask)
         except BrokenPipeError:
             raise self._ended() from None
-        found = self._receive(max(SHORTEST_S, TIMES * expected_s))
+        found = self._receive(max(least_s, TIMES * expected_s))
         assert isinstance(found, Ran)
         self.steps += ask.steps
+        self.losses += found.losses
         return found
 
     def _receive(self, seconds: float) -> Any:

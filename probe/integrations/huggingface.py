@@ -22,14 +22,15 @@ class ProbeCallback(TrainerCallback):
         self._options = options
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Open the session."""
+        """Open the session; one that a failed training left open ends."""
+        self.on_train_end(args, state, control)
         self.session = probe.profile(self._path, **{"model": model, **self._options}).__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An optimizer step has ended."""
         if self.session is not None:
             accumulated = args.gradient_accumulation_steps
-            samples = args.per_device_train_batch_size * accumulated
+            samples = args.train_batch_size * accumulated
             self.session.step(samples=samples, micro_batches=accumulated)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -40,5 +41,6 @@ class ProbeCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close it."""
-        if self.session is not None:
-            self.session.__exit__(None, None, None)
+        session, self.session = self.session, None
+        if session is not None:
+            session.__exit__(None, None, None)

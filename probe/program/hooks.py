@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -31,18 +32,24 @@ class Listener(Protocol):
         """The function that ends a step has returned."""
 
 
-def listen(listener: Listener, imports: OnImport) -> None:
-    """Tell `listener` of optimizers and loaders as soon as torch is imported."""
-    imports.do("torch.optim.optimizer", functools.partial(_hook_optimizers, listener))
-    imports.do("torch.utils.data.dataloader", functools.partial(_hook_loaders, listener))
+Undo = list[Callable[[], None]]
 
 
-def _hook_optimizers(listener: Listener, module: ModuleType) -> None:
+def listen(listener: Listener, imports: OnImport) -> Undo:
+    """Tell `listener` of optimizers and loaders as soon as torch is imported; what to call to hear no more."""
+    undo: Undo = []
+    imports.do("torch.optim.optimizer", functools.partial(_hook_optimizers, listener, undo))
+    imports.do("torch.utils.data.dataloader", functools.partial(_hook_loaders, listener, undo))
+    return undo
+
+
+def _hook_optimizers(listener: Listener, undo: Undo, module: ModuleType) -> None:
     hook = getattr(module, "register_optimizer_step_post_hook", None)
     if hook is None:  # torch < 2.1
         return
-    hook(lambda optimizer, args, kwargs: listener.optimizer_stepped(optimizer))
+    undo.append(hook(lambda optimizer, args, kwargs: listener.optimizer_stepped(optimizer)).remove)
     made = module.Optimizer.__init__
+    undo.append(lambda: setattr(module.Optimizer, "__init__", made))
 
     @functools.wraps(made)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -52,8 +59,9 @@ def _hook_optimizers(listener: Listener, module: ModuleType) -> None:
     module.Optimizer.__init__ = init
 
 
-def _hook_loaders(listener: Listener, module: ModuleType) -> None:
+def _hook_loaders(listener: Listener, undo: Undo, module: ModuleType) -> None:
     iterate = module.DataLoader.__iter__
+    undo.append(lambda: setattr(module.DataLoader, "__iter__", iterate))
 
     @functools.wraps(iterate)
     def observed(self: Any) -> Any:
@@ -97,34 +105,57 @@ def named(text: str) -> tuple[str | None, str, str | None]:
     return (module if colon else None), name, (method if dot else None)
 
 
-def on_call(called: Callable[[], None], imports: OnImport, text: str) -> dict[str, Callable[[Any], Any]]:
-    """Call `called` after each return of the named function; what the script itself must replace, by name."""
-    module, name, method = named(text)
-    replaced = functools.partial(_told, called, method)
-    if module is None:
-        return {name: replaced}
+class Named:
+    """The function whose call is a step, in its module or in the script itself: `found` once it is, `calls` of it."""
 
-    def act(loaded: ModuleType) -> None:
-        if hasattr(loaded, name):
-            setattr(loaded, name, replaced(getattr(loaded, name)))
+    def __init__(self, text: str, called: Callable[[], None]) -> None:
+        self.text = text
+        self.found = False
+        self.calls = 0
+        self._called = called
+        self._module, self._name, self._method = named(text)
 
-    imports.do(module, act)
-    return {}
+    def watch(self, imports: OnImport, target: str, *, module: bool) -> dict[str, Callable[[Any], Any]]:
+        """Wrap it when it comes; what the script itself must replace, by name. Raises UsageError for what cannot be."""
+        if self._module is None or self._module == "__main__":
+            if module:
+                raise UsageError(f"--step-on {self.text}: of a program run by -m name the module: MODULE:{self.text}")
+            return {self._name: self._replaced}
+        if module and self._module in (target, f"{target}.__main__"):
+            raise UsageError(f"--step-on {self.text}: {target} itself is run; name a function of a module it imports")
+        imports.do(self._module, self._act)
+        return {}
 
+    def trouble(self) -> str | None:
+        """Why no step was seen, if none was."""
+        if self.calls:
+            return None
+        return f"--step-on {self.text}: " + ("it was never called" if self.found else "there is no such function")
 
-def _told(called: Callable[[], None], method: str | None, found: Any) -> Any:
-    """`found`, or the class with its method, so that each return is told."""
-    if method is not None:
-        if hasattr(found, method):
-            setattr(found, method, _told(called, None, getattr(found, method)))
+    def _act(self, loaded: ModuleType) -> None:
+        if hasattr(loaded, self._name):
+            setattr(loaded, self._name, self._replaced(getattr(loaded, self._name)))
+
+    def _replaced(self, found: Any) -> Any:
+        """`found`, or the class with its method, so that each return is told."""
+        if self._method is None:
+            return self._told(found) if callable(found) else found
+        plain = inspect.getattr_static(found, self._method, None)
+        kind = type(plain) if isinstance(plain, (staticmethod, classmethod)) else None
+        function = plain.__func__ if kind is not None else plain
+        if callable(function):
+            told = self._told(function)
+            setattr(found, self._method, kind(told) if kind is not None else told)
         return found
-    if not callable(found):
-        return found
 
-    @functools.wraps(found)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        result = found(*args, **kwargs)
-        called()
-        return result
+    def _told(self, function: Any) -> Any:
+        self.found = True
 
-    return wrapped
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            self.calls += 1
+            self._called()
+            return result
+
+        return wrapped

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -42,7 +42,9 @@ class OnImport(MetaPathFinder):
         """The module as Python finds it, with the actions behind its loader."""
         if name not in self._actions:
             return None
-        spec = PathFinder.find_spec(name, path, target)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(name, path, target) for finder in others if hasattr(finder, "find_spec"))
+        spec = next((found for found in specs if found is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _Acting(spec.loader, self._actions.pop(name))
         return spec

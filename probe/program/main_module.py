@@ -8,7 +8,6 @@ import runpy
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
@@ -45,18 +44,18 @@ def run_main(program: Program) -> End:
     Raises UsageError, before anything runs, where there is no such script or module.
     """
     start = _module(program) if program.module else _script(program)
-    with _as_started(program):
-        try:
-            start()
-            return End(0)
-        except SystemExit as end:
-            code = _code_of(end)
-            return End(code, SystemExit if code else None)
-        except BaseException as error:
-            _show(error)
-            return End(INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1, type(error))
-        finally:
-            _flush()
+    sys.argv = [program.target, *program.arguments]  # for good: exit hooks and threads of the program's come later
+    try:
+        start()
+        return End(0)
+    except SystemExit as end:
+        code = _code_of(end)
+        return End(code, SystemExit if code else None)
+    except BaseException as error:
+        _show(error)
+        return End(INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1, type(error))
+    finally:
+        _flush()
 
 
 def _script(program: Program) -> Any:
@@ -131,18 +130,6 @@ def _module(program: Program) -> Any:
         runpy.run_module(program.target, run_name="__main__", alter_sys=True)
 
     return start
-
-
-@contextmanager
-def _as_started(program: Program) -> Iterator[None]:
-    """The arguments, path and main module of the program, for its time."""
-    arguments, path, main = sys.argv, list(sys.path), sys.modules["__main__"]
-    sys.argv = [program.target, *program.arguments]
-    try:
-        yield
-    finally:
-        sys.argv, sys.path[:] = arguments, path
-        sys.modules["__main__"] = main
 
 
 def _code_of(end: SystemExit) -> int:

@@ -15,7 +15,7 @@ from probe.program.main_module import End, Program, run_main
 from probe.program.model import model_of
 from probe.program.recognition import Ended, Recogniser, samples_in
 from probe.session import ownership
-from probe.session.schedule import Options
+from probe.session.options import Options
 from probe.session.session import Session
 
 
@@ -47,15 +47,19 @@ def observe(request: Request) -> Outcome:
     """Run the program and record its steps. Raises UsageError, before it runs, for what cannot be run."""
     imports = OnImport()
     watch = _Watch(request)
-    hooks.listen(watch, imports)
-    replaced = hooks.on_call(watch.called, imports, request.step_on) if request.step_on else {}
+    step_on = hooks.Named(request.step_on, watch.called) if request.step_on else None
+    replaced = step_on.watch(imports, request.target, module=request.module) if step_on is not None else {}
+    undo = hooks.listen(watch, imports)
     end = End(1)
     try:
         end = run_main(Program(request.target, request.arguments, request.module, replaced))
     finally:
         imports.forget()
+        for forget in undo:
+            forget()
         watch.end(end.raised)
-    return Outcome(end.exit_code, watch.session, watch.other, watch.failure)
+    failure = watch.failure or (step_on.trouble() if step_on is not None else None)
+    return Outcome(end.exit_code, watch.session, watch.other, failure)
 
 
 class _Watch:

@@ -8,6 +8,7 @@ A program without optimizers infers, or evaluates: a step ends when the next bat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 OVERTAKES = 2  # steps of another optimizer without one of the first: the first is no longer in use
@@ -77,7 +78,7 @@ def samples_in(batch: object) -> int | None:
         shape = getattr(batch, "shape", None)
         if shape is not None:
             return int(shape[0]) if len(shape) else None
-        values = batch.values() if isinstance(batch, dict) else batch
+        values = batch.values() if isinstance(batch, Mapping) else batch
         if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__") or not hasattr(values, "__len__"):
             return None
         if not len(values):

@@ -23,12 +23,12 @@ from probe.readers.events import (
     dtypes,
 )
 from probe.readers.kineto_json import LIMIT_NS, MEMORY, NO_ARGS, Args, Event, ExactEvent, Kind, Piece
-from probe.trace import MODULE_PREFIX, STEP_PREFIX, Annotations, Int64s, Mask, Table, Thread
+from probe.trace import MODULE_PREFIX, RANGE_PREFIX, STEP_PREFIX, Annotations, Int64s, Mask, Table, Thread
 
 AnyEvent = Event | ExactEvent
 T = TypeVar("T", bound=Table)
 UNREADABLE = -2
-_MARKS = (STEP_PREFIX, MODULE_PREFIX)  # ranges that are recorded as operators: steps were before 2023
+_MARKS = (STEP_PREFIX, MODULE_PREFIX, RANGE_PREFIX)  # ranges that are recorded as operators: steps were before 2023
 _LONGEST_NS = 2**60  # of an event: 36 years
 
 

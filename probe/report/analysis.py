@@ -15,6 +15,7 @@ from probe.analysis import Analysis, Operator, PrecisionGain
 from probe.device import Ceilings
 from probe.findings import Finding
 from probe.report import memory, parts, ranks_terminal, verdict
+from probe.report.conditions import serving_lines, spending, telemetry_words
 from probe.report.ranks import clocks
 from probe.report.roofline import Point, draw
 from probe.report.text import kernel_name, printable, shorten
@@ -142,6 +143,14 @@ def fact_lines(analysis: Analysis) -> Iterator[tuple[str, str]]:
     if known is not None:
         what = "device" if uses_device(analysis) else "operator"
         yield "costs", f"known for {format_fraction(known)} of the {what} time"
+    if analysis.serving is not None:
+        yield from serving_lines(analysis.serving)
+    spent = spending(analysis.cost)
+    if spent:
+        yield "cost", spent
+    seen = telemetry_words(analysis.telemetry)
+    if seen:
+        yield "telemetry", seen
     if analysis.ceilings is not None:
         yield "ceilings", _ceilings(analysis.ceilings)
     narrower = precision(analysis)

@@ -34,6 +34,9 @@ EFFORTS: dict[Effort, str] = {
 _CODE = re.compile(r"([a-z])0*(\d{1,2})", re.IGNORECASE)  # F6 for F06
 
 
+PART_OF = {"F17": "F06"}  # softmax and dropout apart from attention: an attention written out, found as one
+
+
 def render(code: str) -> RenderableType:
     """What a rule looks for, advises, saves and cannot see, with an example; "all" lists the rules."""
     return _list(in_order()) if code.lower() == ALL else _explained(find(code))
@@ -48,6 +51,7 @@ def find(asked: str) -> Rule:
     """The rule of a code or a name; UsageError, which names the nearest ones, where there is none."""
     short = _CODE.fullmatch(asked.strip())
     code = f"{short[1].upper()}{int(short[2]):02d}" if short else asked.strip()
+    code = PART_OF.get(code, code)
     for rule in catalogue.RULES:
         if code in (rule.code, rule.name):
             return rule

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from probe.collectors.telemetry import Here, Settings, Telemetry, settings_of
 from probe.session.launch import Place
-from probe.session.schedule import Options
+from probe.session.options import Options
 
 
 def begun(options: Options, place: Place, path: Path, warn: Callable[[str], None]) -> Telemetry | None:

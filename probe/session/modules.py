@@ -26,7 +26,9 @@ class Removable(Protocol):
 class ModuleRanges:
     """Hooks on the modules of a model: `install` while nothing runs, `remove` likewise. Both may be repeated."""
 
-    def __init__(self, model: object, warn: Callable[[str], None]) -> None:
+    def __init__(self, model: object, warn: Callable[[str], None], make: Callable[[str], Any] | None = None) -> None:
+        """make: a range of a name; by default torch's quickest."""
+        self._make = make
         self._model = model
         self._warn = warn
         self._hooks: list[Removable] = []
@@ -39,7 +41,7 @@ class ModuleRanges:
             return
         import torch
 
-        self._begin = _range_maker()
+        self._begin = self._make or range_maker()
         if not isinstance(self._model, torch.nn.Module):
             self._warn(f"model={type(self._model).__name__}: no torch.nn.Module; module paths are not recorded")
             return
@@ -93,7 +95,7 @@ class ModuleRanges:
         return stack
 
 
-def _range_maker() -> Callable[[str], Any]:
+def range_maker() -> Callable[[str], Any]:
     """What makes a range of a name, to be entered and left."""
     try:
         from torch._C._profiler import _RecordFunctionFast  # since torch 2.2

@@ -1,4 +1,4 @@
-"""Which steps are recorded? The options of `profile`, and the machine that walks through a cycle's phases.
+"""Which steps are recorded? The machine that walks through a cycle's phases.
 
 A cycle is: wait - calibrate (the last waiting step) - warmup - active; after the last cycle comes `after`, for good.
 The tracer acts only at the edges between phases and after each active step; in between, step() is two additions.
@@ -9,83 +9,24 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from probe.collectors import execution_trace
 from probe.collectors.execution_trace import TensorRecording
+from probe.collectors.memory_history import MemoryHistory
 from probe.collectors.pause_budget import FASTEST_EVENT_S, SAFETY, PauseModel, Plan, plan
 from probe.collectors.torch_profiler import Marking, Recording, foreign_profiler, import_torch
-from probe.errors import UsageError
-from probe.run import Cycle, tensors_name, trace_name
+from probe.run import Cycle, memory_name, tensors_name, trace_name
 from probe.session.launch import Place, initialised_distributed
+from probe.session.options import SNAPSHOT, Options, Phase
+from probe.session.rotation import rotated
 from probe.session.steps import StepLog
+from probe.session.watch import Watch
 from probe.trace import TENSORS_MARK
 
-Phase = Literal["wait", "calibrate", "warmup", "tensors", "active", "after"]
 NEVER = 1 << 62  # a step number that no loop reaches
 LONGER_STEP = 2.0  # recording alone can double a step's time; what is longer than that has more events
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for. Raises UsageError, before training starts, for what makes no sense."""
-
-    wait: int = 5
-    warmup: int = 3
-    active: int = 3
-    repeat: int = 1
-    ranks: str | tuple[int, ...] = "first"
-    memory: bool = False
-    stacks: bool = False
-    telemetry: bool | dict[str, Any] = True
-    max_pause_s: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, least in (("wait", 0), ("warmup", 0), ("active", 1), ("repeat", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"profile({name}={value!r}): give a whole number of steps, {least} or more")
-        seconds = self.max_pause_s
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-            raise UsageError(f"profile(max_pause_s={seconds!r}): give a number of seconds above 0")
-        self._check_ranks()
-
-    def _check_ranks(self) -> None:
-        if isinstance(self.ranks, str):
-            known = self.ranks in ("first", "all", "slowest")
-        else:
-            known = bool(self.ranks) and all(type(rank) is int and rank >= 0 for rank in self.ranks)
-        if not known:
-            raise UsageError(f'profile(ranks={self.ranks!r}): give "first", "all", "slowest" or a list of ranks')
-        if self.ranks == "slowest" and self.wait < 2:
-            raise UsageError(
-                f'profile(ranks="slowest", wait={self.wait}): it compares waiting steps; wait for 2 or more'
-            )
-
-    def may_record(self, rank: int) -> bool:
-        """Whether this rank records, or, for "slowest", may come to."""
-        if isinstance(self.ranks, str):
-            return rank == 0 or self.ranks != "first"
-        return rank in self.ranks
-
-    def phases(self, *, calibrated: bool) -> list[tuple[Phase, int]]:
-        """Phases of one cycle with their lengths in steps; a step is given to calibration where one can be.
-
-        The last warm-up step may be recorded for its tensors: what it is slowed down by then does not matter.
-        """
-        wait, warmup = self.wait, self.warmup
-        calibrate = 0 if calibrated else min(1, wait + warmup)
-        if wait:
-            wait -= calibrate
-        else:
-            warmup -= calibrate
-        tensors = min(1, warmup)
-        return [
-            ("wait", wait), ("calibrate", calibrate), ("warmup", warmup - tensors), ("tensors", tensors),
-            ("active", self.active),
-        ]  # fmt: skip
 
 
 class Tracer:
@@ -120,6 +61,9 @@ class Tracer:
         self._durations: list[int] = []  # active: of its complete steps
         self._calibrated: tuple[int, int] | None = None  # duration (ns) and events of the calibration step
         self._events = 0.0  # active: estimated so far
+        self._history = MemoryHistory() if options.memory == SNAPSHOT else None
+        self._trigger: str | None = None  # what asked for the cycle
+        self._watch = self._new_watch() if options.watches else None
 
     def start(self) -> None:
         """Enter the first cycle; on a rank that records this imports torch."""
@@ -128,7 +72,12 @@ class Tracer:
             self.reason = f"this is rank {self._place.rank}, and ranks={self.options.ranks!r} records others"
             return
         import_torch()
-        self._enter_cycle(0)
+        if self._watch is not None:
+            self._watch.begin()
+        if self.options.repeat:
+            self._enter_cycle(0)
+        else:
+            self._next_phase(0)
 
     def edge(self, steps: int, duration_ns: int) -> bool:
         """The step number steps-1 has ended and a phase with it, perhaps. Whether a cycle was completed."""
@@ -140,12 +89,45 @@ class Tracer:
             return self._after_active(steps, duration_ns)
         if self.phase == "calibrate":
             self._calibrate(duration_ns)
-        self._next_phase(steps)
+        if self.phase == "after" and self._watch is not None:
+            self._look(self._watch, steps, duration_ns)
+        else:
+            self._next_phase(steps)
         return False
+
+    def _new_watch(self) -> Watch:
+        options = self.options
+        lead = options.warmup + 1 + options.active // 2
+        return Watch(
+            self._log, self._directory, every_s=options.every_s, slow=options.slow, on_demand=options.on_demand,
+            lead=lead,
+        )  # fmt: skip
+
+    def _look(self, watch: Watch, steps: int, duration_ns: int) -> None:
+        """Between recordings: is one asked for? A profiler of the program's own is waited for."""
+        asked = watch.look(steps)
+        if asked is not None and self.reason is None and self._is_free():
+            self._trigger = asked.why
+            self._enter_cycle(steps, asked=True)
+            return
+        self.due = steps + watch.pace(duration_ns)
+        planned = watch.until(steps)
+        if planned is not None:
+            self.due = min(self.due, planned)
+        if self.reason is not None:
+            self.due = NEVER
+
+    def _is_free(self) -> bool:
+        foreign = foreign_profiler()
+        if foreign is not None:
+            self._warn(f"a recording that was asked for was left out: {foreign}")
+        return foreign is None
 
     def finish(self, steps: int, *, raised: bool) -> None:
         """The loop is over: keep what a recording in progress has, and say what is missing."""
         recording = self._recording
+        if self._watch is not None:
+            self._watch.end()
         if recording is not None:
             recording.end_mark()
         lost = recording is None or recording.lost
@@ -156,22 +138,34 @@ class Tracer:
         if self.reason is None and not any(cycle.file for cycle in self.cycles):
             needed = self.options.wait + self.options.warmup + 1
             self.reason = (
-                f"the loop ended after {steps} steps, and the first trace needs {needed} "
-                f"(wait={self.options.wait}, warmup={self.options.warmup}, then active ones)"
+                "nothing asked for a recording"
+                if not self.options.repeat
+                else (
+                    f"the loop ended after {steps} steps, and the first trace needs {needed} "
+                    f"(wait={self.options.wait}, warmup={self.options.warmup}, then active ones)"
+                )
             )
+
+    def forget(self) -> None:
+        """This is a forked child: nothing here listens to signals."""
+        if self._watch is not None:
+            self._watch.end()
 
     def abandon(self) -> None:
         """Stop recording without a trace, and record no more."""
         recording, self._recording = self._recording, None
         self._forget_tensors()
+        if self._history is not None:
+            self._history.stop()
         self.due = NEVER
         if recording is not None:
             recording.abandon()
 
-    def _enter_cycle(self, steps: int) -> None:
+    def _enter_cycle(self, steps: int, *, asked: bool = False) -> None:
         self._durations = []
         self._events = 0.0
-        self._queue = self.options.phases(calibrated=self._plan is not None)
+        self._trigger = self._trigger if asked else None
+        self._queue = self.options.phases(calibrated=self._plan is not None, asked=asked)
         self._next_phase(steps)
 
     def _next_phase(self, steps: int) -> None:
@@ -183,6 +177,8 @@ class Tracer:
             self.phase, length = "after", NEVER - steps
         self._log.add_phase("warmup" if self.phase == "tensors" else self.phase, steps)
         self.due = steps + length
+        if self.phase == "after" and self._watch is not None and self.reason is None:
+            self._rest(self._watch, steps)
         if self.phase == "calibrate":
             self._recording = self._new_recording(shapes=False)
             self._recording.start()
@@ -194,6 +190,13 @@ class Tracer:
                 self._begin_tensors(steps)
         elif self.phase == "active":
             self._begin_active(steps)
+
+    def _rest(self, watch: Watch, steps: int) -> None:
+        """Nothing is recorded from now on, until something asks for it."""
+        if not self.cycles and self.options.wait > 1:
+            watch.learn(1, min(steps, self.options.wait - 1))
+        watch.rest(steps)
+        self.due = steps + 1
 
     def _may_record(self) -> bool:
         """Whether this cycle can and should be recorded; else the reason is kept."""
@@ -235,7 +238,7 @@ class Tracer:
 
     def _new_recording(self, *, shapes: bool) -> Recording:
         options = self.options
-        return Recording(shapes=shapes, memory=options.memory, stacks=options.stacks, marking=self._marking)
+        return Recording(shapes=shapes, memory=bool(options.memory), stacks=options.stacks, marking=self._marking)
 
     def _calibrate(self, duration_ns: int) -> None:
         """Learn from the calibration step how many events a step has and what stopping costs here."""
@@ -290,6 +293,8 @@ class Tracer:
         if self._recording.state != "recording":
             self._start_recording(steps)
         self._first = steps
+        if self._history is not None:
+            self._history.start()
         self._mark(steps)
 
     def _mark(self, steps: int) -> None:
@@ -339,6 +344,7 @@ class Tracer:
         shapes = self._plan is None or self._plan.shapes
         path = self._directory / trace_name(self._place.rank, self._index)
         tensors = self._keep_tensors()
+        memory = self._keep_memory()
         try:
             size = recording.export(path, incomplete_step=cut_short)
         except OSError as error:
@@ -347,9 +353,10 @@ class Tracer:
             self._note(recording, None, None, f"{type(error).__name__}: {error}", shapes=shapes)
             self._give_up(f"the trace could not be written: {os.strerror(error.errno) if error.errno else error}")
         else:
-            self._note(recording, path.name, size, note, shapes=shapes, tensors=tensors)
+            self._note(recording, path.name, size, note, shapes=shapes, tensors=tensors, memory=memory)
         self._recording = None
         self._index += 1
+        self._make_room()
         self._after_cycle(steps, over=cut_short is not None)
 
     def _keep_tensors(self) -> str | None:
@@ -358,19 +365,39 @@ class Tracer:
         path = self._directory / tensors_name(self._place.rank, self._index)
         return path.name if tensors is not None and tensors.keep(path) else None
 
+    def _keep_memory(self) -> str | None:
+        """Write what the allocator holds; the name of the file. What goes wrong costs no trace."""
+        if self._history is None:
+            return None
+        path = self._directory / memory_name(self._place.rank, self._index)
+        try:
+            return path.name if self._history.write(path) else None
+        except Exception as error:  # private functions of torch, and a disk
+            self._warn(f"no snapshot of the memory: {type(error).__name__}: {error}")
+            return None
+
+    def _make_room(self) -> None:
+        """Old traces go where the user set a limit."""
+        if self.options.kept is not None or self.options.max_bytes is not None:
+            self.cycles = rotated(self.cycles, self._directory, self.options.kept, self.options.max_bytes)
+
     def _after_cycle(self, steps: int, *, over: bool) -> None:
         if over:
             return
         if self.reason is None and self._index < self.options.repeat:
             self._make_plan()
             self._enter_cycle(steps)
+        elif self._watch is not None:
+            self._make_plan()
+            self._queue = []
+            self._next_phase(steps)
         else:
             self._queue = []
             self._next_phase(steps)
 
     def _note(
         self, recording: Recording, file: str | None, size: int | None, note: str | None, *, shapes: bool,
-        tensors: str | None = None,
+        tensors: str | None = None, memory: str | None = None,
     ) -> None:  # fmt: skip
         """Keep what the cycle was, compare its pause with the bound, and learn from it."""
         events = recording.event_count()
@@ -388,6 +415,8 @@ class Tracer:
             pause_s=recording.pause_s,
             predicted_pause_s=self._plan.pause_s if self._plan is not None else None,
             note=note or (self._plan.reason if self._plan is not None else None),
+            memory=memory,
+            trigger=self._trigger,
         )
         self.cycles.append(cycle)
         if self._durations:

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from numbers import Real
 from pathlib import Path
 from threading import get_ident
@@ -26,10 +25,14 @@ from probe.session import ownership, snapshot
 from probe.session.annotation import annotate
 from probe.session.batches import Batches
 from probe.session.beside import begun
+from probe.session.following import EVERY_S, Following, Tell
 from probe.session.graph import GraphOfModel
 from probe.session.launch import Place, default_path, find_place, join_directory
 from probe.session.modules import ModuleRanges
-from probe.session.schedule import NEVER, Options, Tracer
+from probe.session.off import OFF, NoAnalysis
+from probe.session.options import Options
+from probe.session.requests import NO_REQUEST, Request, RequestLog
+from probe.session.schedule import NEVER, Tracer
 from probe.session.steps import StepLog
 
 __all__ = ["NoAnalysis", "Session", "annotate", "profile"]
@@ -42,31 +45,6 @@ _NOBODY = -1  # no thread has this identity
 _Item = TypeVar("_Item")
 
 
-class NoAnalysis:
-    """Stands for an analysis that cannot be made; prints as the reason, in one line."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"probe: no analysis: {self.reason}"
-
-    __repr__ = __str__
-
-    def to_json(self) -> dict[str, Any]:
-        """An analysis object that holds nothing but the reason."""
-        return {"schema": "probe.analysis/1", "warnings": [self.reason]}
-
-    def to_pandas(self) -> Any:
-        """An empty table."""
-        import pandas as pd
-
-        return pd.DataFrame()
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>"
-
-
 def profile(
     path: str | os.PathLike[str] | None = None,
     *,
@@ -76,12 +54,17 @@ def profile(
     repeat: int = 1,
     enabled: bool = True,
     ranks: str | Sequence[int] = "first",
-    memory: bool = False,
+    memory: bool | str = False,
     stacks: bool = False,
     telemetry: bool | Mapping[str, Any] = True,
     tags: Mapping[str, Any] | None = None,
     model: object = None,
     max_pause_s: float = 1.0,
+    every_s: float | None = None,
+    slow: float | None = None,
+    on_demand: bool | None = None,
+    keep: int | None = None,
+    max_bytes: int | None = None,
 ) -> Session:
     """Observe a training loop: `with profile("runs/exp1") as prof:` around it, `prof.step()` at each step's end.
 
@@ -89,9 +72,13 @@ def profile(
     traced, `repeat` times; fewer where ending the recording would pause training for more than `max_pause_s` seconds.
     path: the run directory, by default a fresh one under ./runs; one that holds a run is kept, the new goes beside it.
     ranks: "first", "all", a list, or "slowest" (the one whose waiting steps take longest).
-    memory, stacks: record allocations, Python stacks (dear). model: names its modules in the traces, and its graph is
+    memory: record allocations; "snapshot": and what CUDA's allocator holds, for PyTorch's viewer. stacks: Python stacks
+    (dear). model: names its modules in the traces, and its graph is
     captured when the block ends.
     telemetry: what device and host did meanwhile; a dictionary sets rates and limits (docs/telemetry.md).
+    every_s: after those, record again and again, at most once in so many seconds. slow: record where a step takes this
+    many times the p95 of the bare ones. on_demand: record when the file `trigger` in the run directory is touched, or
+    SIGUSR2 comes; by default with every_s= or slow=. keep, max_bytes: of the traces (docs/programs.md, "For ever").
     enabled=False costs nothing.
     Raises UsageError for options that make no sense; nothing else, ever.
     """
@@ -104,8 +91,17 @@ def profile(
     chosen = ranks if isinstance(ranks, str) else _as_ranks(ranks)
     settings_of(telemetry)  # refused now, not once training has begun
     beside = dict(telemetry) if isinstance(telemetry, Mapping) else telemetry
-    options = Options(wait, warmup, active, repeat, chosen, bool(memory), bool(stacks), beside, max_pause_s)
+    asked = bool(on_demand) if on_demand is not None else every_s is not None or slow is not None
+    options = Options(
+        wait, warmup, active, repeat, chosen, _as_memory(memory), bool(stacks), beside, max_pause_s, every_s, slow,
+        asked, keep, max_bytes,
+    )  # fmt: skip
     return Session(Path(path) if path is not None else None, options, dict(tags or {}), model=model)
+
+
+def _as_memory(memory: Any) -> Any:
+    """Anything but a text means whether or not; Options refuses other texts."""
+    return memory if isinstance(memory, str) else bool(memory)
 
 
 def _as_ranks(ranks: Any) -> tuple[int, ...]:
@@ -139,6 +135,8 @@ class Session:
         self._log = StepLog()
         self._keep = self._log.durations_ns.append
         self._mask = 0  # steps with a bit of it set are not kept
+        self._requests = RequestLog()
+        self._followers: list[Following] = []
         self._tracer: Tracer | None = None
         self._telemetry: Telemetry | None = None
         self._place = Place()
@@ -209,6 +207,24 @@ class Session:
             self._warn(f"metric({name!r}): a {type(value).__name__} was ignored; give a number, such as tensor.item()")
         else:
             self._log.add_metric(str(name), self._steps, float(value), str(unit))
+
+    def follow(self, tell: Tell, *, every_s: float = EVERY_S, close: Callable[[], None] | None = None) -> None:
+        """Tell somebody about the steps while the run goes on: `tell(step, {name: value})`, on the loop's thread.
+
+        Of many steps the means. One who raises is told no more. `close` is called when the run ends.
+        """
+        if self._state != "open":
+            self._warn("follow() was called outside of the `with` block; nobody is told")
+            return
+        self._followers.append(Following(self._log, tell, every_s, close))
+        self._due = min(self._due, self._steps + 1)
+
+    def request(self, prompt_tokens: int | None = None) -> Request:
+        """A request to the program as a server has arrived: `with session.request() as r:`, `r.token()` at each token.
+
+        For any thread; a handle without `with` is ended by `r.end()`.
+        """
+        return Request(self._requests, prompt_tokens) if self._state == "open" else NO_REQUEST
 
     def analysis(self) -> Any:
         """What `probe analyze` says of this run; prints as its report. Where there is none, as the reason."""
@@ -291,9 +307,30 @@ class Session:
             if ended or tracer.due == NEVER:
                 self._guard("writing the run", self._save)
         self._due = min(tracer.due if tracer is not None else NEVER, self._log.full_at)
+        for follower in tuple(self._followers):
+            self._tell(follower, step, now - self._begin)
         if self._telemetry is not None and tracer is not None:
             self._telemetry.mark(tracer.phase, step, perf_counter_ns(), now)
         self._begin = perf_counter_ns()
+
+    def _tell(self, follower: Following, step: int, step_ns: int) -> None:
+        """What those who follow raise is theirs: they are told no more, and recording goes on."""
+        try:
+            if follower.due:
+                follower.flush(step)
+        except Exception as error:
+            self._followers.remove(follower)
+            self._warn(f"one who follows the run is told no more: {type(error).__name__}: {error}")
+            return
+        self._due = min(self._due, step + follower.pace(step_ns))
+
+    def _end_followers(self) -> None:
+        followers, self._followers = self._followers, []
+        for follower in followers:
+            try:
+                follower.end(self._steps)
+            except Exception as error:
+                self._warn(f"one who follows the run was not told all: {type(error).__name__}: {error}")
 
     def _follow_model(self) -> None:
         """Look at the model's calls in the phases before recording."""
@@ -343,6 +380,7 @@ class Session:
                 self._graph.write(self.path, self._place.rank)
         if self._telemetry is not None:
             self._telemetry.stop(ended_ns)
+        self._end_followers()
         self._guard("writing the run", self._save, status)
         if self._place.rank == 0 and not self.quiet:
             _say(self._summary())
@@ -390,6 +428,7 @@ class Session:
                 telemetry=self._telemetry.collected() if self._telemetry is not None else "it failed to start",
             ),
             graph=graph.file if graph is not None else None,
+            requests=self._requests.times(self._opened),
             telemetry=self._telemetry.describe() if self._telemetry is not None else {},
             warnings=tuple(self.warnings),
         )
@@ -402,42 +441,13 @@ class Session:
     def process_forked(self) -> None:
         """This is a forked child: nothing here is the parent's loop."""
         self._thread = _NOBODY
+        if self._tracer is not None:
+            self._tracer.forget()
         self._tracer = None
         if self._telemetry is not None:
             self._telemetry.forget()
             self._telemetry = None
-
-
-class _Off:
-    """What `profile(enabled=False)` is: the whole interface, at no cost."""
-
-    __slots__ = ()
-    path = None
-    warnings: tuple[str, ...] = ()
-
-    def __enter__(self) -> _Off:
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        return None
-
-    def step(self, samples: object = None, tokens: object = None, micro_batches: int = 1) -> None:
-        return None
-
-    def batches(self, iterable: Iterable[_Item]) -> Iterable[_Item]:
-        return iterable
-
-    def add_wait(self, wait_ns: int) -> None:
-        return None
-
-    def metric(self, name: str, value: object, unit: str = "") -> None:
-        return None
-
-    def analysis(self) -> NoAnalysis:
-        return NoAnalysis("profiling was disabled (enabled=False)")
-
-
-OFF = _Off()
+        self._followers = []
 
 
 def _say(line: str) -> None:

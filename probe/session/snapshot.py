@@ -18,7 +18,7 @@ from probe import environment
 from probe.device import Device
 from probe.run import PHASES, Cycle, Metric, RankPart, StepTimes
 from probe.session.launch import Place
-from probe.session.schedule import Options
+from probe.session.options import SNAPSHOT, Options
 from probe.session.steps import COLUMNS, StepLog
 
 MASK = "…"
@@ -113,8 +113,15 @@ def collected(
         "shapes": shaped or (traced[0].note or "left out to keep the pause short" if traced else no_trace),
         "tensors": any(cycle.tensors for cycle in traced) or "left out: it would have slowed a step too much",
         "memory": (bool(traced) or no_trace) if options.memory else f"{unasked}: pass memory=True",
+        "memory_snapshot": any(cycle.memory for cycle in traced) or _why_no_snapshot(options, cycles, no_trace),
         "stacks": (bool(traced) or no_trace) if options.stacks else f"{unasked}: pass stacks=True",
         "telemetry": telemetry if options.telemetry else unasked,
         "modules": (bool(traced) or no_trace) if modules else f"{unasked}: pass model=",
         "model": graph if graph is not None else f"{unasked}: pass model=",
     }
+
+
+def _why_no_snapshot(options: Options, cycles: Sequence[Cycle], no_trace: str) -> str:
+    if options.memory != SNAPSHOT:
+        return f'not asked for: pass memory="{SNAPSHOT}"'
+    return "no CUDA device was used, or it could not be written" if cycles else no_trace

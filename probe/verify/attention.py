@@ -32,6 +32,7 @@ def attention_case(site: AttentionSite) -> Case[AttentionInputs]:
         candidates=(
             Candidate("scaled_dot_product_attention", attention_line(site), partial(fused, site)),
             *_of_libraries(site),
+            *_scored(site),
         ),
         timed=Problem("recorded sizes", lambda rng: replace(recorded(rng), dropout=site.dropout)),
         checked=(Problem("recorded sizes", recorded), *hard_problems(site)),
@@ -63,6 +64,40 @@ def library_side(site: AttentionSite, kernel: Callable[..., Any], inputs: Attent
         return output
 
     return attention_side(_in_four(attend, inputs.query.dim()), inputs)
+
+
+def _scored(site: AttentionSite) -> Iterator[Candidate[AttentionInputs]]:
+    """probe's own kernel, which adds any bias to the scores; on a GPU, and without gradients."""
+    from probe.verify.replacements.fused_kernels import there_is_triton_and_gpu
+
+    if there_is_triton_and_gpu() and not (site.training or site.dropout or site.mask == "boolean"):
+        yield scored_candidate(site)
+
+
+def scored_candidate(site: AttentionSite, by: str = "function") -> Candidate[AttentionInputs]:
+    """by: "reference" for the same in torch's operators, which runs anywhere."""
+    from probe.kernels.fused.scored_attention import KERNEL
+
+    def bias_of(inputs: AttentionInputs) -> Any:
+        floating = inputs.mask is not None and inputs.mask.is_floating_point() and not is_causal(site)
+        return inputs.mask if floating else None
+
+    options: dict[str, Any] = {"causal": is_causal(site), "scale": 1.0 if site.scale is None else site.scale}
+
+    def build(inputs: AttentionInputs) -> Side:
+        run, bias = getattr(KERNEL, by), bias_of(inputs)
+        forward = _in_four(lambda q, k, v: run(q, k, v, bias, **options), inputs.query.dim())
+        return attention_side(forward, inputs)
+
+    def guard(inputs: AttentionInputs) -> str | None:
+        missing = (None,) * max(4 - inputs.query.dim(), 0)
+        found = KERNEL.why_not(
+            *(t[missing] for t in (inputs.query, inputs.key, inputs.value)), bias_of(inputs), **options
+        )
+        return f"{found}" if found else None
+
+    line = "probe.kernels.fused.scored_attention.scored_attention(q, k, v, bias, causal=causal, scale=scale)"
+    return Candidate("probe scored_attention", line, build, guard=guard if by == "function" else None)
 
 
 def hand_written(site: AttentionSite, inputs: AttentionInputs) -> Side:

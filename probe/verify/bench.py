@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from probe.environment import cpu_device, cuda_device, load_torch
 from probe.errors import UnavailableError, UsageError
 from probe.microbench.harness import Clock
-from probe.microbench.timers import CudaTimer, HostTimer, Timer
+from probe.microbench.neighbours import Neighbours
+from probe.microbench.timers import CudaTimer, Timer
+from probe.verify.clocks import CpuTimer
+
+
+class Watch(Protocol):
+    """What others did since it was made."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether they took CPU time that matters."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,7 @@ class Bench:
     timer: Timer
     seed: int = 0
     clock: Clock = time.perf_counter
+    watch: Callable[[], Watch] | None = None  # begins to watch what others take of the CPUs
 
 
 def bench(device: str = "cpu", *, seed: int = 0, clock: Clock = time.perf_counter) -> Bench:
@@ -34,7 +46,7 @@ def bench(device: str = "cpu", *, seed: int = 0, clock: Clock = time.perf_counte
         torch, why = load_torch()
         if torch is None:
             raise UnavailableError(f"verifying runs the operators, but torch is {why}; install it: pip install torch")
-        return Bench(device, cpu_device().name, HostTimer(), seed, clock)
+        return Bench(device, cpu_device().name, CpuTimer(torch.get_num_threads()), seed, clock, Neighbours)
     if kind != "cuda" or bool(colon) != number.isdecimal():
         raise UsageError(f"cannot verify on {device!r}; use cpu, cuda or cuda:N")
     index = int(number or 0)

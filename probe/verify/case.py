@@ -49,7 +49,7 @@ class Candidate(Generic[I]):
 
     fixed: made for the recorded sizes and layouts; hard inputs of others are left out. floor_dtype: where it computes
     in another type than the original, on purpose: that type's floor holds. objection: why it cannot be run here.
-    note: what to say of it after it ran.
+    note: what to say of it after it ran. guard: why it does not take the inputs; then it is not offered.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Candidate(Generic[I]):
     floor_dtype: str | None = None
     objection: str | None = None
     note: Callable[[], str] = str
+    guard: Callable[[I], str | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -97,8 +98,16 @@ def _nothing(site: ChainSite, why: str) -> Case[ChainInputs]:
 def _candidate(program: Program, proposal: Proposal) -> Candidate[ChainInputs]:
     return Candidate(
         proposal.name, proposal.code_line, partial(proposed, program, proposal), proposal.fixed, proposal.floor_dtype,
-        proposal.objection, proposal.note,
+        proposal.objection, proposal.note, _guard(proposal),
     )  # fmt: skip
+
+
+def _guard(proposal: Proposal) -> Callable[[ChainInputs], str | None] | None:
+    """Asked with the tensors as they are given in a run, gradients wanted where the backward pass runs."""
+    asked = proposal.guard
+    if asked is None:
+        return None
+    return lambda inputs: asked(*(_leaf(t, inputs.cotangents is not None) for t in inputs.tensors))
 
 
 def replayed(program: Program, inputs: ChainInputs) -> Side:
@@ -172,6 +181,8 @@ def _drawn(outside: Outside, rng: torch.Generator) -> torch.Tensor:
     import torch
 
     dtype = getattr(torch, outside.dtype)
+    if outside.fill.fill == "causal":
+        return _causal_mask(outside, dtype, rng.device)
     size = 0 if 0 in outside.dims else 1 + sum((n - 1) * s for n, s in zip(outside.dims, outside.strides, strict=True))
     if outside.fill.fill == "integers":
         flat = torch.randint(0, outside.fill.high, (size,), generator=rng, device=rng.device)
@@ -182,6 +193,15 @@ def _drawn(outside: Outside, rng: torch.Generator) -> torch.Tensor:
     else:
         flat = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32)
     return flat.to(dtype).as_strided(outside.dims, outside.strides)
+
+
+def _causal_mask(outside: Outside, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What a query may see: True, or 0 beside -inf."""
+    import torch
+
+    seen = torch.ones(outside.dims, dtype=torch.bool, device=device).tril()
+    mask = seen if dtype == torch.bool else torch.zeros(outside.dims, device=device).masked_fill(~seen, -math.inf)
+    return _laid(mask.to(dtype), outside.strides)
 
 
 def _hard_problems(program: Program) -> Iterator[Problem[ChainInputs]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Generic
 
 from probe.errors import UsageError
@@ -16,17 +17,20 @@ from probe.units import format_bytes, significant
 from probe.verify.bench import Bench, bench, isolated
 from probe.verify.case import Candidate, Case, I, Side
 from probe.verify.cases import case_of
+from probe.verify.clocks import CpuTimer
 from probe.verify.cold import SPENT_S, cold_ratio
 from probe.verify.memory import available_bytes, peak_bytes
 from probe.verify.numeric import Baseline, Gate, baselines, gate
 from probe.verify.pairs import measure
 from probe.verify.ratios import Pairs
-from probe.verify.verdict import Memory, decide
+from probe.verify.verdict import LEAST_PAIRS, Memory, decide
 
 BUDGET_S = 60.0
 ROOM = 0.8  # of the available memory may be needed: the rest of the machine goes on living
 WARM_CALLS = 1  # before the repeats are chosen; the check of the numbers has warmed everything else
-LEAST_TIMING_S = 3.0  # is left for the pairs, however long compiling and checking took
+LEAST_TIMING_S = 3.0  # is left for the pairs, however long compiling and checking took …
+TIMING_PART = 0.5  # … and this part of the candidate's share; no more than the share in any case
+LAYOUTS = 3  # unrecorded pairs before the first look
 ORDER: tuple[Verdict, ...] = ("accept", "trade", "inconclusive", "reject")
 
 
@@ -136,17 +140,21 @@ def _judge(ground: _Ground[I], candidate: Candidate[I], budget_s: float) -> Resu
     if candidate.objection:
         return _unresolved(candidate, on, candidate.objection)
     try:
+        outside = candidate.guard(ground.inputs) if candidate.guard is not None else None
+        if outside:
+            return _unresolved(candidate, on, f"not offered, outside its guard: {outside}")
         numbers = gate(ground.case, candidate, ground.baselines)
         if numbers.failure:
             return _result(candidate, on, "reject", numbers.failure, numbers)
         memory = Memory(ground.peak_bytes, peak_bytes(candidate.build, ground.inputs, on.device))
-        pairs = _timed(ground, candidate, max(deadline - on.clock(), min(LEAST_TIMING_S, budget_s)))
+        pairs = _timed(ground, candidate, deadline - on.clock(), budget_s)
     except _OriginalFailedError as error:
         return _unresolved(candidate, on, f"the original does not run here: {_said(error)}")
     except Exception as error:  # the candidate's: it may be any code
         return _result(candidate, on, "reject", f"fails: {_said(error)}")
     verdict, reason = decide(pairs, memory)
-    said = "; ".join(filter(None, (reason, candidate.note(), _cold(ground, candidate, deadline))))
+    chosen = f"not recorded: {', '.join(ground.case.assumed)}" if ground.case.assumed else ""
+    said = "; ".join(filter(None, (reason, pairs.other, candidate.note(), _cold(ground, candidate, deadline), chosen)))
     return _result(candidate, on, verdict, said, numbers, memory, pairs)
 
 
@@ -155,36 +163,58 @@ def _cold(ground: _Ground[I], candidate: Candidate[I], deadline: float) -> str:
     on, inputs = ground.bench, ground.inputs
     if deadline - on.clock() < SPENT_S:
         return ""
-    sides = [_window(build(inputs), 1, on) for build in (ground.case.original, candidate.build)]
+    sides = [_window(build(inputs), 1, on, []) for build in (ground.case.original, candidate.build)]
     for side in sides:
         side()
     found = cold_ratio(sides[0], sides[1], on.device, on.clock)
     return f"with cold caches {significant(found[0])}× in {found[1]} pairs" if found else ""
 
 
-def _timed(ground: _Ground[I], candidate: Candidate[I], budget_s: float) -> Pairs:
-    """Interleaved pairs of the original and the candidate."""
+def _timed(ground: _Ground[I], candidate: Candidate[I], left_s: float, share_s: float) -> Pairs:
+    """Interleaved pairs of the original and the candidate, in what is left of the share, or a part of it at least."""
     on, inputs = ground.bench, ground.inputs
-    deadline = on.clock() + budget_s
-    repeats_old = _repeats(ground.case.original(inputs), on)
-    repeats_new = _repeats(candidate.build(inputs), on)
+    repeats_old, old_s = _repeats(ground.case.original(inputs), on)
+    repeats_new, new_s = _repeats(candidate.build(inputs), on)
+    others: tuple[list[float], list[float]] = ([], [])
 
     def build() -> tuple[Window, Window]:
-        old = _window(ground.case.original(inputs), repeats_old, on)
-        return _blamed(old), _window(candidate.build(inputs), repeats_new, on)
+        old = _window(ground.case.original(inputs), repeats_old, on, others[0])
+        return _blamed(old), _window(candidate.build(inputs), repeats_new, on, others[1])
 
-    return measure(build, deadline - on.clock(), on.seed, on.clock)
+    watch = on.watch() if on.watch is not None else None
+    pairs = measure(build, _timing_s(left_s, share_s, old_s + new_s), on.seed, on.clock)
+    return replace(pairs, contended=watch is not None and watch.disturbed, other=_by_other_clock(others, on))
 
 
-def _repeats(side: Side, on: Bench) -> int:
-    """Calls per window, so that it is long against the clock and short against a time slice."""
+def _timing_s(left_s: float, share_s: float, pair_s: float) -> float:
+    """Seconds for the pairs, though checking and compiling used up the share: enough for a first look, if it can be."""
+    enough_s = (LEAST_PAIRS + LAYOUTS) * pair_s
+    return max(left_s, min(max(TIMING_PART * share_s, LEAST_TIMING_S, enough_s), share_s))
+
+
+def _by_other_clock(others: tuple[list[float], list[float]], on: Bench) -> str:
+    """2.1× by CPU time; "" where there is one clock."""
+    old, new = (median(side) if side else 0.0 for side in others)
+    return f"{significant(old / new)}× by {on.timer.other}" if old and new and isinstance(on.timer, CpuTimer) else ""
+
+
+def _repeats(side: Side, on: Bench) -> tuple[int, float]:
+    """Calls per window, so that it is long against the clock and short against a time slice; and its seconds."""
     on.timer.window(side.call, WARM_CALLS)
-    return repeats_for(lambda calls: on.timer.window(side.call, calls))
+    repeats = repeats_for(lambda calls: on.timer.window(side.call, calls))
+    return repeats, on.timer.window(side.call, repeats)
 
 
-def _window(side: Side, repeats: int, on: Bench) -> Window:
-    """Seconds per call over one window."""
-    return lambda: on.timer.window(side.call, repeats) / repeats
+def _window(side: Side, repeats: int, on: Bench, others: list[float]) -> Window:
+    """Seconds per call over one window; what another clock showed goes to `others`."""
+
+    def window() -> float:
+        seconds = on.timer.window(side.call, repeats) / repeats
+        if isinstance(on.timer, CpuTimer):
+            others.append(on.timer.other_s / repeats)
+        return seconds
+
+    return window
 
 
 def _blamed(window: Window) -> Window:

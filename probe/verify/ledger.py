@@ -19,7 +19,7 @@ import msgspec
 from probe.files import cache_directory, write_atomically
 from probe.findings import Finding, Verified
 from probe.schema import to_jsonable
-from probe.sites import AttentionSite, OptimizerSite, Site
+from probe.sites import AttentionSite, LoopSite, OptimizerSite, Site
 from probe.units import significant
 
 SCHEMA = "probe.verified/1"
@@ -67,6 +67,8 @@ def _described(site: Site) -> tuple[str, tuple[int, ...], str]:
         return site.dtype, (*site.query[:-1], site.key[-2]), f"attention, mask {site.mask}"
     if isinstance(site, OptimizerSite):
         return site.dtype, (sum(map(math.prod, site.parameters)),), f"{site.kind}, {len(site.parameters)} parameters"
+    if isinstance(site, LoopSite):
+        return site.dtype, (sum(map(math.prod, site.tensors)),), f"a loop over {len(site.tensors)} tensors"
     plain = [
         (dims, dtype)
         for step in site.steps
@@ -93,11 +95,15 @@ def read(path: Path) -> tuple[Entry, ...]:
 
 
 def keep(path: Path, new: Sequence[Entry]) -> str | None:
-    """Add the entries; each replaces an earlier one of the same trial. The sentence to warn with where it failed."""
+    """Add the entries; each replaces an earlier one of the same trial, unless that decided something and it does not.
+
+    The sentence to warn with where it failed.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
-            trials = {_trial(entry): entry for entry in (*read(path), *new)}
+            trials = {_trial(entry): entry for entry in read(path)}
+            trials |= {_trial(entry): entry for entry in new if not _says_less(entry, trials.get(_trial(entry)))}
             content = _File(SCHEMA, tuple(sorted(trials.values(), key=lambda entry: entry.at)[-MOST:]))
             write_atomically(path, (json.dumps(to_jsonable(content), indent=1, allow_nan=False) + "\n").encode())
     except OSError as failed:
@@ -111,6 +117,11 @@ def _trial(entry: Entry) -> tuple[object, ...]:
         entry.finding, entry.code, entry.dtype, entry.dims, entry.operators, entry.verified.device,
         entry.verified.candidate,
     )  # fmt: skip
+
+
+def _says_less(entry: Entry, known: Entry | None) -> bool:
+    """Whether nothing was found out where something is known already."""
+    return known is not None and entry.verified.verdict == "inconclusive" != known.verified.verdict
 
 
 @contextmanager

@@ -156,6 +156,9 @@ def _take_outside(building: _Building, invocations: list[Invocation]) -> None:
             if prod(tensor.dims) > sizes.get(read.outside, -1):
                 sizes[read.outside] = prod(tensor.dims)
                 filled = content(found, argument, tensor, place)
+                if building.site.code == "F08" and argument.name == "attn_mask":
+                    filled = Content("causal")
+                    building.assumed.append("the mask is taken to hide what comes later, and nothing else")
                 building.outside[read.outside] = Outside(tensor.dims, strides, tensor.dtype, filled, argument.name)
                 building.bases[read.outside] = read.offset or 0
     for name, outside in zip(_names(building), building.outside.values(), strict=True):

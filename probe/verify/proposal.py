@@ -29,3 +29,4 @@ class Proposal:
     floor_dtype: str | None = None
     objection: str | None = None
     note: Callable[[], str] = str
+    guard: Callable[..., str | None] | None = None  # why it does not take these tensors; then it is not offered

@@ -18,10 +18,15 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Pairs:
-    """Seconds per call of the original and of the candidate, pair by pair."""
+    """Seconds per call of the original and of the candidate, pair by pair.
+
+    contended: whether other processes took CPU time meanwhile; other: what the clock that does not judge showed.
+    """
 
     old_s: Sequence[float]
     new_s: Sequence[float]
+    contended: bool = False
+    other: str = ""
 
     @property
     def n(self) -> int:

@@ -17,8 +17,7 @@ from probe.verify.engine import Result, rank
 from probe.verify.task import Task
 
 START_S = 60.0  # a process may take to import torch and to run the original
-SLACK = 4.0  # times its share of the budget a candidate may take …
-LEAST_S = 120.0  # … and so long at least: torch.compile may need 70 s
+LEAST_S = 90.0  # a candidate may take so long beside its suggestion's share: torch.compile may need 70 s
 MOST_RESTARTS = 4
 LEAST_SHARE_S = 1.0  # with less nothing is begun
 Entry = Callable[[Task, Connection], None]
@@ -107,7 +106,7 @@ def _one_process(run: _Run, entry: Entry, least_s: float) -> str:
 
 def _allowed_s(run: _Run, least_s: float) -> float:
     """How long the process may be silent."""
-    return max(SLACK * run.task.budget_s, least_s)
+    return run.task.budget_s + least_s
 
 
 def _take(run: _Run, message: tuple[str, Any]) -> None:

@@ -12,6 +12,7 @@ from probe.verify.ratios import Pairs
 
 WORTHWHILE = 1.05  # a smaller gain is not worth an edit, and the layout of memory alone moves timings by as much
 NOISY = 0.25  # where the same code differs from itself by this (ln), a conclusion must exceed that difference
+CONTENDED = math.log(1.3)  # where others take CPU time meanwhile, a conclusion must be a clear case
 LEAST_PAIRS = 21  # fewer cannot tell a difference from chance at the confidence of one look
 MOST_PAIRS = 1601
 # A run may be judged at each of these numbers of pairs. They are odd, so that the median is one of the ratios.
@@ -57,18 +58,24 @@ def pace(pairs: Pairs, confidence: float) -> Pace:
     """What the interval of that confidence says of the candidate's time.
 
     Chance is kept out by the confidence and by the random order; a neighbour that slows one side more than the other
-    is not. So on a noisy machine the 95 % interval must also lie beyond the noise.
+    is not. So on a noisy machine the 95 % interval must also lie beyond the noise, and where others were seen to take
+    CPU time, beyond what is a clear case.
     """
     if pairs.n < LEAST_PAIRS:
         return "unknown"
     low, high = pairs.interval(confidence)
-    noise = math.exp(pairs.noise) if pairs.noise > NOISY else 1.0
+    noise = math.exp(_doubt(pairs))
     if low > WORTHWHILE and pairs.interval()[0] > noise:
         return "faster"
     if high < 1 and pairs.interval()[1] < 1 / noise:
         return "slower"
     same = noise == 1.0 and low > 1 / WORTHWHILE and high < WORTHWHILE
     return "same" if same else "unknown"
+
+
+def _doubt(pairs: Pairs) -> float:
+    """The ln of the ratio that the machine alone could make."""
+    return max(pairs.noise if pairs.noise > NOISY else 0.0, CONTENDED if pairs.contended else 0.0)
 
 
 def decide(pairs: Pairs, memory: Memory) -> tuple[Verdict, str]:
@@ -103,4 +110,6 @@ def _why_unknown(pairs: Pairs) -> str:
     if pairs.noise > NOISY:
         spread = format_fraction(math.expm1(pairs.noise), 0)
         return f"the machine is too busy: the same code differed from itself by {spread}; {_ratio(pairs)}"
+    if pairs.contended:
+        return f"other processes took CPU time meanwhile, and no clear case shows: {_ratio(pairs)}; quieten the machine"
     return f"the interval does not decide: {_ratio(pairs)}; raise the budget or quieten the machine"

@@ -9,7 +9,8 @@ from math import prod
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.attention_flow import scalar
 from probe.analyzers.rules.fusion.attention_site import element_of
-from probe.analyzers.rules.matching.repeats import as_recorded_s
+from probe.analyzers.rules.matching.ledger import usual_s
+from probe.analyzers.rules.matching.repeats import replaced_as_recorded_s
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Dims
@@ -58,7 +59,7 @@ def _match(context: Context, rows: int, same: list[Unit]) -> Match:
     width, looked_up = same[0].dims[0][-1], prod(same[0].dims[1])
     element = element_of(same[0])
     itemsize = element.itemsize if element else 4
-    spent_s = context.seconds(taken)
+    spent_s = usual_s(context, taken)
     needed_s = context.roof_s(2 * looked_up * width * itemsize * len(same) / len(context.steps)) or 0.0
     calls = times(len(same) / len(context.steps))
     table = rows * width * itemsize
@@ -74,7 +75,7 @@ def _match(context: Context, rows: int, same: list[Unit]) -> Match:
             f"{BACKWARD} of {looked_up:,} rows into {rows:,}",
             f"{looked_up / rows:.1%} of the table's rows have a gradient at most",
         ),
-        saving_s=max(spent_s - as_recorded_s(context, needed_s), 0.0),
+        saving_s=max(spent_s - replaced_as_recorded_s(context, needed_s), 0.0),
         saving_bytes=max(table - looked_up * width * itemsize, 0),
         where=f"{BACKWARD}, {calls}",
         replacement="a sparse gradient",

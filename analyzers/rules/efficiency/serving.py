@@ -11,7 +11,8 @@ from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.attention_flow import scalar
 from probe.analyzers.rules.fusion.attention_site import element_of
 from probe.analyzers.rules.matching.flow import Flow, tensor_sizes
-from probe.analyzers.rules.matching.repeats import as_recorded_s
+from probe.analyzers.rules.matching.ledger import usual_s
+from probe.analyzers.rules.matching.repeats import replaced_as_recorded_s
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Dims
@@ -95,7 +96,7 @@ def _grows(context: Context, same: list[_Append]) -> bool:
 
 def _cache(context: Context, same: list[_Append]) -> Match:
     rows = [a.row for a in same]
-    spent_s = context.seconds(rows)
+    spent_s = usual_s(context, rows)
     longest = max(same, key=lambda a: a.kept)
     new_s = context.roof_s(sum(2 * prod(a.rest) * a.new * a.itemsize for a in same) / len(context.steps)) or 0.0
     read_s = spent_s / PASSES[context.trace.on_device]
@@ -115,7 +116,7 @@ def _cache(context: Context, same: list[_Append]) -> Match:
             f"what attends to them then reads them from memory itself, not what was just copied: about "
             f"{format_time(read_s)} stay",
         ),
-        saving_s=max(spent_s - read_s - as_recorded_s(context, new_s), 0.0),
+        saving_s=max(spent_s - read_s - replaced_as_recorded_s(context, new_s), 0.0),
         where=f"cat, {calls}",
         replacement="a cache of full length, written in place",
         how=f"cache[{':, ' * longest.dim}at : at + {longest.new}] = new  # cache allocated once, at its full length",

@@ -59,7 +59,7 @@ def synchronous(context: Context) -> Iterator[Match]:
         rows=(),
         ops=(),
         summary="the data loader has no workers: each batch is loaded in the training process while nothing else runs",
-        evidence=(f"{SYNCHRONOUS} in the trace",),
+        evidence=(f"{SYNCHRONOUS} in the trace", "H07 counts the time that is waited"),
         saving_s=None,
         where="the data loader",
         replacement="worker processes",

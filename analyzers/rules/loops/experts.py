@@ -13,7 +13,7 @@ from probe.analyzers.rules.fusion.attention_flow import factors, in_backward, nu
 from probe.analyzers.rules.fusion.attention_site import element_of
 from probe.analyzers.rules.loops import small_products
 from probe.analyzers.rules.matching.flow import Flow
-from probe.analyzers.rules.matching.repeats import as_recorded_s
+from probe.analyzers.rules.matching.repeats import replaced_as_recorded_s
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_time
@@ -207,7 +207,7 @@ def _gathered(context: Context, layers: list[list[_Expert]]) -> Match:
             f"{format_time(context.seconds([row for expert in experts for row in expert.products]))} of products"
         ),
         evidence=(names, f"weights of {' and '.join(str(list(w)) for w in experts[0].weights)}"),
-        saving_s=max(spent_s - as_recorded_s(context, once_s), 0.0),
+        saving_s=max(spent_s - replaced_as_recorded_s(context, once_s), 0.0),
         where=f"the loop over {len(layers[0])} experts",
         replacement="tokens sorted by expert, and one grouped product",
         how="order = expert_of.argsort(); y = torch._grouped_mm(x[order], weights, offs=ends)  # gathered once",

@@ -10,7 +10,8 @@ from probe.analyzers.roofline import place
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.attention_flow import in_backward
 from probe.analyzers.rules.matching.flow import Flow, Tier
-from probe.analyzers.rules.matching.repeats import as_recorded_s
+from probe.analyzers.rules.matching.ledger import usual_s
+from probe.analyzers.rules.matching.repeats import replaced_as_recorded_s
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Dims, Mask
@@ -143,7 +144,7 @@ def _match(context: Context, same: list[_Series]) -> Match | None:
     if roof_s is None:
         return None
     steps = len(context.steps)
-    spent_s = context.seconds(rows + joins) + context.seconds(backward)
+    spent_s = usual_s(context, [*rows, *joins, *backward])
     spent_s += 0.0 if context.trace.on_device else _gaps(same) / steps
     passes = 3 if backward else 1
     dispatches = len(same) + (0.0 if same[0].shared or context.trace.on_device else PER_MATRIX * len(rows))
@@ -163,7 +164,7 @@ def _match(context: Context, same: list[_Series]) -> Match | None:
             f"{units[0].name}: {format_time(roof_s)} at the roof, its start {format_time(context.machine.dispatch_s)}",
             "none reads what another made" if same[0].tier != "order" else "nothing is computed between them",
         ),
-        saving_s=max(spent_s - as_recorded_s(context, floor_s), 0.0),
+        saving_s=max(spent_s - replaced_as_recorded_s(context, floor_s), 0.0),
         where=f"{len(rows) / steps:.0f} calls of {units[0].name} per step",
         replacement=replacement,
         how=how,

@@ -56,20 +56,39 @@ class Written:
 
 
 def pieces(graph: ModuleGraph) -> tuple[Piece, ...]:
-    """What may be found of a graph, largest first, each spelling once."""
+    """What may be found of a graph, largest first, each spelling once; a spelling that is wired in two ways is none."""
     found: dict[tuple[_Key, ...], Piece] = {}
+    unsure: set[tuple[_Key, ...]] = set()
     for call in graph.calls:
         keys = tuple((unit.name, tuple(argument.size for argument in unit.arguments)) for unit in call.units)
-        _add(found, Piece(call, 0, len(keys), keys, whole=True))
+        _add(found, unsure, Piece(call, 0, len(keys), keys, whole=True))
         for module in call.modules:
             if module.end - module.first >= LEAST_UNITS:
-                _add(found, Piece(call, module.first, module.end, keys[module.first : module.end], whole=False))
-    return tuple(sorted(found.values(), key=lambda piece: len(piece.keys), reverse=True))
+                piece = Piece(call, module.first, module.end, keys[module.first : module.end], whole=False)
+                _add(found, unsure, piece)
+    sure = (piece for spelling, piece in found.items() if spelling not in unsure)
+    return tuple(sorted(sure, key=lambda piece: len(piece.keys), reverse=True))
 
 
-def _add(found: dict[tuple[_Key, ...], Piece], piece: Piece) -> None:
-    if piece.keys:
-        found.setdefault(piece.keys, piece)
+def _add(found: dict[tuple[_Key, ...], Piece], unsure: set[tuple[_Key, ...]], piece: Piece) -> None:
+    if not piece.keys:
+        return
+    known = found.setdefault(piece.keys, piece)
+    if _wiring(known) != _wiring(piece):
+        unsure.add(piece.keys)
+
+
+def _wiring(piece: Piece) -> list[list[int | str | None]]:
+    """For each argument within a piece the unit that made it, counted from its first, or where it comes from."""
+    return [
+        [
+            argument.maker - piece.first
+            if argument.maker is not None and piece.first <= argument.maker < piece.end
+            else argument.origin
+            for argument in unit.arguments
+        ]
+        for unit in piece.call.units[piece.first : piece.end]
+    ]
 
 
 def covered(

@@ -244,6 +244,11 @@ def as_recorded_s(context: Context, saving_s: float) -> float:
     return saving_s / (context.bare_fraction or 1.0)
 
 
+def usual_s(context: Context, rows: Sequence[int]) -> float:
+    """Time of the given operators in recorded time per step, without what interrupted some of their calls."""
+    return as_recorded_s(context, Ledger(context).seconds(rows))
+
+
 def element(unit: Unit) -> ElementType:
     """Element type of the first argument; float32 where it was not recorded."""
     dtypes = unit.signature.dtypes if unit.signature else ()

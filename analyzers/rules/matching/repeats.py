@@ -81,14 +81,20 @@ def _on_device(context: Context, pairs: Int64s) -> int:
 
 def bare_fraction(context: Context) -> float:
     """How long host code takes without the profiler, as a share of what was recorded; a device's work is not slowed."""
-    if context.trace.on_device or context.recorded_s <= 0:
-        return 1.0
-    return min(context.step_s / context.recorded_s, 1.0)
+    return 1.0 if context.trace.on_device else context.bare_fraction
 
 
 def as_recorded_s(context: Context, bare_s: float) -> float:
     """A time without the profiler as the recorded one, which is what savings of operators are stated in."""
     return bare_s / (bare_fraction(context) or 1.0)
+
+
+def replaced_as_recorded_s(context: Context, least_s: float) -> float:
+    """What takes the place of recorded operators, to be taken from their recorded time.
+
+    The profiler would hardly stretch it; a busy machine slows it as it slowed the step.
+    """
+    return least_s / (min(bare_fraction(context), 1.0) or 1.0)
 
 
 def share_of_step(context: Context, bare_s: float) -> float:

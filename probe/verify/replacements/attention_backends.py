@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from probe.verify.program import Call, Program
@@ -14,15 +15,25 @@ BACKENDS = {"FLASH_ATTENTION": "flash", "EFFICIENT_ATTENTION": "memory-efficient
 
 def propose(program: Program) -> Iterator[Proposal]:
     """For a chain of that one operator."""
-    if program.site.code not in ("F07", "F08") or len(program.calls) != 1 or program.calls[0].name not in OPERATORS:
+    if program.site.code not in ("F07", "F08") or program.calls[-1].name not in OPERATORS:
         return
-    call = program.calls[0]
+    if len(program.calls) != 1 and program.site.code != "F08":  # there the mask may be made in the chain
+        return
+    call = program.calls[-1]
+    if program.site.code == "F08":
+        yield Proposal("is_causal", "F.scaled_dot_product_attention(q, k, v, is_causal=True)", _causal(call))
+        return
     yield Proposal("scaled_dot_product_attention", "F.scaled_dot_product_attention(q, k, v)", _attend(call, None))
     import torch
 
     for name, said in BACKENDS.items() if torch.cuda.is_available() else ():
         line = f"with torch.nn.attention.sdpa_kernel(SDPBackend.{name}): ..."
         yield Proposal(f"SDPA, {said}", line, _attend(call, name))
+
+
+def _causal(call: Call) -> Any:
+    """Without the mask, which is one for a causal order."""
+    return _attend(replace(call, arguments=call.arguments | {"attn_mask": "None", "is_causal": "True"}), None)
 
 
 def _attend(call: Call, backend: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""torch.compile of the recorded chain, and a CUDA graph of it: what needs no knowledge of what the chain means."""
+"""torch.compile of the recorded chain, which needs no knowledge of what the chain means."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from probe.verify.replacements import (
     attention_backends,
     compiled,
     convolution,
+    cuda_graph,
+    fused_forms,
     fused_kernels,
     layouts,
     losses,
@@ -23,7 +25,8 @@ from probe.verify.replacements import (
 Family = Callable[[Program], Iterator[Proposal]]
 FAMILIES: tuple[Family, ...] = (
     norms.propose, products.propose, packed.propose, losses.propose, convolution.propose, attention_backends.propose,
-    precision.propose, layouts.propose, fused_kernels.propose, installed.propose, compiled.propose,
+    precision.propose, layouts.propose, fused_forms.propose, fused_kernels.propose, installed.propose,
+    cuda_graph.propose, compiled.propose,
 )  # fmt: skip
 
 

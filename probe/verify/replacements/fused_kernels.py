@@ -16,11 +16,16 @@ ON_CPU = ("linear_cross_entropy",)
 
 def propose(program: Program) -> Iterator[Proposal]:
     """Each kernel that is for this rule; it raises with the reason where tensors are outside its guard."""
-    import torch
-
-    on_gpu = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+    on_gpu = there_is_triton_and_gpu()
     kernels = {name: kernel for name, kernel in KERNELS.items() if on_gpu or name in ON_CPU}
     yield from proposals_of(program, Adapter("probe", "probe.kernels.fused", kernels))
+
+
+def there_is_triton_and_gpu() -> bool:
+    """Whether kernels in Triton can run here."""
+    import torch
+
+    return bool(torch.cuda.is_available()) and importlib.util.find_spec("triton") is not None
 
 
 def _rms_norm(x: Any, weight: Any, eps: float) -> Any:

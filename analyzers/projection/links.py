@@ -1,0 +1,117 @@
+"""How long does a collective take on a link? T = alpha + volume / beta, from tabulated or measured links.
+
+Rates are those of one direction of one device, as the makers publish them; `USED` of them is what collectives reach.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+Collective = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]
+Algorithm = Literal["ring", "tree", "nvls"]
+
+# busbw over the published rate of one direction: 370 (ring) and 480 GB/s (NVLS) of NVLink 4's 450 on 8 H100
+# (NVIDIA/nccl-tests issue 212). NVLS reduces in the switch, so that its busbw may exceed the link's rate.
+USED = 370 / 450
+USED_NVLS = 480 / 450
+NODE_RANKS = 8  # devices in a node of the usual servers
+
+
+class Link(Enum):
+    """Name, bytes/s of one direction of one device, latency of one hop in seconds."""
+
+    NVLINK2 = ("NVLink 2", 150e9, 3e-6)
+    NVLINK3 = ("NVLink 3", 300e9, 3e-6)
+    NVLINK4 = ("NVLink 4", 450e9, 3e-6)
+    NVLINK5 = ("NVLink 5", 900e9, 3e-6)
+    XGMI2 = ("Infinity Fabric 2", 150e9, 5e-6)
+    XGMI3 = ("Infinity Fabric 3", 448e9, 5e-6)
+    PCIE3 = ("PCIe 3.0 x16", 15.75e9, 5e-6)
+    PCIE4 = ("PCIe 4.0 x16", 31.5e9, 5e-6)
+    PCIE5 = ("PCIe 5.0 x16", 63e9, 5e-6)
+    HDR = ("InfiniBand HDR", 25e9, 5e-6)
+    NDR = ("InfiniBand NDR", 50e9, 5e-6)
+    ETHERNET100 = ("Ethernet 100 Gbit/s", 12.5e9, 15e-6)
+    ETHERNET400 = ("Ethernet 400 Gbit/s (RoCE)", 50e9, 8e-6)
+    EFA = ("EFA, 400 Gbit/s a device", 50e9, 15e-6)
+
+    def __init__(self, title: str, bytes_per_s: float, hop_s: float) -> None:
+        self.title = title
+        self.bytes_per_s = bytes_per_s
+        self.hop_s = hop_s
+
+
+@dataclass(frozen=True)
+class Path:
+    """What joins some ranks: bytes/s that collectives use of it (busbw), and the latency of a hop."""
+
+    name: str
+    bytes_per_s: float
+    hop_s: float
+    measured: bool = False
+
+
+def path(link: Link) -> Path:
+    """What collectives reach on a tabulated link."""
+    return Path(link.title, link.bytes_per_s * USED, link.hop_s)
+
+
+def volume_bytes(kind: Collective, size_bytes: float, ranks: int) -> float:
+    """Bytes that a rank sends. size_bytes: what each holds of an all-reduce, or the whole of a gather or scatter."""
+    if ranks <= 1:
+        return 0.0
+    share = (ranks - 1) / ranks
+    return size_bytes * {"all_reduce": 2 * share, "send_recv": 1.0}.get(kind, share)
+
+
+def hops(kind: Collective, ranks: int, algorithm: Algorithm = "ring") -> int:
+    """How many latencies follow each other."""
+    if ranks <= 1:
+        return 0
+    if kind == "send_recv" or (algorithm == "nvls" and kind != "all_to_all"):
+        return 2 if kind == "all_reduce" else 1
+    if algorithm == "tree":
+        return 2 * math.ceil(math.log2(ranks))
+    return 2 * (ranks - 1) if kind == "all_reduce" else ranks - 1
+
+
+def seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, algorithm: Algorithm = "ring") -> float:
+    """Time of one collective among ranks that one kind of link joins."""
+    if ranks <= 1 or size_bytes <= 0:
+        return 0.0
+    faster = USED_NVLS / USED if algorithm == "nvls" and kind == "all_reduce" else 1.0
+    transfer = volume_bytes(kind, size_bytes, ranks) / (way.bytes_per_s * faster)
+    return hops(kind, ranks, algorithm) * way.hop_s + transfer
+
+
+def best_seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, *, nvls: bool = False) -> float:
+    """The fastest algorithm there is: trees where latency counts, rings where volume does."""
+    choices: list[Algorithm] = ["ring", "tree"] if kind == "all_reduce" else ["ring"]
+    return min(seconds(kind, size_bytes, ranks, way, how) for how in [*choices, *(["nvls"] if nvls else [])])  # type: ignore[list-item]
+
+
+def spread_seconds(kind: Collective, size_bytes: float, ranks: int, per_node: int, near: Path, far: Path) -> float:
+    """Time over several nodes. An all-reduce is scattered within the node, reduced between nodes, and gathered.
+
+    Every rank has a network of its own to the other nodes. An all-to-all sends what is for other nodes over it.
+    """
+    inside = min(ranks, max(per_node, 1))
+    nodes = math.ceil(ranks / inside)
+    if nodes <= 1:
+        return best_seconds(kind, size_bytes, ranks, near)
+    if inside == 1:
+        return best_seconds(kind, size_bytes, ranks, far)
+    if kind == "all_reduce":
+        scatter = seconds("reduce_scatter", size_bytes, inside, near)
+        return 2 * scatter + best_seconds("all_reduce", size_bytes / inside, nodes, far)
+    if kind == "all_to_all":
+        away = size_bytes * (ranks - inside) / ranks
+        return max(
+            seconds(kind, size_bytes * inside / ranks, inside, near), far.hop_s * (nodes - 1) + away / far.bytes_per_s
+        )
+    if kind == "send_recv":
+        return seconds(kind, size_bytes, 2, far)
+    return seconds(kind, size_bytes, inside, near) + seconds(kind, size_bytes / inside, nodes, far)

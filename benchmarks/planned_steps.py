@@ -1,0 +1,145 @@
+"""Training steps whose memory is planned and measured: each function builds one and returns the function that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+Step = Callable[[], None]
+
+
+def _training(model: nn.Module, inputs: Tensor, classes: int, *, amp: bool = False, adam: bool = True) -> Step:
+    target = torch.randint(0, classes, (inputs.shape[0],))
+    optimizer = torch.optim.AdamW(model.parameters()) if adam else torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16) if amp else nullcontext():
+            found = model(inputs)
+            loss = F.cross_entropy(found.reshape(inputs.shape[0], classes, -1).mean(-1).float(), target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+class _Layers(nn.Module):
+    """Layers one after another, each computed again in the backward pass where that is wished."""
+
+    def __init__(self, layers: list[nn.Module], head: nn.Module, *, again: bool) -> None:
+        super().__init__()
+        self.layers, self.head, self.again = nn.ModuleList(layers), head, again
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=False) if self.again and x.requires_grad else layer(x)
+        return self.head(x.mean(1)) if x.dim() == 3 else self.head(x)
+
+
+def _transformer(again: bool, amp: bool = False) -> Step:
+    block = [nn.TransformerEncoderLayer(256, 8, 1024, 0.0, batch_first=True) for _ in range(6)]
+    inputs = torch.randn(16, 128, 256, requires_grad=True)
+    return _training(_Layers([*block], nn.Linear(256, 10), again=again), inputs, 10, amp=amp)
+
+
+def transformer() -> Step:
+    return _transformer(False)
+
+
+def transformer_checkpointed() -> Step:
+    return _transformer(True)
+
+
+def transformer_amp() -> Step:
+    return _transformer(False, amp=True)
+
+
+def _mlp(again: bool, amp: bool = False, adam: bool = True) -> Step:
+    layers: list[nn.Module] = [nn.Sequential(nn.Linear(1024, 1024), nn.GELU(), nn.LayerNorm(1024)) for _ in range(8)]
+    inputs = torch.randn(2048, 1024, requires_grad=True)
+    return _training(_Layers(layers, nn.Linear(1024, 10), again=again), inputs, 10, amp=amp, adam=adam)
+
+
+def mlp() -> Step:
+    return _mlp(False)
+
+
+def mlp_sgd() -> Step:
+    return _mlp(False, adam=False)
+
+
+def mlp_checkpointed() -> Step:
+    return _mlp(True)
+
+
+def mlp_amp() -> Step:
+    return _mlp(False, amp=True)
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.c, self.d = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.d(self.b(F.relu(self.c(self.a(x))))))
+
+
+def _cnn(again: bool) -> Step:
+    stem = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU())
+    layers: list[nn.Module] = [stem, *(_Residual(64) for _ in range(4))]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    return _training(_Layers(layers, head, again=again), torch.randn(16, 3, 48, 48, requires_grad=True), 10)
+
+
+def cnn() -> Step:
+    return _cnn(False)
+
+
+def cnn_checkpointed() -> Step:
+    return _cnn(True)
+
+
+class _Experts(nn.Module):
+    """Every token goes to two of eight experts; all experts see as many tokens, so that sizes need no values."""
+
+    def __init__(self, width: int, experts: int = 8) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) for _ in range(experts)
+        )
+        self.router = nn.Linear(width, experts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.router(x).softmax(-1)
+        kept = x.shape[0] * 2 // len(self.experts)
+        result = x
+        for number, expert in enumerate(self.experts):
+            weight, rows = weights[:, number].topk(kept)
+            result = result.index_add(0, rows, expert(x[rows]) * weight[:, None])
+        return result
+
+
+def _moe(again: bool) -> Step:
+    layers: list[nn.Module] = [_Experts(256) for _ in range(4)]
+    return _training(_Layers(layers, nn.Linear(256, 10), again=again), torch.randn(1024, 256, requires_grad=True), 10)
+
+
+def moe() -> Step:
+    return _moe(False)
+
+
+def moe_checkpointed() -> Step:
+    return _moe(True)
+
+
+STEPS = (
+    transformer, transformer_checkpointed, transformer_amp, mlp, mlp_sgd, mlp_checkpointed, mlp_amp, cnn,
+    cnn_checkpointed, moe, moe_checkpointed,
+)  # fmt: skip

@@ -1,0 +1,301 @@
+"""How far off are projections? Replay, threads, batches, element types, memory plans and collectives, measured here.
+
+Usage: python benchmarks/projection.py replay TRACE…      errors of the replay, one row a trace
+       python benchmarks/projection.py pairs [--rounds N] projected against measured steps on this CPU
+       python benchmarks/projection.py memory             planned against measured peaks of planned_steps.py
+       python benchmarks/projection.py collectives        lines fitted at 2 ranks against 3 and 4 (Gloo)
+       python benchmarks/projection.py docs               docs/validation.md from what lies in results/
+
+Results are kept under benchmarks/results/projection.*.json. A busy machine is met by short bursts in turn: of each
+configuration the fastest burst counts, the same for what is projected from and for what is projected to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "validation.md"
+BURST = 6  # steps
+MODELS = ("mlp", "transformer", "cnn", "norms")
+BATCH = {"mlp": 64, "transformer": 4, "cnn": 4, "norms": 32}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("replay", "pairs", "memory", "collectives", "docs", "worker"))
+    parser.add_argument("rest", nargs="*")
+    parser.add_argument("--rounds", type=int, default=12)
+    arguments = parser.parse_args()
+    if arguments.what == "worker":
+        worker(*arguments.rest)
+        return
+    actions: dict[str, Callable[[], Any]] = {
+        "replay": lambda: replay(arguments.rest),
+        "pairs": lambda: pairs(arguments.rounds),
+        "memory": memory,
+        "collectives": collectives,
+    }
+    if arguments.what == "docs":
+        from projection_docs import text
+
+        DOCS.write_text(text(RESULTS))
+        return
+    found = actions[arguments.what]()
+    (RESULTS / f"projection.{arguments.what}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def replay(paths: list[str]) -> list[dict[str, Any]]:
+    """Errors of each trace; those whose replay says nothing, with the reason."""
+    from dataclasses import asdict
+
+    from probe.analyzers.critical_path.accuracy import replay_accuracy, why_not
+    from probe.readers import formats
+    from probe.readers.narrow import Selection
+
+    rows = []
+    for path in paths:
+        trace = formats.read(path, Selection())
+        reason = why_not(trace)
+        name = "/".join(Path(path).parts[-2:]) if Path(path).name.startswith(("rank", "trace", "sampled")) else Path(path).name
+        rows.append({"trace": name.replace(".json.gz", ""), "left_out": reason, **asdict(replay_accuracy(trace))})
+        print(rows[-1])
+    return rows
+
+
+# --- projected against measured steps -------------------------------------------------------------------------------
+
+
+def build(name: str, batch: int, dtype: str) -> Callable[[], None]:
+    """One training step of a small model."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    kind = getattr(torch, dtype)
+    if name == "mlp":
+        model: nn.Module = nn.Sequential(*(m for _ in range(4) for m in (nn.Linear(768, 768), nn.GELU())))
+        inputs = torch.randn(batch, 768)
+    elif name == "transformer":
+        model = nn.Sequential(*(nn.TransformerEncoderLayer(192, 4, 768, 0.0, batch_first=True) for _ in range(2)))
+        inputs = torch.randn(batch, 96, 192)
+    elif name == "cnn":
+        layers = [m for i in range(4) for m in (nn.Conv2d(3 if not i else 48, 48, 3, padding=1), nn.ReLU())]
+        model, inputs = nn.Sequential(*layers), torch.randn(batch, 3, 40, 40)
+    else:
+        model = nn.Sequential(*(m for _ in range(6) for m in (nn.LayerNorm(256), nn.Tanh(), nn.Linear(256, 256))))
+        inputs = torch.randn(batch, 64, 256)
+    model, inputs = model.to(kind), inputs.to(kind)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+    def step() -> None:
+        loss = model(inputs).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def worker(name: str, batch: str, dtype: str, threads: str, folder: str) -> None:
+    """Answers each line on standard input: `burst` with the median step, `record` with a run, `roofs` with ceilings."""
+    import torch
+
+    torch.set_num_threads(int(threads))
+    step = build(name, int(batch), dtype) if name != "roofs" else None
+    for line in sys.stdin:
+        if line.strip() == "burst" and step is not None:
+            answer: Any = burst(step)
+        elif line.strip() == "record" and step is not None:
+            answer = record(step, folder)
+        else:
+            answer = roofs()
+        print(json.dumps(answer), flush=True)
+
+
+def burst(step: Callable[[], None]) -> float:
+    times = []
+    for _ in range(BURST):
+        begun = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def record(step: Callable[[], None], folder: str) -> str:
+    import probe
+
+    with probe.profile(folder, wait=4, warmup=2, active=4, telemetry=False) as prof:
+        prof.quiet = True
+        for _ in range(14):
+            step()
+            prof.step()
+    return str(prof.path)
+
+
+def roofs() -> dict[str, float]:
+    """Rates of this many threads: products by type, and a copy in each cache and beyond."""
+    import torch
+
+    found: dict[str, float] = {}
+    for dtype in ("float32", "float64"):
+        a = torch.randn(768, 768, dtype=getattr(torch, dtype))
+        found[dtype] = 2 * 768**3 / fastest(lambda a=a: a @ a, 4)
+    for level, size in (("L2", 128 << 10), ("L3", 4 << 20), ("DRAM", 96 << 20)):
+        source, target = torch.ones(size // 8), torch.empty(size // 8)
+        found[level] = size / fastest(lambda s=source, t=target: t.copy_(s), 8)
+    tiny = torch.ones(1)
+    found["launch"] = fastest(lambda: tiny.add_(1.0), 200) 
+    return found
+
+
+def fastest(function: Callable[[], Any], count: int) -> float:
+    best = float("inf")
+    for _ in range(count):
+        begun = time.perf_counter()
+        function()
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+class Child:
+    """A configuration in a process of its own."""
+
+    def __init__(self, name: str, batch: int, dtype: str, threads: int, folder: str) -> None:
+        self.key = (name, batch, dtype, threads)
+        command = [sys.executable, __file__, "worker", name, str(batch), dtype, str(threads), folder]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )  # fmt: skip
+
+    def ask(self, what: str) -> Any:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(what + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def pairs(rounds: int) -> list[dict[str, Any]]:
+    """Every pair of configurations that differ in one thing, projected and measured."""
+    rates = roofs_of_threads(rounds)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in MODELS:
+            rows += list(pairs_of(name, rounds, rates, folder))
+            for row in rows[-9:]:
+                print(row, flush=True)
+    return rows
+
+
+def roofs_of_threads(rounds: int) -> dict[int, dict[str, float]]:
+    children = {threads: Child("roofs", 0, "float32", threads, "") for threads in (1, 2)}
+    found: dict[int, dict[str, float]] = {1: {}, 2: {}}
+    for _ in range(rounds):
+        for threads, child in children.items():
+            for key, rate in child.ask("roofs").items():
+                better = min if key == "launch" else max
+                found[threads][key] = better(found[threads].get(key, rate), rate)
+    for child in children.values():
+        child.close()
+    return found
+
+
+def pairs_of(name: str, rounds: int, rates: dict[int, dict[str, float]], folder: str) -> Iterator[dict[str, Any]]:
+    batch = BATCH[name]
+    keys = [(batch, "float32", 1), (batch, "float32", 2), (2 * batch, "float32", 1), (4 * batch, "float32", 1),
+            (batch, "float64", 1)]  # fmt: skip
+    children = [Child(name, b, d, t, f"{folder}/{name}-{b}-{d}-{t}") for b, d, t in keys]
+    times = {child.key[1:]: float("inf") for child in children}
+    for _ in range(rounds):
+        for child in children:
+            times[child.key[1:]] = min(times[child.key[1:]], child.ask("burst"))
+    runs = {child.key[1:]: child.ask("record") for child in children}
+    for child in children:
+        child.close()
+    one, two, double, four, wide = keys
+    asked = [("threads", one, two), ("threads", two, one), ("batch", one, double), ("batch", one, four),
+             ("batch", double, one), ("batch", four, one), ("batch", double, four), ("dtype", one, wide),
+             ("dtype", wide, one)]  # fmt: skip
+    for kind, old, new in asked:
+        ratio = projected_ratio(runs[old], kind, old, new, rates)
+        step_s, measured_s = times[old] * ratio, times[new]
+        yield {
+            "model": name, "kind": kind, "from": list(old), "to": list(new), "base_s": times[old],
+            "projected_s": step_s, "measured_s": measured_s, "error": step_s / measured_s - 1,
+            "unchanged_error": times[old] / measured_s - 1,
+        }  # fmt: skip
+
+
+def projected_ratio(run: str, kind: str, old: Any, new: Any, rates: dict[int, dict[str, float]]) -> float:
+    """The projected step over the one it is projected from."""
+    from probe.analyzers.projection.base import base
+    from probe.analyzers.projection.devices import Target
+    from probe.analyzers.projection.project import Question, project
+    from probe.analyzers.projection.validated import NO_ERRORS
+    from probe.api import analyze
+    from probe.projecting import _trace
+
+    ready = base(_trace(run, None), analyze(run), ceilings(rates[old[2]]))
+    question = Question()
+    if kind == "threads":
+        question = replace(question, onto=Target("this CPU", ceilings(rates[new[2]])))
+    elif kind == "batch":
+        question = replace(question, batch=(new[0] / old[0], old[0]))
+    else:
+        question = replace(question, dtype=new[1])
+    return project(ready, question, NO_ERRORS).step_s / ready.step_s
+
+
+def ceilings(rates: dict[str, float]) -> Any:
+    from probe.device import Ceilings, Level
+
+    sizes = {"L2": 512 << 10, "L3": 32 << 20}
+    return Ceilings(
+        origin="measured", device="this CPU", dram_bytes_per_s=rates["DRAM"],
+        flops_per_s={d: rates[d] for d in ("float32", "float64")}, launch_s=rates["launch"],
+        levels={name: Level(size, None, rates[name]) for name, size in sizes.items()},
+    )  # fmt: skip
+
+
+# --- memory plans -----------------------------------------------------------------------------------------------------
+
+
+def memory() -> list[dict[str, Any]]:
+    """Planned and measured peak of each step, each in a process of its own."""
+    import planned_steps
+
+    rows = []
+    for function in planned_steps.STEPS:
+        command = [sys.executable, str(Path(planned_steps.__file__)), function.__name__]
+        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        rows.append(found | {"error": found["planned_bytes"] / found["measured_bytes"] - 1})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def collectives() -> list[dict[str, Any]]:
+    """All-reduce by Gloo: alpha and beta of the ring fitted at 2 ranks, held against 3 and 4."""
+    from projection_collectives import measure
+
+    return measure()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What is known of one entry of the catalogue: its analysis, its timeline, its microbenchmarks. Each read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probe import run as runs
+from probe import run_telemetry
+from probe.analysis import Analysis
+from probe.comparison import Comparison
+from probe.dashboard.catalogue import Catalogue, Entry
+from probe.dashboard.shelf import Reading, Shelf
+from probe.dashboard.timeline.build import Recorded, build
+from probe.dashboard.timeline.index import Index
+from probe.errors import InputError, ProbeError
+from probe.examine import Request, examine
+from probe.measurement import MicrobenchResult
+from probe.readers import formats
+from probe.run_flows import split
+from probe.sides import compare, read_microbench
+from probe.sources import Jobs, RunSource, files_of, find
+from probe.telemetry import Telemetry
+from probe.units import format_bytes
+from probe.verifying import remembered
+
+HELD_ANALYSES, HELD_TIMELINES, HELD_COMPARISONS, HELD_RESULTS = 6, 3, 6, 12
+MOST_RANKS = 8  # of a job, in one timeline
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run or trace as the pages show it. `environment`: what the run wrote of where it ran."""
+
+    entry: Entry
+    analysis: Analysis
+    environment: dict[str, Any]
+
+
+class Library:
+    """Everything that pages may ask for, by the id of an entry."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._analyses = Shelf(self._analyse, HELD_ANALYSES)
+        self._timelines = Shelf(self._timeline, HELD_TIMELINES)
+        self._comparisons = Shelf(self._compare, HELD_COMPARISONS)
+        self._results = Shelf(self._result, HELD_RESULTS)
+
+    def analysis(self, identity: str, wait_s: float = 0.0) -> Reading[Loaded]:
+        """The analysis of a run or trace."""
+        return self._analyses.ask(identity, wait_s)
+
+    def timeline(self, identity: str, wait_s: float = 0.0) -> Reading[Index]:
+        """Its events, ready to be drawn."""
+        return self._timelines.ask(identity, wait_s)
+
+    def comparison(self, base: str, new: str, wait_s: float = 0.0) -> Reading[Comparison]:
+        """What got faster or slower from one to the other."""
+        return self._comparisons.ask(f"{base} {new}", wait_s)
+
+    def result(self, identity: str) -> MicrobenchResult:
+        """A file of microbenchmarks. Raises ProbeError."""
+        return self._results.ask(identity).result()
+
+    def _entry(self, identity: str) -> Entry:
+        entry = self.catalogue.find(identity)
+        if entry is None:
+            raise InputError("this run is no longer there; choose another one")
+        return entry
+
+    def _analyse(self, identity: str, told: Told) -> Loaded:
+        entry = self._entry(identity)
+        request = Request(progress=lambda what, done, total: told(_progress(what, done, total)))
+        told("reading the trace")
+        analysis = remembered(examine(entry.source, request))
+        return Loaded(entry, analysis, _environment(entry))
+
+    def _timeline(self, identity: str, told: Told) -> Index:
+        entry, analysis = self._entry(identity), self.analysis(identity).result().analysis
+        if analysis.source.kind == "snapshot":
+            raise ProbeError("a snapshot of the allocator holds no events in time")
+        files = files_of(entry.source)[:MOST_RANKS]
+        recorded = []
+        for number, file in enumerate(files):
+            told(f"laying out the events of {number + 1} of {len(files)} ranks" if len(files) > 1 else "laying out")
+            recorded.append(Recorded(split(formats.read(file), None).trace, whole=len(files) == 1))
+        return build(recorded, analysis, _telemetry(entry))
+
+    def _compare(self, pair: str, told: Told) -> Comparison:
+        base, new = (self._entry(identity) for identity in pair.split())
+        return compare(base.source, new.source, lambda what, done, total: told(_progress(what, done, total)))
+
+    def _result(self, identity: str, _: Told) -> MicrobenchResult:
+        return read_microbench(self._entry(identity).source)
+
+
+def _progress(what: str, done: int, total: int | None) -> str:
+    """The last part of the name that is read, and how far."""
+    words = what.split(" ")
+    short = " ".join([*words[:-1], words[-1].rsplit("/", 1)[-1]])
+    if not total:
+        return f"{short}, {format_bytes(done)}"
+    return f"{short}, {done / total:.0%}"
+
+
+def _environment(entry: Entry) -> dict[str, Any]:
+    if entry.kind != "run":
+        return {}
+    part = runs.load(entry.source).main
+    return {"created": part.created, "status": part.status, "command": part.command, **part.environment}
+
+
+def _telemetry(entry: Entry) -> Telemetry | None:
+    """What was sampled beside the rank whose trace is shown."""
+    if entry.kind != "run":
+        return None
+    found = find(entry.source)
+    if not isinstance(found, RunSource) or isinstance(found, Jobs) or not found.run.traces:
+        return None
+    rank = found.run.traces[0][0]
+    part = next(part for part in found.run.parts if part.rank == rank)
+    return run_telemetry.read(Path(entry.source), part) if part.telemetry else None

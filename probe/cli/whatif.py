@@ -1,0 +1,72 @@
+"""`probe whatif`: what the recorded step would take on another device, with other work, or on many ranks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from probe.cli.options import AsJson, CeilingsFile, Price, SourceArgument
+from probe.errors import UsageError
+
+
+def command(
+    source: SourceArgument = None,
+    onto: Annotated[
+        Optional[list[str]],
+        typer.Option("--onto", help="A device (H200, 'A100 80GB SXM'), a file of measured ceilings, or all."),
+    ] = None,
+    ranks: Annotated[Optional[int], typer.Option("--ranks", help="On so many ranks, each with its own device.")] = None,
+    nodes: Annotated[int, typer.Option("--nodes", help="Over so many nodes.")] = 1,
+    tensor: Annotated[int, typer.Option("--tensor", help="Ranks that share each layer.")] = 1,
+    pipeline: Annotated[int, typer.Option("--pipeline", help="Stages of the pipeline.")] = 1,
+    expert: Annotated[int, typer.Option("--expert", help="Ranks that share the experts.")] = 1,
+    zero: Annotated[int, typer.Option("--zero", help="ZeRO stage, 0 to 3; 3 is FSDP.")] = 0,
+    micro_batches: Annotated[int, typer.Option("--micro-batches", help="Of a step, for the pipeline.")] = 1,
+    interleave: Annotated[int, typer.Option("--interleave", help="Model chunks a pipeline stage holds.")] = 1,
+    parameters: Annotated[
+        Optional[float], typer.Option("--parameters", help="Of the model, where the run recorded no memory: 7e9.")
+    ] = None,
+    layers: Annotated[Optional[int], typer.Option("--layers")] = None,
+    hidden: Annotated[Optional[int], typer.Option("--hidden", help="Width of the residual stream.")] = None,
+    heads: Annotated[Optional[int], typer.Option("--heads", help="Attention heads.")] = None,
+    tokens: Annotated[Optional[int], typer.Option("--tokens", help="Of one rank's step.")] = None,
+    moe_layers: Annotated[Optional[int], typer.Option("--moe-layers", help="Layers with experts.")] = None,
+    gradient_bytes: Annotated[float, typer.Option("--gradient-bytes", help="Of one parameter's gradient.")] = 4.0,
+    link: Annotated[Optional[str], typer.Option("--link", help="Within a node: 'NVLink 4', 'PCIe 5.0 x16'.")] = None,
+    network: Annotated[
+        Optional[str], typer.Option("--network", help="Between nodes; by default InfiniBand NDR.")
+    ] = None,
+    dtype: Annotated[Optional[str], typer.Option("--dtype", help="All floating tensors in this type.")] = None,
+    batch: Annotated[Optional[float], typer.Option("--batch", help="The batch so many times as large.")] = None,
+    batch_size: Annotated[Optional[int], typer.Option("--batch-size", help="The recorded batch size.")] = None,
+    roof: Annotated[
+        Optional[list[str]], typer.Option("--roof", help="An operator, by index or name, as fast as its roof lets it.")
+    ] = None,
+    remove: Annotated[Optional[list[str]], typer.Option("--remove", help="Without an operator.")] = None,
+    ceilings: CeilingsFile = None,
+    price: Price = None,
+    top: Annotated[int, typer.Option(min=0, help="How many operators to list.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Project the recorded step elsewhere, and say how far off such projections were where they could be measured."""
+    from probe.analyzers.projection.layout import Layout, Model
+    from probe.cli.output import console, print_json
+    from probe.projecting import Wish, what_if
+    from probe.report import whatif as report
+
+    if not any((onto, ranks, dtype, batch, roof, remove)):
+        raise UsageError("nothing is asked: give --onto DEVICE, --ranks, --dtype, --batch, --roof or --remove")
+    layout = None
+    if ranks is not None:
+        layout = Layout(ranks, nodes, tensor, pipeline, expert, zero, micro_batches, interleave)
+    model = Model(parameters, gradient_bytes, layers, hidden, heads, tokens, moe_layers=moe_layers)
+    wish = Wish(
+        tuple(onto or ()), tuple(roof or ()), tuple(remove or ()), dtype, batch, batch_size, layout, model, link,
+        network, price, str(ceilings) if ceilings is not None else None,
+    )  # fmt: skip
+    found = what_if(source, wish)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        console().print(report.render(found, top))

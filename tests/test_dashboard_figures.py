@@ -1,0 +1,184 @@
+"""Figures, palette, addresses and catalogue of the dashboard, as plain functions."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dashboard_runs import MARKUP, SAMPLES
+
+from probe.analysis import Operator
+from probe.dashboard.catalogue import ID, Catalogue
+from probe.dashboard.figures.arrows import arrows, matched
+from probe.dashboard.figures.axes import logarithmic, round_ticks
+from probe.dashboard.figures.curves import Machine, curves
+from probe.dashboard.figures.memory import memory_curve
+from probe.dashboard.figures.roofline import MOST_MARKS, Roof, hover, plane, roofline, roofs
+from probe.dashboard.pages import operators
+from probe.dashboard.palette import LOOKS, SERIES_LIGHT
+from probe.dashboard.query import Query, QueryError, parse
+from probe.device import Ceilings, Level
+from probe.errors import InputError
+from probe.measurement import Measurement
+from probe.memory_use import MemoryTimeline
+from probe.report.curves import arrange
+
+CSS = (Path(__file__).parent.parent / "dashboard" / "assets" / "probe.css").read_text()
+CEILINGS = Ceilings("measured", "X", 1e11, {"float32": 1e13, "float64": 1e13, "int8": 4e13},
+                    levels={"L2": Level(bytes_per_s=3e11), "DRAM": Level(bytes_per_s=1e11)})  # fmt: skip
+
+
+def operator(index: int, **changed: object) -> Operator:
+    base = Operator(
+        index=index, name=f"aten::op{index}", shapes="[4, 4]", dtypes="float", calls=2.0, self_s=1e-3, device_s=2e-3,
+        spread_s=None, share_fraction=0.1, flops=1e6, bytes=1e6, intensity=1.0, achieved_flops_per_s=1e9,
+        achieved_bytes_per_s=1e9, roof_fraction=0.1, bound="memory", limiter=None, evidence=("why",),
+        recoverable_s=1e-3, module="a.b", kernels=(),
+    )  # fmt: skip
+    return replace(base, **changed)  # type: ignore[arg-type]
+
+
+def test_style_sheet_and_palette_have_the_same_colours() -> None:
+    light, dark = CSS.split("[data-mantine-color-scheme=dark] {")[:2]
+    dark = dark.split("}")[0]
+    for name, look in LOOKS.items():
+        assert f"--{name}: {look.light};" in light and f"--{name}: {look.dark};" in dark
+    for number, colour in enumerate(SERIES_LIGHT):
+        assert f"--s{number}: {colour};" in light
+        rgb = ", ".join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
+        assert f'style*="rgb({rgb})"' in CSS
+
+
+def test_style_sheet_names_no_other_host() -> None:
+    assert not re.search(r"https?://|@import|url\(", CSS)
+
+
+def test_every_operator_with_a_place_is_on_the_roofline() -> None:
+    ops = [operator(i, intensity=0.1 * (i + 1), recoverable_s=1e-4 * i) for i in range(MOST_MARKS + 50)]
+    drawn = roofline(roofs(CEILINGS, CEILINGS), [*ops, operator(999, intensity=None)])
+    marks = [trace for trace in drawn.data if trace.uid and trace.uid.startswith("class")]
+    chosen = [index for trace in marks for index in trace.customdata]
+    assert len(chosen) == MOST_MARKS and 999 not in chosen and 0 not in chosen  # least to gain: in the shade
+    assert isinstance(marks[0].customdata, (list, tuple))  # an array would arrive without the numbers
+    assert any(trace.uid.startswith("shade") for trace in drawn.data)
+
+
+def test_roofs_of_one_height_share_a_label_and_all_are_named() -> None:
+    drawn = roofline(roofs(CEILINGS, CEILINGS), [operator(0)])
+    labels = [note.text for note in drawn.layout.annotations]
+    assert any("float32" in label and "float64" in label for label in labels)
+    assert sum("int8" in label for label in labels) == 1
+    assert sum("DRAM" in label for label in labels) == 1
+
+
+def test_the_datasheet_is_drawn_beside_measured_roofs_only() -> None:
+    sheet = Ceilings("datasheet", "X", 2e11, {"float32": 2e13})
+    assert any(roof.published for roof in roofs(CEILINGS, CEILINGS, sheet))
+    assert not any(roof.published for roof in roofs(sheet, sheet, sheet))
+
+
+def test_the_plane_holds_what_tells_something_and_is_not_stretched_by_specks() -> None:
+    lines = (Roof("DRAM", 1e11, True, True), Roof("float32", 1e13, False, True))
+    area = plane(lines, [operator(0), operator(1, achieved_flops_per_s=1.0, share_fraction=1e-6)])
+    assert area.low_y < 1e9 < area.high_y and area.low_y > 1e5
+    assert area.low_x < 100 < area.high_x  # the ridge
+
+
+def test_names_are_no_markup_in_figures() -> None:
+    said = hover(operator(0, name=MARKUP, shapes="<b>", limiter="<i>"))
+    assert "<img" not in said and "&lt;img" in said and "<i>" not in said
+
+
+def test_arrows_join_the_same_operator_of_both_runs() -> None:
+    old, new = [operator(0), operator(1)], [operator(5, name="aten::op0", achieved_flops_per_s=4e9)]
+    pairs = matched(old, new)
+    assert [(a.index, b.index) for a, b in pairs] == [(0, 5)]
+    drawn = arrows(roofs(CEILINGS, CEILINGS), pairs)
+    moved = next(trace for trace in drawn.data if trace.uid == "moved")
+    assert list(moved.y)[:2] == [1e9, 4e9]
+
+
+def test_memory_is_stacked_by_category_and_empty_ones_are_left_out() -> None:
+    timeline = MemoryTimeline((0.0, 1.0), (10, 20), None, {"parameters": (10, 10), "other": (0, 0)})
+    names = [trace.name for trace in memory_curve(timeline).data]
+    assert names == ["parameters", "allocated"]
+
+
+def test_curves_of_two_machines_are_told_apart() -> None:
+    points = [
+        Measurement("memory_bandwidth", "read", "bandwidth", "B/s", v, v, v, (v, v), 5, {"size_bytes": 1 << (12 + i)})
+        for i, v in enumerate((1e11, 5e10, 1e10))
+    ]
+    figure = arrange(points)[0][0]
+    drawn = curves([Machine("one", figure), Machine("two", figure)])
+    assert [trace.name for trace in drawn.data] == ["one", "two"]
+    assert len({trace.marker.symbol for trace in drawn.data}) == 2
+
+
+def test_axes_have_round_ticks() -> None:
+    assert round_ticks(0, 100) == [0, 20, 40, 60, 80, 100]
+    assert round_ticks(0, 12 << 20, base=1024.0)[:3] == [0, 2 << 20, 4 << 20]
+    narrow = logarithmic("", 2.0, 30.0, str)
+    assert len(narrow["tickvals"]) >= 3
+    assert len(logarithmic("", 1e-3, 1e15, str)["tickvals"]) <= 10
+
+
+def test_grouping_adds_up_and_loses_nothing() -> None:
+    class Told:
+        ops = (operator(0, name="a"), operator(1, name="a", module=None, flops=None), operator(2, name="b"))
+        source = type("Source", (), {"device_kind": "cuda"})
+
+    rows = operators.rows(Told(), "name")  # type: ignore[arg-type]
+    by_name = {row["name"]: row for row in rows}
+    assert set(by_name) == {"a", "b"} and by_name["a"]["calls"] == 4
+    each = operators.rows(Told())  # type: ignore[arg-type]
+    assert sum(row["time"] for row in rows) == pytest.approx(sum(row["time"] for row in each))
+    assert by_name["a"]["rate"] is None  # one operator's cost is not known
+    assert {row["module"] for row in operators.rows(Told(), "module")} == {"a.b", operators.NO_MODULE}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "search",
+    ["?run=x", "?run=../../etc", "?base=zzzz", "?op=-1", "?op=1e5", "?op=" + "9" * 40, "?from=nan", "?to=inf",
+     "?q=" + "x" * 300, "?by=__class__", "?op=٣"],
+)  # fmt: skip
+def test_addresses_that_no_page_has_are_refused(search: str) -> None:
+    with pytest.raises(QueryError):
+        parse(search)
+
+
+def test_addresses_are_read_and_made_again() -> None:
+    found = parse("?run=0123456789ab&op=7&from=1.5e3&q=%3Cb%3E&by=module&unknown=1")
+    assert found == Query(run="0123456789ab", op=7, begin=1500.0, text="<b>", by="module")
+    assert parse(found.address("memory").split("?")[1]).run == "0123456789ab"
+
+
+def test_the_catalogue_finds_runs_traces_jobs_and_results_anew(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "one").symlink_to(SAMPLES / "resnet_step")
+    (tmp_path / "job").mkdir()
+    for rank in range(2):
+        (tmp_path / "job" / f"rank{rank}.json").write_text('{"traceEvents": []}')
+    (tmp_path / "alone.json").write_text('{"traceEvents": []}')
+    (tmp_path / "ceilings.json").write_text(json.dumps({"schema": "probe.ceilings/1"}))
+    (tmp_path / "machine.json").write_text(json.dumps({"device": {}, "schema": "probe.microbench/1"}))
+    catalogue = Catalogue([str(tmp_path)])
+    kinds = {entry.name: entry.kind for entry in catalogue.entries()}
+    assert kinds == {"one": "run", "job": "job", "alone.json": "trace", "machine.json": "microbench"}
+    assert all(ID.fullmatch(entry.id) for entry in catalogue.entries())
+    (tmp_path / "later.json").write_text('{"traceEvents": []}')
+    assert "later.json" in {entry.name for entry in catalogue.entries()}
+
+
+def test_the_catalogue_names_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        Catalogue([str(tmp_path / "nothing")])
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "runs").mkdir(parents=True)
+        (tmp_path / folder / "runs" / "same").symlink_to(SAMPLES / "resnet_step")
+    names = [entry.name for entry in Catalogue([str(tmp_path / "a"), str(tmp_path / "b")]).entries()]
+    assert len(set(names)) == len(names)
