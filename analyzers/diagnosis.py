@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from probe.analysis import PARTS, Analysis, Bound, Operator, PrecisionGain, Source, StepTimes, Utilisation
+from probe.analysis import PARTS, Analysis, Bound, Operator, PrecisionGain, Source, StepTimes
 from probe.analyzers.classify import Class, Machine, classify
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
@@ -33,10 +33,11 @@ from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Recorded
 from probe.analyzers.shown_rates import ShownRates, shown_rates
 from probe.analyzers.start_up import start_up
-from probe.analyzers.steps import AHEAD, busy_fraction, cut_by_device, recorded_steps, step_times
+from probe.analyzers.steps import AHEAD, cut_by_device, recorded_steps, step_times
 from probe.analyzers.tensor_cores import float32_runs_in
 from probe.analyzers.timeline.device import exposed_s
 from probe.analyzers.timeline.profiler_time import recording_shares, without_profiler
+from probe.analyzers.utilisation import utilisation
 from probe.analyzers.what_if import WhatIf
 from probe.device import Ceilings, Device
 from probe.findings import Finding
@@ -47,7 +48,6 @@ from probe.trace import Steps, Trace
 from probe.units import format_time
 
 COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGraph")  # torch.compile's own marks
-ENOUGH_KNOWN = 0.9  # share of the time with a known cost below which no utilisation is given: it would be too low
 ASSUMED_DISPATCH_S = 2e-6  # where it was not measured: one eager operator on a desktop or server core
 
 
@@ -127,6 +127,11 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     found = tuple(replace(f, finding=_located(f.finding, located, rows)) for f in found)
     covered = _coverage(trace, groups, attributed)
     said = (*caveats(trace, covered, ceilings, times), *(counted.warnings if counted else ()))
+    used, unused = utilisation(
+        trace, steps, [(r.operator.flops, r.operator.bytes, r.dtype) for r in rows], step_s, beside.datasheet,
+        covered.known_fraction,
+    )  # fmt: skip
+    said += unused
     said += tuple(unasked(context, preview=beside.preview))
     said += () if steps is marks else (AHEAD,)
     said += tuple(start_up(trace, marks))
@@ -138,7 +143,7 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
         bound=_bound(time_s),
         time_s=time_s,
         time_interval_s=_intervals(parts, recorded, bare),
-        utilisation=_utilisation(trace, steps, rows, step_s, beside.datasheet, covered.known_fraction),
+        utilisation=used,
         ops=tuple(replace(row.operator, index=index) for index, row in enumerate(rows)),
         findings=tuple(f.finding for f in found),
         ranks=(),
@@ -395,35 +400,6 @@ def _bound(time_s: dict[str, float | None]) -> Bound:
     largest = max(named, key=lambda part: time_s[part] or 0.0)
     nothing = (time_s["idle"] or 0.0) + (time_s["unknown"] or 0.0)
     return largest if (time_s[largest] or 0.0) > nothing else "unknown"
-
-
-def _utilisation(
-    trace: Trace, steps: Steps, rows: list[_Row], step_s: float, datasheet: Ceilings | None,
-    known_fraction: float | None,
-) -> Utilisation:  # fmt: skip
-    """Busy share, and model FLOPs and bytes against the published dense peaks where there are any."""
-    busy = busy_fraction(trace, steps)
-    if datasheet is None or not step_s or not trace.on_device or (known_fraction or 0.0) < ENOUGH_KNOWN:
-        return Utilisation(busy)
-    at_peak = sum(
-        r.operator.flops / datasheet.flops_per_s[r.dtype]
-        for r in rows
-        if r.operator.flops and r.dtype in datasheet.flops_per_s
-    )
-    moved = sum(r.operator.bytes or 0.0 for r in rows)
-    used = _possible(at_peak / step_s)
-    recomputes = any("Checkpoint" in name for name in trace.names)
-    return Utilisation(
-        device_busy_fraction=busy,
-        mfu_fraction=None if recomputes else used,
-        hfu_fraction=used,
-        mbu_fraction=_possible(moved / datasheet.dram_bytes_per_s / step_s) if datasheet.dram_bytes_per_s else None,
-    )
-
-
-def _possible(fraction: float) -> float | None:
-    """The fraction, None where it exceeds 1: caches served what was counted as traffic, or the device is another."""
-    return fraction if fraction <= 1 else None
 
 
 def _coverage(trace: Trace, groups: OpGroups, attributed: GroupCosts) -> Coverage:

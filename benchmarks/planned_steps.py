@@ -1,4 +1,4 @@
-"""Training steps whose memory is planned and measured: each function builds one and returns the function that does it."""
+"""Training steps whose memory is planned and measured: each function builds one and returns what does a step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 Step = Callable[[], None]
@@ -20,7 +19,7 @@ def _training(model: nn.Module, inputs: Tensor, classes: int, *, amp: bool = Fal
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16) if amp else nullcontext():
             found = model(inputs)
-            loss = F.cross_entropy(found.reshape(inputs.shape[0], classes, -1).mean(-1).float(), target)
+            loss = nn.functional.cross_entropy(found.reshape(inputs.shape[0], classes, -1).mean(-1).float(), target)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -41,9 +40,9 @@ class _Layers(nn.Module):
         return self.head(x.mean(1)) if x.dim() == 3 else self.head(x)
 
 
-def _transformer(again: bool, amp: bool = False) -> Step:
+def _transformer(again: bool, amp: bool = False, batch: int = 16) -> Step:
     block = [nn.TransformerEncoderLayer(256, 8, 1024, 0.0, batch_first=True) for _ in range(6)]
-    inputs = torch.randn(16, 128, 256, requires_grad=True)
+    inputs = torch.randn(batch, 128, 256, requires_grad=True)
     return _training(_Layers([*block], nn.Linear(256, 10), again=again), inputs, 10, amp=amp)
 
 
@@ -56,12 +55,12 @@ def transformer_checkpointed() -> Step:
 
 
 def transformer_amp() -> Step:
-    return _transformer(False, amp=True)
+    return _transformer(False, amp=True, batch=2)  # bfloat16 is slow without units for it
 
 
-def _mlp(again: bool, amp: bool = False, adam: bool = True) -> Step:
+def _mlp(again: bool, amp: bool = False, adam: bool = True, batch: int = 2048) -> Step:
     layers: list[nn.Module] = [nn.Sequential(nn.Linear(1024, 1024), nn.GELU(), nn.LayerNorm(1024)) for _ in range(8)]
-    inputs = torch.randn(2048, 1024, requires_grad=True)
+    inputs = torch.randn(batch, 1024, requires_grad=True)
     return _training(_Layers(layers, nn.Linear(1024, 10), again=again), inputs, 10, amp=amp, adam=adam)
 
 
@@ -78,7 +77,7 @@ def mlp_checkpointed() -> Step:
 
 
 def mlp_amp() -> Step:
-    return _mlp(False, amp=True)
+    return _mlp(False, amp=True, batch=256)
 
 
 class _Residual(nn.Module):
@@ -88,7 +87,7 @@ class _Residual(nn.Module):
         self.c, self.d = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.d(self.b(F.relu(self.c(self.a(x))))))
+        return torch.relu(x + self.d(self.b(torch.relu(self.c(self.a(x))))))
 
 
 def _cnn(again: bool) -> Step:
@@ -143,3 +142,42 @@ STEPS = (
     transformer, transformer_checkpointed, transformer_amp, mlp, mlp_sgd, mlp_checkpointed, mlp_amp, cnn,
     cnn_checkpointed, moe, moe_checkpointed,
 )  # fmt: skip
+
+
+def _measured_bytes(build: Callable[[], Step]) -> int:
+    """The most that the profiler saw allocated at once while the step was built and done twice."""
+    import json
+    import tempfile
+    from pathlib import Path
+
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step = build()
+        step()
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(path))
+        events = [e for e in json.loads(path.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e["ts"]):
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
+
+
+def _main(name: str) -> None:
+    import json
+
+    from probe.planning.step_memory import step_memory
+
+    planned = step_memory(f"{__file__}:{name}").result["peak_bytes"]
+    print(json.dumps({"model": name, "planned_bytes": planned, "measured_bytes": _measured_bytes(globals()[name])}))
+
+
+if __name__ == "__main__":
+    import sys
+
+    torch.set_num_threads(1)
+    _main(sys.argv[1])

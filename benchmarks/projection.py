@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -68,7 +67,11 @@ def replay(paths: list[str]) -> list[dict[str, Any]]:
     for path in paths:
         trace = formats.read(path, Selection())
         reason = why_not(trace)
-        name = "/".join(Path(path).parts[-2:]) if Path(path).name.startswith(("rank", "trace", "sampled")) else Path(path).name
+        name = (
+            "/".join(Path(path).parts[-2:])
+            if Path(path).name.startswith(("rank", "trace", "sampled"))
+            else Path(path).name
+        )
         rows.append({"trace": name.replace(".json.gz", ""), "left_out": reason, **asdict(replay_accuracy(trace))})
         print(rows[-1])
     return rows
@@ -125,20 +128,24 @@ def worker(name: str, batch: str, dtype: str, threads: str, folder: str) -> None
 
 
 def burst(step: Callable[[], None]) -> float:
+    """The fastest step: with one thread in processor time, which others' work does not lengthen, else by the clock."""
+    import torch
+
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = []
     for _ in range(BURST):
-        begun = time.perf_counter()
+        begun = clock()
         step()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+        times.append(clock() - begun)
+    return min(times)
 
 
 def record(step: Callable[[], None], folder: str) -> str:
     import probe
 
-    with probe.profile(folder, wait=4, warmup=2, active=4, telemetry=False) as prof:
+    with probe.profile(folder, wait=4, warmup=2, active=10, telemetry=False) as prof:
         prof.quiet = True
-        for _ in range(14):
+        for _ in range(18):
             step()
             prof.step()
     return str(prof.path)
@@ -156,7 +163,7 @@ def roofs() -> dict[str, float]:
         source, target = torch.ones(size // 8), torch.empty(size // 8)
         found[level] = size / fastest(lambda s=source, t=target: t.copy_(s), 8)
     tiny = torch.ones(1)
-    found["launch"] = fastest(lambda: tiny.add_(1.0), 200) 
+    found["launch"] = fastest(lambda: tiny.add_(1.0), 200)
     return found
 
 
@@ -234,8 +241,7 @@ def pairs_of(name: str, rounds: int, rates: dict[int, dict[str, float]], folder:
              ("batch", double, one), ("batch", four, one), ("batch", double, four), ("dtype", one, wide),
              ("dtype", wide, one)]  # fmt: skip
     for kind, old, new in asked:
-        ratio = projected_ratio(runs[old], kind, old, new, rates)
-        step_s, measured_s = times[old] * ratio, times[new]
+        step_s, measured_s = projected(runs[old], kind, old, new, rates, times[old]), times[new]
         yield {
             "model": name, "kind": kind, "from": list(old), "to": list(new), "base_s": times[old],
             "projected_s": step_s, "measured_s": measured_s, "error": step_s / measured_s - 1,
@@ -243,16 +249,22 @@ def pairs_of(name: str, rounds: int, rates: dict[int, dict[str, float]], folder:
         }  # fmt: skip
 
 
-def projected_ratio(run: str, kind: str, old: Any, new: Any, rates: dict[int, dict[str, float]]) -> float:
-    """The projected step over the one it is projected from."""
+def projected(run: str, kind: str, old: Any, new: Any, rates: dict[int, dict[str, float]], step_s: float) -> float:
+    """Seconds of the step as projected from one that takes `step_s`."""
     from probe.analyzers.projection.base import base
     from probe.analyzers.projection.devices import Target
     from probe.analyzers.projection.project import Question, project
     from probe.analyzers.projection.validated import NO_ERRORS
     from probe.api import analyze
-    from probe.projecting import _trace
+    from probe.projecting import trace_of
+    from probe.readers.narrow import Selection, narrow
 
-    ready = base(_trace(run, None), analyze(run), ceilings(rates[old[2]]))
+    trace, analysis = trace_of(run, None), analyze(run)
+    row = int(trace.steps.duration_ns.argmin())  # the least disturbed of the recorded steps
+    number = int(trace.steps.number[row])
+    trace = narrow(trace, Selection(steps=(number, number)))
+    analysis = replace(analysis, time_s={**analysis.time_s, "step": step_s})
+    ready = base(trace, analysis, ceilings(rates[old[2]]))
     question = Question()
     if kind == "threads":
         question = replace(question, onto=Target("this CPU", ceilings(rates[new[2]])))
@@ -260,7 +272,7 @@ def projected_ratio(run: str, kind: str, old: Any, new: Any, rates: dict[int, di
         question = replace(question, batch=(new[0] / old[0], old[0]))
     else:
         question = replace(question, dtype=new[1])
-    return project(ready, question, NO_ERRORS).step_s / ready.step_s
+    return project(ready, question, NO_ERRORS).step_s
 
 
 def ceilings(rates: dict[str, float]) -> Any:

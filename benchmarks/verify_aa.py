@@ -1,9 +1,10 @@
 """How often is a pair of equals accepted, and do clear cases ever flip? Repeated real runs of the verify engine.
 
-    python benchmarks/verify_aa.py [RUNS] [BUDGET_S]
+    python benchmarks/verify_aa.py [RUNS] [BUDGET_S] [EQUALS]
 
 Prints, for each case, how often each verdict was given, and the range of the speed-ups. Equals (A/A) must not be
-accepted in 1 % of the runs or more; a clear case must have one verdict.
+accepted in 1 % of the runs or more; a clear case must have one verdict. EQUALS runs of each pair of equals, by default
+as many as RUNS.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ SITES: dict[str, Site] = {
 }
 
 
-def main(runs: int = 20, budget_s: float = 5.0) -> None:
-    """Each site against itself and against its first candidate, `runs` times with another seed."""
+def main(runs: int = 20, budget_s: float = 5.0, equals: int | None = None) -> None:
+    """Each site against itself and against its first candidate, with another seed each time."""
     for name, site in SITES.items():
         case = case_of(site)
-        report(f"A/A {name}", [judge(site, Candidate("itself", "", case.original), s, budget_s) for s in range(runs)])
+        itself = Candidate("itself", "", case.original)
+        report(f"A/A {name}", [judge(site, itself, seed, budget_s) for seed in range(equals or runs)])
         best = case.candidates[0]
-        report(f"{name} → {best.name}", [judge(site, best, s, budget_s) for s in range(runs)])
+        report(f"{name} → {best.name}", [judge(site, best, seed, budget_s) for seed in range(runs)])
 
 
 def judge(site: Site, candidate: Candidate[Any], seed: int, budget_s: float) -> Result:
@@ -54,4 +56,4 @@ def report(name: str, results: list[Result]) -> None:
 
 
 if __name__ == "__main__":
-    main(*(kind(text) for kind, text in zip((int, float), sys.argv[1:], strict=False)))
+    main(*(kind(text) for kind, text in zip((int, float, int), sys.argv[1:], strict=False)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from probe import store
@@ -50,7 +50,7 @@ class Wish:
     batch: float | None = None
     batch_size: int | None = None
     layout: Layout | None = None
-    model: Model = Model()
+    model: Model = field(default_factory=Model)
     link: str | None = None
     network: str | None = None
     price: float | None = None
@@ -66,7 +66,8 @@ def what_if(source: Named, wish: Wish) -> WhatIfResult:
     ready = _base(source, analysis)
     question = _question(ready, wish)
     errors = _errors(wish, targets)
-    found = [_target(ready, replace(question, onto=one), errors, wish, told) for one in targets or [None]]
+    asked: Sequence[Target | None] = targets or [None]
+    found = [_target(ready, replace(question, onto=one), errors, wish, told) for one in asked]
     if EVERY in wish.onto:
         found.sort(key=lambda one: one.step_s)
     replay = ready.what_if
@@ -117,10 +118,10 @@ def _base(source: Named, analysis: Analysis) -> Base:
             f"{analysis.source.path}: the roofs of its device are not known; give --ceilings or its device"
         )
     facts = facts_of(analysis.source.device or "")
-    return base(_trace(source, facts), analysis, reached(ceilings, facts))
+    return base(trace_of(source, facts), analysis, reached(ceilings, facts))
 
 
-def _trace(source: Named, facts: DeviceFacts | None) -> Trace:
+def trace_of(source: Named, facts: DeviceFacts | None) -> Trace:
     """The trace of the analysis: of a run without the step that was recorded for its tensors."""
     trace = formats.read(files_of(source)[0], Selection())
     found = find(source)

@@ -73,7 +73,7 @@ def test_the_fast_form_is_a_range_too(tmp_path: Path) -> None:
     trace = load(tmp_path / "t.json")
     marks = {trace.names[name] for name in trace.annotations.name}
     assert {f"{RANGE_PREFIX}hot", f"{RANGE_PREFIX}loss", "slow"} <= marks
-    assert not any(trace.names[name].startswith(RANGE_PREFIX) for name in trace.ops.name)
+    assert not any(trace.names[name].startswith(RANGE_PREFIX) for name in trace.host_ops.name)
 
 
 class Domain:

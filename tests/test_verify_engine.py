@@ -296,8 +296,9 @@ def test_hand_written_attention_is_replaced_by_sdpa() -> None:
     assert (best.verified.peak_bytes_after or 0) < (best.verified.peak_bytes_before or 0)
 
 
+@pytest.mark.flaky(reruns=2)
 def test_the_adamw_loop_is_replaced_by_the_fused_one() -> None:
-    best = verify(ADAMW)[0]
+    best = verify(ADAMW, budget_s=120.0)[0]
     assert (best.candidate, best.verified.verdict) == ("fused", "accept"), best.reason
 
 

@@ -164,6 +164,15 @@ def test_verdicts_are_kept_once_per_trial_and_recalled(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["schema"] == ledger.SCHEMA
 
 
+def test_an_inconclusive_trial_does_not_replace_what_was_found_before(tmp_path: Path) -> None:
+    path = tmp_path / "verified.json"
+    nothing = replace(VERIFIED, verdict="inconclusive", speedup=None, interval=None, n=0)
+    slower = replace(VERIFIED, verdict="reject", speedup=0.5)
+    for verified, kept in ((nothing, nothing), (VERIFIED, VERIFIED), (nothing, VERIFIED), (slower, slower)):
+        ledger.keep(path, tuple(ledger.entries(FINDING, SITE, (verified,), "2.13")))
+        assert [entry.verified for entry in ledger.read(path)] == [kept]
+
+
 def test_later_predictions_quote_what_was_measured_at_near_sizes_on_the_same_device() -> None:
     kept = tuple(ledger.entries(FINDING, SITE, (VERIFIED,), "2.13"))
     told = ledger.with_precedents(FINDING, SITE, kept, "CPU X").evidence

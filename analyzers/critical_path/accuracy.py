@@ -8,8 +8,8 @@ import numpy as np
 
 from probe.analyzers.critical_path.graph import build
 from probe.analyzers.critical_path.replay import Changes, Replay
-from probe.analyzers.timeline.device import collective_kernels
 from probe.analyzers.steps import cut_by_device, recorded_steps, work_steps
+from probe.analyzers.timeline.device import collective_kernels
 from probe.trace import DeviceWork, Steps, Trace
 
 LEAST_DEVICE_WORK = 10  # kernels and copies: with fewer nothing was replayed but the marks

@@ -40,7 +40,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Model:
-    """What of the model decides volumes. parameters: count; None where the question does not need it or it is unknown."""
+    """What of the model decides volumes; None where it is not known or the question does not need it."""
 
     parameters: float | None = None
     gradient_bytes: float = 2.0  # of one parameter

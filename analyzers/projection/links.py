@@ -89,8 +89,12 @@ def seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, algorith
 
 def best_seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, *, nvls: bool = False) -> float:
     """The fastest algorithm there is: trees where latency counts, rings where volume does."""
-    choices: list[Algorithm] = ["ring", "tree"] if kind == "all_reduce" else ["ring"]
-    return min(seconds(kind, size_bytes, ranks, way, how) for how in [*choices, *(["nvls"] if nvls else [])])  # type: ignore[list-item]
+    choices: list[Algorithm] = ["ring"]
+    if kind == "all_reduce":
+        choices.append("tree")
+    if nvls:
+        choices.append("nvls")
+    return min(seconds(kind, size_bytes, ranks, way, how) for how in choices)
 
 
 def spread_seconds(kind: Collective, size_bytes: float, ranks: int, per_node: int, near: Path, far: Path) -> float:

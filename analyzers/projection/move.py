@@ -23,25 +23,32 @@ class Factor:
 
     def at_least(self, share: float) -> Factor:
         """The same, with a share of the time that stays as it is."""
-        return Factor(*(share + (1 - share) * v for v in (self.value, self.low, self.high)), self.why)
+        value, low, high = (share + (1 - share) * v for v in (self.value, self.low, self.high))
+        return Factor(value, low, high, self.why)
 
 
 KEPT = Factor(1.0, 1.0, 1.0, "kept")
 
 
-def moved(cost: Cost, old: Placement, new: Placement, time_s: float, fixed_s: float, rates: Rates) -> Factor:
-    """The factor of a group. old, new: its mean call under the roofs before and after; fixed_s: what starting takes."""
+def moved(
+    cost: Cost, old: Placement, new: Placement, time_s: float, fixed_s: float, rates: Rates, *, overlaps: bool = True
+) -> Factor:
+    """The factor of a group. old, new: its mean call under the roofs before and after; fixed_s: what starting takes.
+
+    overlaps: whether arithmetic hides memory traffic, as on a GPU. A CPU's products pack their operands first, so that
+    there the two add up.
+    """
     if cost.kind in STAYS or time_s <= 0:
         return KEPT
     if not old.roof_s or not new.roof_s:
         return rates.open_factor().at_least(min(fixed_s / time_s, 1.0))
-    return _by_roofs(old, new, time_s).at_least(min(fixed_s / time_s, 1.0))
+    return _by_roofs(old, new, time_s, overlaps).at_least(min(fixed_s / time_s, 1.0))
 
 
-def _by_roofs(old: Placement, new: Placement, time_s: float) -> Factor:
+def _by_roofs(old: Placement, new: Placement, time_s: float, overlaps: bool) -> Factor:
     """Both roofs known. What is near one keeps its distance; what is far may be bound by neither."""
     assert old.roof_s and new.roof_s
-    ratio = new.roof_s / old.roof_s
+    ratio = new.roof_s / old.roof_s if overlaps else _sum_s(new) / _sum_s(old)
     sides = [
         after / before
         for before, after in ((old.compute_s, new.compute_s), (old.memory_s, new.memory_s))
@@ -52,6 +59,11 @@ def _by_roofs(old: Placement, new: Placement, time_s: float) -> Factor:
         possible.append(1.0)
         return Factor(ratio, min(possible), max(possible), "far from its roof: its distance is kept")
     return Factor(ratio, min(possible), max(possible), f"{new.side} roof")
+
+
+def _sum_s(placement: Placement) -> float:
+    """Time at the arithmetic roof and at the memory roof, one after the other."""
+    return (placement.compute_s or 0.0) + (placement.memory_s or 0.0)
 
 
 @dataclass(frozen=True)

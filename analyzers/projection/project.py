@@ -123,7 +123,8 @@ def _factor(
     time_s, old = float(base.time_s[group]), base.placements[group]
     factor = KEPT
     if question.onto is not None or cost is not base.costs[group]:
-        factor = moved(cost, old, after, time_s, base.ceilings.launch_s or FIXED_S, general)
+        fixed_s = base.ceilings.launch_s or FIXED_S
+        factor = moved(cost, old, after, time_s, fixed_s, general, overlaps=base.on_device)
         factor = _cached(factor, old, question.onto, base, cost)
     if index in question.roof and old.roof_s and time_s > 0:
         at_roof = min(old.roof_s / time_s, 1.0)

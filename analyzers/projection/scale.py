@@ -135,7 +135,7 @@ def _data(layout: Layout, model: Model, near: Path, far: Path, observed: Observe
 def _exposed(
     layout: Layout, size: float, time_s: float, near: Path, far: Path, observed: Observed, compute_s: float
 ) -> float:
-    """What of it nothing hides: the share that the run showed, else what the backward pass leaves and the last bucket."""
+    """What nothing hides: the share that the run showed, else what the backward pass leaves and the last bucket."""
     last_s = time_s * min(1.0, BUCKET_BYTES / size) if size else 0.0
     room_s = (1.0 if layout.zero == 3 else BACKWARD) * compute_s
     least_s = max(time_s - room_s, last_s)

@@ -56,7 +56,9 @@ def memory(
 
         _show(step_memory(step), as_json)
         return
-    shape = _shape(layers, hidden, heads, vocabulary, key_value_heads, intermediate, gated, tied, experts, experts_a_token)
+    shape = _shape(
+        layers, hidden, heads, vocabulary, key_value_heads, intermediate, gated, tied, experts, experts_a_token
+    )
     how = Training(batch, sequence, dtype, mixed, optimizer, checkpointing, flash, data, tensor, pipeline, zero)
     _show(training_memory(shape, how, _capacity(device, memory)), as_json)
 
@@ -79,7 +81,9 @@ def fit(
     capacity = _capacity(device, memory)
     if capacity is None:
         raise UsageError("say what it must fit into: --device H200, or --memory 80GB")
-    shape = _shape(layers, hidden, heads, vocabulary, key_value_heads, intermediate, gated, tied, experts, experts_a_token)
+    shape = _shape(
+        layers, hidden, heads, vocabulary, key_value_heads, intermediate, gated, tied, experts, experts_a_token
+    )
     how = Training(batch, sequence, dtype, mixed, optimizer, checkpointing, flash, data, tensor, pipeline, zero)
     _show(largest(shape, how, capacity, usable=usable), as_json)
 
@@ -166,9 +170,7 @@ def bandwidth(
     ), as_json)  # fmt: skip
 
 
-def _shape(
-    layers: int | None, hidden: int | None, heads: int | None, vocabulary: int | None, *rest: Any
-) -> Any:
+def _shape(layers: int | None, hidden: int | None, heads: int | None, vocabulary: int | None, *rest: Any) -> Any:
     from probe.planning.transformer import Shape
 
     if layers is None or hidden is None or heads is None or vocabulary is None:

@@ -25,6 +25,7 @@ from probe.trace import Trace
 Format: TypeAlias = Literal["chrome", "csv", "parquet", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
 _BY_ENDING = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet"}
+_CHROME = (".json", ".json.gz", ".gz", ".trace")
 _ENDING = {"chrome": "-chrome.json.gz", "json": "-tables.json", "csv": ".csv", "parquet": ".parquet"}
 _RECORDED = re.compile(r"(\.pt)?(\.trace)?\.(json|json\.gz|sqlite|nsys-rep)$", re.IGNORECASE)  # endings of sources
 
@@ -82,8 +83,12 @@ def _format(output: str | None, format: str | None) -> Format:
     if format is not None and format not in FORMATS:
         raise UsageError(f"--format {format}: choose from {', '.join(FORMATS)}")
     name = Path(output).name.lower() if output is not None else ""
-    by_name = next((kind for ending, kind in _BY_ENDING.items() if name.endswith(ending)), "chrome")
-    return cast(Format, format or by_name)
+    by_name = next((kind for ending, kind in _BY_ENDING.items() if name.endswith(ending)), None)
+    plain = by_name is None and Path(name).suffix and not name.endswith(_CHROME) and not Path(output or "").is_dir()
+    if format is None and plain:
+        known = ", ".join((*_CHROME[:2], *_BY_ENDING))
+        raise UsageError(f"-o {output}: its ending says no format; end it in {known}, or add --format")
+    return cast(Format, format or by_name or "chrome")
 
 
 def _of_tables(kind: Format, source: str, output: str | None, tables: tuple[str, ...]) -> Target:

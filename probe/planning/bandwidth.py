@@ -42,4 +42,4 @@ def bandwidth(
         result |= {"storage_measured_bytes_per_s": measured_storage, "storage_suffices": measured_storage >= needed}
     inputs = {"parameters": parameters, "step_s": step_s, "ranks": ranks, "gradient_bytes": gradient_bytes,
               "overlap": overlap, "samples": samples, "sample_bytes": sample_bytes}  # fmt: skip
-    return Plan("bandwidth", inputs, result, tuple(parts), ("latency is not counted: small gradients need less volume",))
+    return Plan("bandwidth", inputs, result, tuple(parts), ("latency is not counted",))

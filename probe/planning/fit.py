@@ -19,10 +19,11 @@ def fit(shape: Shape, training: Training, capacity_bytes: float, *, usable: floa
     fraction(usable=usable)
     room = capacity_bytes * usable
 
-    def fits(**changed: int) -> bool:
-        return bool(training_memory(shape, replace(training, **changed)).result["peak_bytes"] <= room)
+    def fits(changed: Training) -> bool:
+        return bool(training_memory(shape, changed).result["peak_bytes"] <= room)
 
-    batch, context = largest(lambda n: fits(batch=n)), largest(lambda n: fits(sequence=n))
+    batch = largest(lambda n: fits(replace(training, batch=n)))
+    context = largest(lambda n: fits(replace(training, sequence=n)))
     here = training_memory(shape, training, room)
     result: dict[str, Any] = {
         "peak_bytes": here.result["peak_bytes"], "usable_bytes": room, "fits": here.result["fits"],

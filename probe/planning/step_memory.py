@@ -17,7 +17,7 @@ from probe.errors import InputError, UsageError
 from probe.planning.result import Part, Plan
 
 STEPS = 2  # optimizer states are there from the second on
-HOW = "write it as FILE.py:FUNCTION, where FUNCTION() builds model and optimizer and returns a function that does a step"
+HOW = "write FILE.py:FUNCTION, where FUNCTION() builds model and optimizer and returns a function that does a step"
 
 
 def step_memory(place: str) -> Plan:
@@ -83,7 +83,7 @@ class Live:
 
         live = self
 
-        class _Counting(TorchDispatchMode):
+        class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not say
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 found = func(*args, **(kwargs or {}))
                 for leaf in tree_leaves(found):
@@ -91,7 +91,7 @@ class Live:
                         live.add(leaf)
                 return found
 
-        with _Counting():
+        with _Counting():  # type: ignore[no-untyped-call]
             yield
 
 

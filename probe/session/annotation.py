@@ -23,7 +23,7 @@ class annotate:  # noqa: N801 - used as a verb: `with annotate("loss"):`, `@anno
     Costs about a microsecond while nothing records, and needs no torch until something does. One instance may be
     entered again while it is open. Coroutines may be decorated; their range then includes the time they are suspended.
     Under a tool that listens to NVTX (nsys) it is a range of the domain `probe`, too.
-    fast: for hot paths. A range costs a fifth while a profiler records, and has no counterpart on the GPU's time line.
+    fast: for hot paths. A range costs less while a profiler records, and has no counterpart on the GPU's time line.
     """
 
     __slots__ = ("_domain", "_event", "_fast", "_open", "name")

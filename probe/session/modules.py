@@ -7,6 +7,7 @@ bit-identical, and inside of what torch.compile compiles they are nothing at all
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -95,6 +96,7 @@ class ModuleRanges:
         return stack
 
 
+@functools.cache
 def range_maker() -> Callable[[str], Any]:
     """What makes a range of a name, to be entered and left."""
     try:

@@ -1,4 +1,4 @@
-"""apex: norms as one CUDA kernel."""
+"""apex: norms as one CUDA kernel. Read: commit 014f30f."""
 
 from __future__ import annotations
 

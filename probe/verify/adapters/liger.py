@@ -1,4 +1,4 @@
-"""Liger-Kernel: Triton kernels for norms, gated activations and the loss of a language model."""
+"""Liger-Kernel: Triton kernels for norms, gated activations and the loss of a language model. Read: 0.8.5."""
 
 from __future__ import annotations
 

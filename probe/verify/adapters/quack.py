@@ -1,4 +1,4 @@
-"""quack: norms in CuTe for Hopper and later."""
+"""quack: norms in CuTe for Hopper and later. Read: commit 05bce72."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""xformers: memory-efficient attention."""
+"""xformers: memory-efficient attention. Read: commit 00afc12."""
 
 from __future__ import annotations
 

@@ -1,0 +1,276 @@
+"""The dashboard in a browser: every page in both themes, one selection everywhere, links that show the same picture.
+
+Skipped where there is no playwright or no Chromium of the system's. Nothing asserts on time.
+"""
+
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dashboard_runs import HOSTILE_FILE, MARKUP, SAMPLES, hostile_trace, id_of
+from waitress import create_server
+
+from probe.dashboard.app import PAGES, create_app
+from probe.dashboard.catalogue import Catalogue
+from probe.dashboard.loaded import Library
+from probe.dashboard.security import access
+from probe.dashboard.server import bound
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed (Debian: apt-get install chromium)"),
+    # A busy machine makes a browser miss its time; sockets that it leaves to the collector are not ours.
+    pytest.mark.flaky(reruns=2),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+SWITCHES = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PATIENCE_MS = 60_000
+
+
+class Site:
+    """A dashboard that is being served, and the runs in it."""
+
+    def __init__(self, folder: Path) -> None:
+        hostile_trace(folder)
+        self.library = Library(Catalogue([str(SAMPLES), str(folder)]))
+        self._socket = bound("127.0.0.1", 0)
+        self.root = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        app = create_app(self.library, access("127.0.0.1"))
+        self._server = create_server(app.server, sockets=[self._socket], threads=4)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        self.run, self.base = (id_of(self.library, name) for name in ("transformer_step", "resnet_step"))
+        self.hostile = id_of(self.library, HOSTILE_FILE)
+        for identity in (self.run, self.base, self.hostile):
+            self.library.timeline(identity).done.wait(60)
+
+    def close(self) -> None:
+        self._server.task_dispatcher.shutdown()
+        self._server.asyncore.close_all(self._server._map)
+        self._thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    found = Site(tmp_path_factory.mktemp("browser"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield opened
+        opened.close()
+
+
+class Tab:
+    """A page that remembers what went wrong on it and whom it asked."""
+
+    def __init__(self, browser: Any, root: str, theme: str = "dark", width: int = 1440) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.root, self.faults, self.strangers = root, [], []
+        self.page.on("console", lambda m: self.faults.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", self._asked)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((self.root, "data:", "blob:")):
+            self.strangers.append(request.url)
+
+    def open(self, address: str) -> Any:
+        self.page.goto(self.root + address)
+        self.settled()
+        return self.page
+
+    def settled(self) -> None:
+        self.page.wait_for_function(
+            "() => document.querySelector('#page > *') && !document.querySelector('#progress')"
+            " && !document.querySelector('[data-dash-is-loading]')"
+        )
+
+
+@pytest.fixture
+def tab(browser: Any, site: Site) -> Iterator[Tab]:
+    opened = Tab(browser, site.root)
+    yield opened
+    opened.context.close()
+    assert opened.faults == [] and opened.strangers == []
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_every_page_stands_in_both_themes_and_widths(browser: Any, site: Site, theme: str) -> None:
+    """No error, no request elsewhere, nothing wider than the window from 1024 pixels on."""
+    opened = Tab(browser, site.root, theme)
+    for name in PAGES:
+        page = opened.open(
+            f"/{name}?run={site.run}&base={site.base}" if name == "compare" else f"/{name}?run={site.run}"
+        )
+        assert page.locator("#title").inner_text()
+        assert page.locator("[role=alert]").count() == 0, name
+        for width in (1440, 1024):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (name, width)
+        page.set_viewport_size({"width": 1440, "height": 900})
+    assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == theme
+    opened.context.close()
+    assert opened.faults == [] and opened.strangers == []
+
+
+def _shown(page: Any) -> str:
+    page.wait_for_selector("#op-card h3")
+    return str(page.locator("#op-card h3").inner_text())
+
+
+def test_an_operator_chosen_in_one_view_is_marked_in_all(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/roofline?run={site.run}")
+    page.wait_for_selector(".js-plotly-plot .points path")
+    page.locator("tr[data-op]").nth(3).click()
+    page.wait_for_function("() => location.search.includes('op=')")
+    op = re.search(r"op=(\d+)", page.url)[1]  # type: ignore[index]
+    page.wait_for_function("op => document.querySelector('#op-card').dataset.key?.endsWith('/' + op)", arg=op)
+    name = _shown(page)
+    assert page.locator(".ring").count() == 1
+    assert page.locator("tr[aria-selected=true]").get_attribute("data-op") == op
+    page.locator("nav >> text=Operators").click()
+    page.wait_for_selector(".ag-row-selected")
+    assert page.locator(".ag-row-selected").first.get_attribute("row-id") == op
+    assert _shown(page) == name and f"op={op}" in page.url
+    page.locator("nav >> text=Timeline").click()
+    page.wait_for_function("() => probe.timeline && probe.timeline.alive && probe.timeline.tile")
+    assert page.evaluate("probe.selected") == int(op) and _shown(page) == name
+
+
+def test_a_mark_of_the_roofline_can_be_clicked(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/roofline?run={site.run}")
+    page.wait_for_selector(".traceclasscompute .points path")
+    page.wait_for_timeout(500)
+    box = page.locator(".traceclasscompute .points path").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_function("() => location.search.includes('op=')")
+    assert _shown(page).startswith("aten::")
+    page.locator("button[data-class=memory]").click()
+    assert not page.locator(".traceclassmemory").first.is_visible()
+
+
+def test_a_link_shows_the_same_picture(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/operators?run={site.run}&op=2&by=name&q=mm")
+    page.wait_for_selector(".ag-center-cols-container .ag-row")
+    assert page.locator("#grid-search").input_value() == "mm"
+    assert page.locator("#group-by input[value=name]").is_checked()
+    names = page.locator(".ag-center-cols-container .ag-row [col-id=name]").all_inner_texts()
+    assert names and all("mm" in name for name in names)
+    page = tab.open(f"/timeline?run={site.run}&from=500000000&to=600000000&q=addmm")
+    page.wait_for_function("() => probe.timeline && probe.timeline.tile")
+    assert page.evaluate("[probe.timeline.a, probe.timeline.b]") == [500000000, 600000000]
+    assert page.locator(".timeline-search").input_value() == "addmm"
+
+
+def test_the_grid_is_searched_grouped_and_chosen_from(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/operators?run={site.run}")
+    page.wait_for_selector(".ag-center-cols-container .ag-row")
+    page.locator(".ag-center-cols-container .ag-row[row-index='1']").click()
+    page.wait_for_function("() => location.search.includes('op=')")
+    chosen = page.locator(".ag-center-cols-container .ag-row[row-index='1'] [col-id=name]").inner_text()
+    page.wait_for_function("name => document.querySelector('#op-card h3')?.textContent === name", arg=chosen)
+    page.fill("#grid-search", "softmax")
+    page.wait_for_function("() => document.querySelectorAll('.ag-center-cols-container .ag-row').length < 8")
+    assert "softmax" in page.locator(".ag-center-cols-container .ag-row [col-id=name]").first.inner_text()
+
+
+def test_the_timeline_moves_searches_and_measures(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/timeline?run={site.run}")
+    page.wait_for_function("() => probe.timeline && probe.timeline.tile")
+    whole = page.evaluate("probe.timeline.b - probe.timeline.a")
+    for key in ("w", "w", "d"):
+        page.keyboard.press(key)
+    assert page.evaluate("probe.timeline.b - probe.timeline.a") < whole / 2
+    page.wait_for_function("() => location.search.includes('from=')")
+    page.keyboard.press("f")
+    assert page.evaluate("probe.timeline.b - probe.timeline.a") == whole
+    box = page.locator("#timeline canvas").bounding_box()
+    page.keyboard.down("Shift")
+    page.mouse.move(box["x"] + 300, box["y"] + 120)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 600, box["y"] + 120, steps=4)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    page.wait_for_selector("#timeline-stretch [data-op]")
+    page.fill(".timeline-search", "addmm")
+    page.wait_for_function("() => document.querySelector('#timeline-tools').textContent.includes('found')")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => probe.timeline.found")
+    assert "addmm" in _shown(page)
+
+
+def test_the_theme_changes_without_a_request(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/roofline?run={site.run}")
+    page.wait_for_selector(".traceclasscompute .points path")
+    page.wait_for_timeout(500)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    colour = "getComputedStyle(document.querySelector('.traceclasscompute .points path')).fill"
+    before = page.evaluate(colour)
+    page.locator("#theme").click()
+    page.wait_for_function(f"before => {colour} !== before", arg=before)
+    assert asked == []
+    page.reload()
+    tab.settled()
+    assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == "light"
+
+
+def test_another_run_is_chosen_and_the_first_one_exported(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/overview?run={site.run}")
+    with page.expect_download() as download:
+        page.locator("#export").click()
+    exported = Path(download.value.path()).read_text()
+    assert "transformer_step" in exported and "http" not in exported.split("</style>")[0]
+    page.locator("#run-picker").click()
+    page.locator("[role=option]:has-text('resnet_step')").click()
+    page.wait_for_function("run => location.search.includes(run)", arg=site.base)
+    page.wait_for_function("() => document.title.includes('resnet_step')")
+
+
+def test_hostile_names_are_shown_as_text(tab: Tab, site: Site) -> None:
+    """On every page, in the grid, the card, beside marks and on the timeline; nothing of them runs."""
+    for name in PAGES:
+        page = tab.open(f"/{name}?run={site.hostile}")
+        assert page.locator("img[src=x]").count() == 0
+        if name == "operators":
+            page.wait_for_selector(".ag-center-cols-container .ag-row")
+            row = page.locator(".ag-center-cols-container .ag-row", has_text="<img src=x").first
+            row.click()
+            page.wait_for_function("() => document.querySelector('#op-card h3')?.textContent.includes('<img src=x')")
+            assert MARKUP in page.locator("#op-card h3").inner_text()
+        if name == "timeline":
+            page.wait_for_function("() => probe.timeline && probe.timeline.tile")
+            box = page.locator("#timeline canvas").bounding_box()
+            for x in range(170, 900, 15):
+                page.mouse.move(box["x"] + x, box["y"] + 60)
+        assert page.locator("img[src=x]").count() == 0
+        assert page.evaluate("window.hacked") is None
+
+
+def test_the_keyboard_reaches_what_the_mouse_does(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/overview?run={site.run}")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.locator("button.op").nth(2).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => location.search.includes('op=')")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
