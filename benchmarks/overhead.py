@@ -8,8 +8,8 @@ ratio is the median over rounds of (shortest step in the state / shortest of the
 Telemetry reads ten times a second, which the shortest step never meets: for it the mean step counts, in longer
 stretches and less what the loop's thread waited for a core that others had (Linux counts it); beside it stands the CPU
 time that its threads took.
-Goals: disabled 1.00, waiting (also watched, with every_s= and slow=) and after the last cycle at most 1.005, telemetry at most 1.01; the pause at most
-max_pause_s.
+Goals: disabled 1.00; waiting (also watched, with every_s= and slow=) and after the last cycle at most 1.005;
+telemetry at most 1.01; the pause at most max_pause_s.
 """
 
 from __future__ import annotations

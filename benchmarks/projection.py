@@ -1,7 +1,8 @@
 """How far off are projections? Replay, threads, batches, element types, memory plans and collectives, measured here.
 
 Usage: python benchmarks/projection.py replay TRACE…      errors of the replay, one row a trace
-       python benchmarks/projection.py pairs [--rounds N] projected against measured steps on this CPU
+       python benchmarks/projection.py devices TRACE TRACE   one model on two devices, each projected to the other
+       python benchmarks/projection.py pairs [--threads]  projected against measured steps on this CPU
        python benchmarks/projection.py memory             planned against measured peaks of planned_steps.py
        python benchmarks/projection.py collectives        lines fitted at 2 ranks against 3 and 4 (Gloo)
        python benchmarks/projection.py docs               docs/validation.md from what lies in results/
@@ -26,23 +27,25 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "validation.md"
-BURST = 6  # steps
+BURST = 4  # steps
 MODELS = ("mlp", "transformer", "cnn", "norms")
 BATCH = {"mlp": 64, "transformer": 4, "cnn": 4, "norms": 32}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("replay", "pairs", "memory", "collectives", "docs", "worker"))
+    parser.add_argument("what", choices=("replay", "devices", "pairs", "memory", "collectives", "docs", "worker"))
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--threads", action="store_true", help="pairs: also one thread against two")
     arguments = parser.parse_args()
     if arguments.what == "worker":
         worker(*arguments.rest)
         return
     actions: dict[str, Callable[[], Any]] = {
         "replay": lambda: replay(arguments.rest),
-        "pairs": lambda: pairs(arguments.rounds),
+        "pairs": lambda: pairs(arguments.rounds, arguments.threads),
+        "devices": lambda: devices(arguments.rest),
         "memory": memory,
         "collectives": collectives,
     }
@@ -73,6 +76,33 @@ def replay(paths: list[str]) -> list[dict[str, Any]]:
             else Path(path).name
         )
         rows.append({"trace": name.replace(".json.gz", ""), "left_out": reason, **asdict(replay_accuracy(trace))})
+        print(rows[-1])
+    return rows
+
+
+def devices(paths: list[str]) -> list[dict[str, Any]]:
+    """Each of two recordings of the same work projected to the device of the other."""
+    from probe import datasheets
+    from probe.analyzers.projection.base import base
+    from probe.analyzers.projection.devices import facts_of, of_sheet, reached
+    from probe.analyzers.projection.project import Question, project
+    from probe.analyzers.projection.validated import NO_ERRORS
+    from probe.api import analyze
+    from probe.projecting import trace_of
+
+    rows = []
+    analyses = {path: analyze(path) for path in paths}
+    for here, there in (paths, paths[::-1]):
+        old, new = analyses[here], analyses[there]
+        sheet, facts = datasheets.find(new.source.device or ""), facts_of(old.source.device or "")
+        assert sheet is not None and old.ceilings is not None
+        ready = base(trace_of(here, facts), old, reached(old.ceilings, facts))
+        found = project(ready, Question(of_sheet(sheet)), NO_ERRORS)
+        measured_s = new.time_s["step"] or 0.0
+        rows.append({
+            "from": old.source.device, "to": new.source.device, "base_s": ready.step_s, "projected_s": found.step_s,
+            "interval_s": found.interval_s, "measured_s": measured_s, "error": found.step_s / measured_s - 1,
+        })  # fmt: skip
         print(rows[-1])
     return rows
 
@@ -199,14 +229,17 @@ class Child:
         self.process.wait()
 
 
-def pairs(rounds: int) -> list[dict[str, Any]]:
-    """Every pair of configurations that differ in one thing, projected and measured."""
+def pairs(rounds: int, threads: bool) -> list[dict[str, Any]]:
+    """Every pair of configurations that differ in one thing, projected and measured.
+
+    threads: also one thread against two, which takes a machine on which nothing else runs.
+    """
     rates = roofs_of_threads(rounds)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in MODELS:
-            rows += list(pairs_of(name, rounds, rates, folder))
-            for row in rows[-9:]:
+            rows += list(pairs_of(name, rounds, rates, folder, threads))
+            for row in rows[-(9 if threads else 7) :]:
                 print(row, flush=True)
     return rows
 
@@ -224,10 +257,12 @@ def roofs_of_threads(rounds: int) -> dict[int, dict[str, float]]:
     return found
 
 
-def pairs_of(name: str, rounds: int, rates: dict[int, dict[str, float]], folder: str) -> Iterator[dict[str, Any]]:
+def pairs_of(
+    name: str, rounds: int, rates: dict[int, dict[str, float]], folder: str, threads: bool
+) -> Iterator[dict[str, Any]]:
     batch = BATCH[name]
-    keys = [(batch, "float32", 1), (batch, "float32", 2), (2 * batch, "float32", 1), (4 * batch, "float32", 1),
-            (batch, "float64", 1)]  # fmt: skip
+    keys = [(batch, "float32", 1), (2 * batch, "float32", 1), (4 * batch, "float32", 1), (batch, "float64", 1)]
+    keys += [(batch, "float32", 2)] if threads else []
     children = [Child(name, b, d, t, f"{folder}/{name}-{b}-{d}-{t}") for b, d, t in keys]
     times = {child.key[1:]: float("inf") for child in children}
     for _ in range(rounds):
@@ -236,10 +271,11 @@ def pairs_of(name: str, rounds: int, rates: dict[int, dict[str, float]], folder:
     runs = {child.key[1:]: child.ask("record") for child in children}
     for child in children:
         child.close()
-    one, two, double, four, wide = keys
-    asked = [("threads", one, two), ("threads", two, one), ("batch", one, double), ("batch", one, four),
-             ("batch", double, one), ("batch", four, one), ("batch", double, four), ("dtype", one, wide),
-             ("dtype", wide, one)]  # fmt: skip
+    one, double, four, wide = keys[:4]
+    asked = [("batch", one, double), ("batch", one, four), ("batch", double, one), ("batch", four, one),
+             ("batch", double, four), ("dtype", one, wide), ("dtype", wide, one)]  # fmt: skip
+    if threads:
+        asked += [("threads", one, keys[4]), ("threads", keys[4], one)]
     for kind, old, new in asked:
         step_s, measured_s = projected(runs[old], kind, old, new, rates, times[old]), times[new]
         yield {

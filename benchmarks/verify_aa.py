@@ -20,12 +20,12 @@ from probe.verify.case import Candidate
 from probe.verify.cases import case_of
 from probe.verify.engine import Result, verify_case
 
-SIZES = (1, 8, 512, 64)
+SIZES, SHORT = (1, 8, 512, 64), (1, 4, 128, 64)
 ATTENTION = AttentionSite(SIZES, SIZES, SIZES, "float32", 0.125, "none", 0.0, training=False)
 ADAMW = OptimizerSite("adamw", ((64, 64),) * 100, "float32")
 SITES: dict[str, Site] = {
     "attention": ATTENTION,
-    "attention, backward": replace(ATTENTION, training=True),
+    "attention, backward": AttentionSite(SHORT, SHORT, SHORT, "float32", 0.125, "none", 0.0, training=True),
     "adamw": ADAMW,
 }
 
@@ -41,8 +41,9 @@ def main(runs: int = 20, budget_s: float = 5.0, equals: int | None = None) -> No
 
 
 def judge(site: Site, candidate: Candidate[Any], seed: int, budget_s: float) -> Result:
-    """One run."""
-    return verify_case(replace(case_of(site), candidates=(candidate,)), bench(seed=seed), budget_s)[0]
+    """One run; the numbers are compared on the recorded sizes alone, since the question is one of time."""
+    case = case_of(site)
+    return verify_case(replace(case, candidates=(candidate,), checked=case.checked[:1]), bench(seed=seed), budget_s)[0]
 
 
 def report(name: str, results: list[Result]) -> None:

@@ -143,6 +143,17 @@ class Fix:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """Which loop is the problem: the kernels, the training job around them, or the product that calls them."""
+
+    name: Literal["kernel", "training", "product"]
+    gauge: str  # what says so
+    value_fraction: float  # of the step
+    evidence: str
+    next_step: str
+
+
+@dataclass(frozen=True)
 class Analysis:
     """What one run or trace says."""
 
@@ -172,6 +183,7 @@ class Analysis:
     telemetry: TelemetryUse | None = None  # what device and host did beside the run, where that was sampled
     precision: tuple[PrecisionGain, ...] = ()  # what narrower element types would gain by the roofs, most first
     cost: Cost | None = None  # energy and money of a step
+    loop: Loop | None = None  # which of the three loops is the problem; None where that cannot be told
     serving: ServingUse | None = None  # requests, latencies, prefill and decode, where the program is a server
     schema: str = SCHEMA
 

@@ -17,6 +17,7 @@ from probe.analyzers.ranks.compare import compare_ranks
 from probe.analyzers.ranks.scaling import scaling, scaling_job
 from probe.analyzers.ranks.summary import summarise
 from probe.analyzers.steps import mean_data_wait_s, run_times, warm
+from probe.analyzers.which_loop import which_loop
 from probe.device import Device
 from probe.errors import ProbeError, TraceError, UsageError
 from probe.multirank import Rank, RanksAnalysis
@@ -63,6 +64,7 @@ def examine(source: Named, request: Request) -> Diagnosis:
     """Everything probe can say of a run, a trace, or the ranks of a job."""
     told = prices(request.price, Path.cwd())  # refused now, not once everything was read
     diagnosis = _examine(find(source), request)
+    diagnosis = replace(diagnosis, analysis=replace(diagnosis.analysis, loop=which_loop(diagnosis.analysis)))
     if diagnosis.analysis.cost is not None or diagnosis.analysis.source.kind == "snapshot":
         return diagnosis
     return replace(diagnosis, analysis=with_cost(diagnosis.analysis, told))

@@ -206,7 +206,7 @@ def _many(ready: Base, found: TargetStep, wish: Wish, facts: DeviceFacts | None)
     here = scaled(seen, wish.layout, model, near, far)
     points = curve(seen, wish.layout, model, near, far)
     relative = [end / found.step_s for end in found.interval_s]
-    parts = {"step": here.step_s, "compute and memory": here.compute_s, "communication": here.exposed_s,
+    parts = {"step": here.step_s, "work": here.compute_s, "communication": here.exposed_s,
              "bubble": here.bubble_s, "stragglers": here.straggler_s}  # fmt: skip
     return replace(
         found, ranks=wish.layout.ranks, step_s=here.step_s, time_s=parts,
@@ -263,6 +263,8 @@ def _warnings(analysis: Analysis, wish: Wish, ready: Base) -> list[str]:
         said.append("the roofs of the recorded device are assumed, not measured: so is its distance from them")
     if analysis.source.device_kind not in ("cpu",) and wish.batch is not None:
         said.append("another batch was validated on a CPU only")
+    if wish.onto and wish.layout is None and (analysis.time_s.get("communication") or 0.0) > 0:
+        said.append("communication between ranks stays as it was recorded; --ranks projects it")
     known = analysis.quality.known_cost_fraction
     if known is not None and known < 0.9:
         said.append(f"the work of {1 - known:.0%} of the time is not known: the interval says what that leaves open")

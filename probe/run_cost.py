@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from probe.analysis import Analysis
 from probe.analysis_cache import idle_s, recoverable_s
-from probe.analyzers.cost import StepFacts, cost, energy
+from probe.analyzers.cost import SOURCES, StepFacts, cost, energy
 from probe.analyzers.steps import run_times
 from probe.price import Prices
 from probe.run import Run
@@ -22,8 +22,19 @@ def with_cost(analysis: Analysis, prices: Prices, run: Run | None = None) -> Ana
     used, why = energy(told, facts, on_gpu=on_gpu)
     if run is not None and used is not None and len(told) < run.world_size and on_gpu:
         used, why = None, f"{len(told)} of {run.world_size} ranks have telemetry"
+    if run is not None and used is None:
+        why = _source_reason(run, SOURCES[0] if on_gpu else SOURCES[1]) or why
     price = prices(analysis.source.device)
     return replace(analysis, cost=cost(used, why, facts, devices, price))
+
+
+def _source_reason(run: Run, source: str) -> str | None:
+    """Why the source that counts energy was not there, as the run itself says."""
+    for part in run.parts:
+        about = (part.telemetry.get("sources") or {}).get(source)
+        if isinstance(about, dict) and about.get("reason"):
+            return f"{source}: {about['reason']}"
+    return None
 
 
 def _facts(analysis: Analysis, run: Run | None) -> StepFacts:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from probe.collectors import kineto_log
 from probe.errors import UsageError
 from probe.run import Cycle, Run, load
 from probe.session import profile, watch
@@ -242,8 +243,55 @@ def test_without_a_schedule_only_the_file_asks(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("often")
 def test_a_profiler_of_the_programs_own_is_waited_for(tmp_path: Path) -> None:
     with profile(tmp_path / "r", warmup=0, active=1, repeat=0, every_s=1e-9, telemetry=False) as prof:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        with kineto_log.silenced(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
             loop(prof, 4)
         loop(prof, 4)
     assert any("left out: another torch profiler" in warning for warning in prof.warnings)
     assert [cycle.trigger for cycle in load(tmp_path / "r").main.cycles][:1] == ["every 1e-09 s"]
+
+
+@pytest.mark.usefixtures("often")
+def test_the_slow_step_itself_is_recorded_where_it_comes_evenly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0]
+    monkeypatch.setattr(sessions, "perf_counter_ns", lambda: now[0])
+    options: dict[str, Any] = {"warmup": 1, "active": 3, "repeat": 0, "slow": 3.0, "max_pause_s": 30.0}
+    with profile(tmp_path / "r", telemetry=False, **options) as prof:
+        for step in range(240):
+            torch.add(ones, ones)
+            now[0] += 90 * MS if step >= 50 and step % 30 == 20 else 10 * MS
+            prof.step()
+    run = load(tmp_path / "r")
+    triggers = [str(cycle.trigger) for cycle in run.main.cycles]
+    assert triggers[0].startswith("slow step 50: 90.0 ms, p95 10.0 ms")  # seen too late: the next ones were recorded
+    assert max(run.main.cycles[0].durations_ns) == 10 * MS
+    assert "one every 30 steps, so 140 is recorded" in triggers[1]
+    planned = run.main.cycles[1]
+    assert max(planned.durations_ns) == 90 * MS
+    assert planned.first_step <= 140 < planned.first_step + planned.steps
+    assert len(triggers) == 2  # within a minute no more
+
+
+@pytest.mark.usefixtures("often")
+def test_looks_leave_one_window_of_telemetry(tmp_path: Path) -> None:
+    seen: list[int] = []
+    options: dict[str, Any] = {"telemetry": {"nvml_hz": 0, "dcgm_hz": 0, "rapl_hz": 0, "machine_hz": 0}}
+    with profile(tmp_path / "r", repeat=0, every_s=1e6, **options) as prof:
+        prof.follow(lambda step, values: seen.append(step), every_s=0.0)
+        loop(prof, 50)
+    windows = load(tmp_path / "r").main.telemetry["windows"]
+    assert [(one["phase"], one["first_step"]) for one in windows] == [("after", 0)] and len(seen) >= 50
+
+
+@pytest.mark.usefixtures("default_signal")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_its_signal_back(tmp_path: Path) -> None:
+    with profile(tmp_path / "r", repeat=0, on_demand=True, telemetry=False) as prof:
+        loop(prof, 2)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL

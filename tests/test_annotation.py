@@ -14,13 +14,14 @@ from torch import nn
 
 import probe
 from probe.api import load
+from probe.collectors import kineto_log
 from probe.session import annotate, annotate_modules, annotation, profile
 from probe.trace import MODULE_PREFIX, RANGE_PREFIX
 
 
 def recorded(work: Callable[[], object]) -> list[str]:
     """The names in the trace of torch's own profiler."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
+    with kineto_log.silenced(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
         work()
     return [event.name for event in prof.events()]
 
@@ -67,7 +68,7 @@ def test_the_fast_form_is_a_range_too(tmp_path: Path) -> None:
             return torch.ones(2) + 1
 
     assert {f"{RANGE_PREFIX}hot", f"{RANGE_PREFIX}loss", "slow"} <= set(recorded(hot))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
+    with kineto_log.silenced(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
         hot()
     prof.export_chrome_trace(str(tmp_path / "t.json"))
     trace = load(tmp_path / "t.json")

@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import run_builders
 
+from probe import telemetry_files
 from probe.analyzers.cost import StepFacts, cost, energy
+from probe.api import analyze
 from probe.collectors.rapl import RaplSource
 from probe.collectors.sampling import NotAvailable, Place, Sampler, Tick
+from probe.device import Device
 from probe.price import Price
 from probe.report.conditions import spending
+from probe.run import Cycle, RankPart, trace_name, write_part
 from probe.telemetry import Samples, Telemetry, Window
 
 NS = 1_000_000_000
@@ -116,3 +121,28 @@ def test_a_sampler_adds_up_what_each_device_used(tmp_path: Path) -> None:
         powercap(tmp_path, package=microjoules)
         sampler.tick(Tick(0, 0))
     assert sampler.about()["energy_used_j"] == {"package-0": pytest.approx(3.0), "0-dram": 0.0}
+
+
+def test_a_runs_own_energy_and_reasons_are_in_its_analysis(tmp_path: Path) -> None:
+    def part(**telemetry: Any) -> RankPart:
+        cycles = (Cycle(0, trace_name(0, 0), 6, (100_000,), 1),)
+        device = Device("cuda", "NVIDIA Test GPU")
+        steps = run_builders.steps_of(0)
+        return RankPart(status="finished", device=device, cycles=cycles, steps=steps, launch="x", telemetry=telemetry)
+
+    directory = run_builders.record(tmp_path / "r", world_size=1)
+    windows = [{"phase": "wait", "first_step": 0, "begin_ns": 0, "end_ns": 30 * NS}]
+    write_part(directory, part(windows=windows, sources={"nvml": {"reason": "no driver"}}))
+    found = analyze(directory).cost
+    assert found is not None and found.energy is None and found.reasons["energy"] == "nvml: no driver"
+    telemetry_files.write_part(
+        directory / telemetry_files.part_name(0, "nvml", 0), counter(400.0).samples[0], {"rank": 0, "launch": "x"}
+    )
+    write_part(directory, part(windows=windows, sources={"nvml": {"via": "nvidia-ml-py"}}))
+    analysis = analyze(directory, price=2.0)
+    found, step_s = analysis.cost, analysis.steps.bare_mean_s
+    assert found is not None and found.energy is not None and step_s is not None
+    assert found.energy.mean_w == pytest.approx(400) and found.energy.devices == ("GPU-a",)
+    assert found.energy.j_per_step == pytest.approx(400 * step_s)
+    assert found.energy.j_per_sample == pytest.approx(400 * step_s / 8)
+    assert "J a step" in str(analysis) and analysis.to_json()["cost"]["usd_per_1000_steps"] == found.usd_per_1000_steps

@@ -197,32 +197,42 @@ def test_the_ranks_that_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert len(capsys.readouterr().err.splitlines()) == 2  # rank 0 speaks for all
 
 
-def test_the_slowest_rank_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class TwoRanks:
-        """torch.distributed of rank 1, as far as probe uses it; rank 0's steps take an hour, or no time."""
+class TwoRanks:
+    """torch.distributed of rank 1, as far as probe uses it, with a store of torch's own."""
 
-        other = 3.6e12
+    def __init__(self) -> None:
+        self.distributed_c10d = self
+        self.store = torch.distributed.HashStore()
 
-        def get_rank(self) -> int:
-            return 1
+    def get_rank(self) -> int:
+        return 1
 
-        def get_world_size(self) -> int:
-            return 2
+    def get_world_size(self) -> int:
+        return 2
 
-        def all_gather_object(self, into: list[Any], mine: Any) -> None:
-            into[:] = [self.other, mine]
+    def _get_default_store(self) -> Any:
+        return self.store
 
+
+@pytest.mark.parametrize(("other", "recorded"), [(3.6e12, 0), (0.0, 1), (None, 0)])
+def test_the_slowest_rank_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: float | None, recorded: int
+) -> None:
+    """Rank 0's steps take an hour, or no time; or it has no session and is not waited for."""
     distributed = TwoRanks()
     monkeypatch.setattr("probe.session.launch.initialised_distributed", lambda: distributed)
     monkeypatch.setattr("probe.session.schedule.initialised_distributed", lambda: distributed)
+    monkeypatch.setattr("probe.session.schedule.SLOWEST_WAIT_S", 0.2)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
-    for other, recorded in ((3.6e12, 0), (0.0, 1)):
-        distributed.other = other
-        with profile(tmp_path / "r", wait=3, warmup=0, active=1, ranks="slowest") as prof:
-            loop(prof, 6)
-        assert prof.path is not None
-        assert len(load(prof.path).traces) == recorded
-        assert not any("no trace" in warning for warning in prof.warnings)
+    prof = profile(tmp_path / "r", wait=3, warmup=0, active=1, ranks="slowest")
+    with prof:
+        if other is not None:
+            place = prof._place
+            distributed.store.set(f"probe/{place.launch}/r/0", repr(other))
+        loop(prof, 6)
+    assert prof.path is not None
+    assert len(load(prof.path).traces) == recorded
+    assert any("not every rank told" in warning for warning in prof.warnings) == (other is None)
 
 
 def test_slowest_without_torch_distributed_records_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

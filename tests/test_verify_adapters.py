@@ -21,12 +21,12 @@ HIDDEN, ROWS, WORDS = 16, 6, 11
 
 # Liger-Kernel 0.8.5, transformers/functional.py; its own names of arguments, which the last test compares
 def liger_rms_norm(
-    X: Any,
-    W: Any,
+    X: Any,  # noqa: N803
+    W: Any,  # noqa: N803
     eps: Any,
     offset: float = 0.0,
     casting_mode: str = "llama",
-    in_place: bool = True,  # noqa: N803
+    in_place: bool = True,
 ) -> Any:
     assert not in_place, "in place it overwrites the gradient that it is given"
     return functional.rms_norm(X, W.shape, W + offset, eps)

@@ -10,6 +10,7 @@ from builders import GPU, Event, kernel, launch, op, step, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probe.analyzers.critical_path.accuracy import replay_accuracy
 from probe.analyzers.critical_path.graph import build
 from probe.analyzers.critical_path.replay import Changes, Replay
 from probe.analyzers.plan_of_fixes import plan
@@ -177,3 +178,41 @@ def test_changes_together_save_what_a_replay_says_within_reason() -> None:
     assert plan(FOUND, 1.0, lambda some: 5.0)[0].step_after_s == pytest.approx(0.9)
     assert plan(FOUND[:1], 0.3)[0].step_after_s == 0
     assert plan(FOUND, 0.0) == ()
+
+
+def test_delays_that_nothing_explains_are_what_the_dependencies_do_not_foretell(tmp_path: Path) -> None:
+    """The second kernel starts 40 µs after the first ended, and nothing it is known to wait for explains that."""
+    events = [
+        step(1, 0, 200),
+        launch(1, 2, 2),
+        launch(2, 8, 2),
+        launch(3, 12, 180, name="cudaDeviceSynchronize"),
+        kernel("gemm", 5, 80, 1),
+        kernel("add", 125, 60, 2),
+    ]
+    what_if = asked(tmp_path, events)
+    replay = Replay(what_if.trace, what_if.graph)
+    assert what_if.replayed_s == what_if.recorded_s == pytest.approx(200e-6)
+    assert replay.undelayed_step_s() == pytest.approx(160e-6, abs=1e-6)
+
+
+def test_a_wait_for_everything_ends_with_the_work_though_clocks_differ(tmp_path: Path) -> None:
+    """The synchronisation seems to end 8 µs before the kernel that it waits for."""
+    events = [
+        step(1, 0, 120),
+        op("aten::mm", 0, 5),
+        launch(1, 2, 2, name="hipLaunchKernel"),
+        launch(2, 12, 90, name="hipDeviceSynchronize"),
+        kernel("gemm", 5, 105, 1),
+    ]
+    what_if = asked(tmp_path, events)
+    assert saved_us(what_if, "aten::mm", 0.5, host=False) == pytest.approx(52.5)
+
+
+def test_real_steps_are_explained_within_their_target(foreign_traces: Path) -> None:
+    """Unchanged, from dependencies alone, and with each kernel at what its kind takes in the other steps."""
+    for name in ("a100_training_rank3", "v100_resnet50_training", "mi300x_resnet_checkpointing_rank0"):
+        found = replay_accuracy(read(foreign_traces / f"{name}.json.gz"))
+        assert abs(found.unchanged) < 0.001
+        assert abs(found.explained) < 0.035
+        assert found.held_out is not None and abs(found.held_out) < 0.035

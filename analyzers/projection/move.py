@@ -36,7 +36,7 @@ def moved(
     """The factor of a group. old, new: its mean call under the roofs before and after; fixed_s: what starting takes.
 
     overlaps: whether arithmetic hides memory traffic, as on a GPU. A CPU's products pack their operands first, so that
-    there the two add up.
+    there one follows the other.
     """
     if cost.kind in STAYS or time_s <= 0:
         return KEPT
@@ -48,7 +48,7 @@ def moved(
 def _by_roofs(old: Placement, new: Placement, time_s: float, overlaps: bool) -> Factor:
     """Both roofs known. What is near one keeps its distance; what is far may be bound by neither."""
     assert old.roof_s and new.roof_s
-    ratio = new.roof_s / old.roof_s if overlaps else _sum_s(new) / _sum_s(old)
+    ratio = new.roof_s / old.roof_s if overlaps else _one_after_the_other(old, new, time_s)
     sides = [
         after / before
         for before, after in ((old.compute_s, new.compute_s), (old.memory_s, new.memory_s))
@@ -61,9 +61,14 @@ def _by_roofs(old: Placement, new: Placement, time_s: float, overlaps: bool) -> 
     return Factor(ratio, min(possible), max(possible), f"{new.side} roof")
 
 
-def _sum_s(placement: Placement) -> float:
-    """Time at the arithmetic roof and at the memory roof, one after the other."""
-    return (placement.compute_s or 0.0) + (placement.memory_s or 0.0)
+def _one_after_the_other(old: Placement, new: Placement, time_s: float) -> float:
+    """Arithmetic takes what it takes at its roof; all time beyond that goes with the bytes, packed and moved."""
+    assert old.roof_s and new.roof_s
+    computing_s = min(old.compute_s or 0.0, time_s)
+    if not old.memory_s or not new.memory_s:
+        return new.roof_s / old.roof_s
+    faster = (new.compute_s or 0.0) / old.compute_s if old.compute_s else 1.0
+    return (computing_s * faster + (time_s - computing_s) * new.memory_s / old.memory_s) / time_s
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ def _cached(factor: Factor, old: Placement, onto: Target | None, base: Base, cos
 def replayed_s(base: Base, factors: Sequence[float]) -> float:
     """Seconds of the step without the profiler, if each group's own time is multiplied so."""
     changes = _on_device(base, factors) if base.on_device else Changes(ops=_on_host(base, factors))
-    longer_s = base.what_if.step_s(changes) - base.what_if.recorded_s
-    return max(base.step_s + longer_s, LEAST_S)
+    recorded_s = base.what_if.recorded_s
+    return max(base.step_s * base.what_if.step_s(changes) / recorded_s if recorded_s else base.step_s, LEAST_S)
 
 
 def _on_device(base: Base, factors: Sequence[float]) -> Changes:

@@ -180,6 +180,12 @@
     after();
   }
 
+  /* The words of the filter, those of the address at first */
+  function filter(words) {
+    if (!window.dash_ag_grid || !document.getElementById("grid")) return;
+    window.dash_ag_grid.getApiAsync("grid").then((api) => api.setGridOption("quickFilterText", words || ""));
+  }
+
   /* What a page just showed is marked, and drawn into, as soon as it stands */
   let due = 0;
   function settle() {
@@ -187,6 +193,8 @@
     document.querySelectorAll(".js-plotly-plot").forEach(attach);
     show("page");
     card();
+    const grid = document.getElementById("grid");
+    if (grid && !grid._filtered && window.dash_ag_grid) { grid._filtered = true; filter(probe.asked("q")); }
     if (probe.selected !== null && probe.asked("op") !== String(probe.selected)) probe.address({ op: probe.selected });
     const title = document.getElementById("title"), run = document.getElementById("run-id");
     if (title) document.title = title.textContent + (run && run.dataset.name ? " · " + run.dataset.name : "") + " · probe";
@@ -253,8 +261,7 @@
         return no();
       },
       search: function (words) {
-        const grid = window.dash_ag_grid && document.getElementById("grid");
-        if (grid) window.dash_ag_grid.getApiAsync("grid").then((api) => api.setGridOption("quickFilterText", words || ""));
+        filter(words);
         probe.address({ q: words || null });
         return no();
       },

@@ -106,10 +106,16 @@ def _fix(number: int, finding: Finding) -> Component:
             ),
             html.P(text(finding.summary)),
             html.Pre(text(finding.how, 1000)) if finding.how else None,
-            html.P(["✓ ", text(proved)], className="proof") if proved else None,
+            html.P([_sign(finding), text(proved)], className="proof") if proved else None,
         ],
         className="fix",
     )
+
+
+def _sign(finding: Finding) -> str:
+    """A tick for what was accepted, and for nothing else."""
+    verdicts = {"accept": "✓ ", "reject": "✗ "}
+    return verdicts.get(finding.verified.verdict, "~ ") if finding.verified else ""
 
 
 def _operators(view: View, analysis: Analysis) -> Component:

@@ -102,7 +102,7 @@ def _body(finding: Finding, names: list[str], source: str) -> Iterator[Component
         yield html.P(
             [
                 "Not verified yet. To run it on the recorded shapes: ",
-                html.Code(f"probe verify {text(source, 80)} --codes {finding.code}"),
+                html.Code(f"probe verify {text(source, 80)} --code {finding.code}"),
             ],
             className="soft",
         )

@@ -87,12 +87,12 @@ class TensorRecording:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's two lines off standard error; whatever else is written meanwhile arrives afterwards."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is no standard error
-        yield
-        return
     with tempfile.TemporaryFile() as aside:
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is no standard error
+            yield
+            return
         if sys.stderr is not None:
             sys.stderr.flush()
         os.dup2(aside.fileno(), 2)

@@ -113,8 +113,9 @@ class Telemetry:
         here, settings = self._here, self._settings
         self._identity = {"rank": here.rank, "launch": here.launch, "host": here.host, "clock": self._clock}
         place = Place(here.directory, here.rank, self._identity)
-        for source, hz in self._sources():
-            share = max(1, settings.max_bytes // 4)
+        sources = self._sources()
+        for source, hz in sources:
+            share = max(1, settings.max_bytes // len(sources))
             sampler = Sampler(source, 1 / hz, place, flush_s=settings.flush_s, most_bytes=share)
             sampler.start()
             self._samplers.append(sampler)

@@ -30,7 +30,13 @@ def sentence(analysis: Analysis) -> str:
     if not step_s:
         return "No time was recorded."
     whose = f" of rank {analysis.ranks[0].rank}" if len(analysis.ranks) > 1 else ""
-    return f"A step{whose} takes {format_time(step_s)} and {_bound(analysis, step_s)}. {_promise(analysis, step_s)}"
+    said = f"A step{whose} takes {format_time(step_s)} and {_bound(analysis, step_s)}."
+    return " ".join(filter(None, (said, _loop(analysis), _promise(analysis, step_s))))
+
+
+def _loop(analysis: Analysis) -> str:
+    """Which loop to work on; "" where that cannot be told."""
+    return f"Work on the {analysis.loop.name} loop: {analysis.loop.evidence}." if analysis.loop is not None else ""
 
 
 def _bound(analysis: Analysis, step_s: float) -> str:

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,22 @@ def initialised_distributed() -> Any:
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None
     return distributed
+
+
+def exchanged(distributed: Any, key: str, mine: float, seconds: float) -> list[float] | None:
+    """A number of every rank, by rank; None where one of them does not tell it in time.
+
+    Through the store by which the ranks found one another, not by a collective: a rank without a session never joins
+    one, and it could meet a collective of the program's.
+    """
+    store = distributed.distributed_c10d._get_default_store()
+    names = [f"probe/{key}/{rank}" for rank in range(distributed.get_world_size())]
+    store.set(names[distributed.get_rank()], repr(mine))
+    try:
+        store.wait(names, timedelta(seconds=seconds))
+    except RuntimeError:  # torch's own errors of a store derive from it
+        return None
+    return [float(store.get(name)) for name in names]
 
 
 def _launch_identity(environ: Mapping[str, str], world: int, *, one_node: bool) -> str:

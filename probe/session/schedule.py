@@ -10,7 +10,6 @@ import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from probe.collectors import execution_trace
 from probe.collectors.execution_trace import TensorRecording
@@ -18,13 +17,14 @@ from probe.collectors.memory_history import MemoryHistory
 from probe.collectors.pause_budget import FASTEST_EVENT_S, SAFETY, PauseModel, Plan, plan
 from probe.collectors.torch_profiler import Marking, Recording, foreign_profiler, import_torch
 from probe.run import Cycle, memory_name, tensors_name, trace_name
-from probe.session.launch import Place, initialised_distributed
+from probe.session.launch import Place, exchanged, initialised_distributed
 from probe.session.options import SNAPSHOT, Options, Phase
 from probe.session.rotation import rotated
 from probe.session.steps import StepLog
 from probe.session.watch import Watch
 from probe.trace import TENSORS_MARK
 
+SLOWEST_WAIT_S = 5.0  # for the other ranks, which are at the same step
 NEVER = 1 << 62  # a step number that no loop reaches
 LONGER_STEP = 2.0  # recording alone can double a step's time; what is longer than that has more events
 
@@ -227,8 +227,11 @@ class Tracer:
             self._warn('ranks="slowest" needs torch.distributed to be initialised; rank 0 is recorded instead')
             return self._place.rank == 0
         mine = statistics.median(self._log.durations_ns[1:] or self._log.durations_ns)
-        times: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(times, mine)
+        key = f"{self._place.launch}/{self._directory.name}"
+        times = exchanged(distributed, key, float(mine), SLOWEST_WAIT_S)
+        if times is None:
+            self._warn(f'ranks="slowest": not every rank told its steps in {SLOWEST_WAIT_S:g} s; rank 0 is recorded')
+            return self._place.rank == 0
         return bool(times.index(max(times)) == distributed.get_rank())
 
     def _give_up(self, reason: str) -> None:

@@ -29,7 +29,7 @@ BUDGET_S = 60.0
 ROOM = 0.8  # of the available memory may be needed: the rest of the machine goes on living
 WARM_CALLS = 1  # before the repeats are chosen; the check of the numbers has warmed everything else
 LEAST_TIMING_S = 3.0  # is left for the pairs, however long compiling and checking took …
-TIMING_PART = 0.5  # … and this part of the candidate's share; no more than the share in any case
+TIMING_PART = 0.5  # … and this part of the candidate's share, and of the budget, whatever came before it took
 LAYOUTS = 3  # unrecorded pairs before the first look
 ORDER: tuple[Verdict, ...] = ("accept", "trade", "inconclusive", "reject")
 
@@ -100,9 +100,11 @@ def verify_case(
             reason = f"the original does not run here: {_said(error)}"
             return _all_unresolved(case, on, reason, done)
         found = []
-        for candidate, share_s in paced(case.candidates, max(0.0, end - on.clock()), on.clock):
+        left_s = max(TIMING_PART * budget_s, end - on.clock())  # the original's first run may import for long
+        least_s = TIMING_PART * left_s / max(len(case.candidates), 1)  # others may overdraw: compiling takes long
+        for candidate, share_s in paced(case.candidates, left_s, on.clock):
             trying(candidate.name)
-            found.append(_judge(ground, candidate, share_s))
+            found.append(_judge(ground, candidate, max(share_s, least_s)))
             done(found[-1])
         return tuple(sorted(found, key=rank))
 
