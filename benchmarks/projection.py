@@ -25,6 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from probe.errors import UsageError
+
 RESULTS = Path(__file__).resolve().parent / "results"
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "validation.md"
 BURST = 4  # steps
@@ -277,7 +279,11 @@ def pairs_of(
     if threads:
         asked += [("threads", one, keys[4]), ("threads", keys[4], one)]
     for kind, old, new in asked:
-        step_s, measured_s = projected(runs[old], kind, old, new, rates, times[old]), times[new]
+        try:
+            step_s, measured_s = projected(runs[old], kind, old, new, rates, times[old]), times[new]
+        except UsageError as refused:
+            print(f"{name}, {old} to {new}: {refused}")
+            continue
         yield {
             "model": name, "kind": kind, "from": list(old), "to": list(new), "base_s": times[old],
             "projected_s": step_s, "measured_s": measured_s, "error": step_s / measured_s - 1,

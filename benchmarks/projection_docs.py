@@ -77,7 +77,9 @@ def _pairs(rows: Rows) -> Iterator[str]:
         "Training steps of four small models on one thread of a shared 2-core AMD EPYC, in processor time, the fastest"
         " of several bursts; projected from the least disturbed recorded step. *Left as it is*: the error of taking the"
         " unchanged step for the answer. The rule for CPUs (arithmetic at its roof, all else with the bytes) was chosen"
-        " after two other rules had failed on the perceptron, so that the other models are the fairer test.\n"
+        " after two other rules had failed on the perceptron, so that the other models are the fairer test. The"
+        " transformer's batch of 8 is refused: its rows and its features both come to 768. Measured before operators"
+        " whose data leaves a cache stopped being slowed as a whole: to be measured again on a quiet machine.\n"
     )
     yield "| model | what | from | to | projected ms | measured ms | error | left as it is |"
     yield "|---|---|---|---|---|---|---|---|"

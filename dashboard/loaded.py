@@ -1,4 +1,7 @@
-"""What is known of one entry of the catalogue: its analysis, its timeline, its microbenchmarks. Each read once."""
+"""What is known of one entry of the catalogue: its analysis, its timeline, its microbenchmarks. Each read once.
+
+Readers and analyzers are imported when a run is first read: the server answers before.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from probe import run as runs
-from probe import run_telemetry
 from probe.analysis import Analysis
 from probe.comparison import Comparison
 from probe.dashboard.catalogue import Catalogue, Entry
 from probe.dashboard.shelf import Reading, Shelf
-from probe.dashboard.timeline.build import Recorded, build
 from probe.dashboard.timeline.index import Index
 from probe.errors import InputError, ProbeError
-from probe.examine import Request, examine
 from probe.measurement import MicrobenchResult
-from probe.readers import formats
-from probe.run_flows import split
-from probe.sides import compare, read_microbench
 from probe.sources import Jobs, RunSource, files_of, find
 from probe.telemetry import Telemetry
 from probe.units import format_bytes
-from probe.verifying import remembered
 
 HELD_ANALYSES, HELD_TIMELINES, HELD_COMPARISONS, HELD_RESULTS = 6, 3, 6, 12
 MOST_RANKS = 8  # of a job, in one timeline
@@ -73,6 +69,9 @@ class Library:
         return entry
 
     def _analyse(self, identity: str, told: Told) -> Loaded:
+        from probe.examine import Request, examine
+        from probe.verifying import remembered
+
         entry = self._entry(identity)
         request = Request(progress=lambda what, done, total: told(_progress(what, done, total)))
         told("reading the trace")
@@ -80,6 +79,10 @@ class Library:
         return Loaded(entry, analysis, _environment(entry))
 
     def _timeline(self, identity: str, told: Told) -> Index:
+        from probe.dashboard.timeline.build import Recorded, build
+        from probe.readers import formats
+        from probe.run_flows import split
+
         entry, analysis = self._entry(identity), self.analysis(identity).result().analysis
         if analysis.source.kind == "snapshot":
             raise ProbeError("a snapshot of the allocator holds no events in time")
@@ -91,10 +94,14 @@ class Library:
         return build(recorded, analysis, _telemetry(entry))
 
     def _compare(self, pair: str, told: Told) -> Comparison:
+        from probe.sides import compare
+
         base, new = (self._entry(identity) for identity in pair.split())
         return compare(base.source, new.source, lambda what, done, total: told(_progress(what, done, total)))
 
     def _result(self, identity: str, _: Told) -> MicrobenchResult:
+        from probe.sides import read_microbench
+
         return read_microbench(self._entry(identity).source)
 
 
@@ -118,6 +125,8 @@ def _telemetry(entry: Entry) -> Telemetry | None:
     """What was sampled beside the rank whose trace is shown."""
     if entry.kind != "run":
         return None
+    from probe import run_telemetry
+
     found = find(entry.source)
     if not isinstance(found, RunSource) or isinstance(found, Jobs) or not found.run.traces:
         return None

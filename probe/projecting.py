@@ -280,4 +280,5 @@ def _assumptions(wish: Wish) -> list[str]:
     if wish.layout is not None:
         said.append("every data-parallel rank works on as much as the recorded one: weak scaling")
         said.append("links as tabulated: what collectives reach is 370 of NVLink 4's 450 GB/s (nccl-tests issue 212)")
+        said.append("no number of ranks was validated over NCCL: see docs/validation.md for what was, over Gloo")
     return said

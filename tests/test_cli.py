@@ -1,6 +1,7 @@
 """Every command, called in-process: exit codes, one line for each error, one JSON object and nothing else."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -258,8 +259,9 @@ def test_doctor(run: Any) -> None:
     assert {"name", "ok", "found", "means", "remedy"} <= content["checks"][0].keys()
 
 
-def test_verify_runs_the_suggestions_of_a_run(run: Any) -> None:
-    content = run("verify", SAMPLES / "transformer_step", "--code", "f06", "--budget", "4", "--json").json
+def test_verify_runs_the_suggestions_of_a_run(run: Any, tmp_path: Path) -> None:
+    recorded = shutil.copytree(SAMPLES / "transformer_step", tmp_path / "run")  # the verdicts are kept with the run
+    content = run("verify", recorded, "--code", "f06", "--budget", "4", "--json").json
     verified = {f["code"]: f["verified"] for f in content["findings"]}
     assert verified["F06"]["verdict"] in ("accept", "trade", "inconclusive", "reject")
     assert verified["F24"] is None

@@ -18,6 +18,7 @@ from probe.dashboard.figures.roofline import MOST_MARKS, Roof, hover, plane, roo
 from probe.dashboard.pages import operators
 from probe.dashboard.palette import LOOKS, SERIES_LIGHT
 from probe.dashboard.query import Query, QueryError, parse
+from probe.dashboard.readings import amount, words
 from probe.device import Ceilings, Level
 from probe.errors import InputError
 from probe.measurement import Measurement
@@ -182,3 +183,9 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / folder / "runs" / "same").symlink_to(SAMPLES / "resnet_step")
     names = [entry.name for entry in Catalogue([str(tmp_path / "a"), str(tmp_path / "b")]).entries()]
     assert len(set(names)) == len(names)
+
+
+def test_sampled_quantities_are_written_with_their_unit() -> None:
+    assert (words("sm_clock_hz"), amount("sm_clock_hz", 1.98e9)) == ("sm clock", "1.98 GHz")
+    assert amount("read_bytes_per_s", 2e9) == "2.00 GB/s" and words("read_bytes_per_s") == "read"
+    assert amount("loop_on_cpu_fraction", 0.5) == "50.0 %" and amount("threads", 3) == "3.00"

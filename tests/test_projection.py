@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import pytest
 from builders import Event, copy, kernel, launch, op, shapes, step, write
@@ -12,13 +13,14 @@ from builders import Event, copy, kernel, launch, op, shapes, step, write
 from probe import cli
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.projection import devices
-from probe.analyzers.projection.arguments import carrying, with_batch, with_dtype
+from probe.analyzers.projection.arguments import Carriers, carrying, with_batch, with_dtype
 from probe.analyzers.projection.devices import all_targets, target
 from probe.analyzers.projection.layout import Layout, Model, check
 from probe.analyzers.projection.links import Link, best_seconds, path, seconds, spread_seconds, volume_bytes
 from probe.analyzers.projection.move import Factor, Rates, moved
 from probe.analyzers.projection.result import WhatIfResult
 from probe.analyzers.projection.scale import Observed, crossover, curve, scaled
+from probe.analyzers.projection.validated import MEASURED, Kind
 from probe.analyzers.roofline import Placement
 from probe.datasheets import DATASHEETS
 from probe.errors import UsageError
@@ -137,6 +139,13 @@ def test_time_beyond_the_arithmetic_goes_with_the_bytes_where_nothing_overlaps()
     assert fast.value == pytest.approx(0.5)
 
 
+def test_leaving_a_cache_adds_the_slower_level_and_slows_nothing_else() -> None:
+    inside = Placement(1.0, 1.0, "float32", 1.0, "L3", 100.0)  # 10 ms of traffic in 3 s
+    outside = Placement(2.0, 2.0, "float32", 1.0, "DRAM", 10.0)
+    found = moved(COST, inside, outside, 3.0, 0.0, EVEN, overlaps=False)
+    assert found.value == pytest.approx((2.0 + 2.0 * 2 + (0.2 - 0.02)) / 3.0)
+
+
 def test_collectives_are_moved_by_no_roof() -> None:
     stays = moved(Cost(1.0, 1.0, "collective"), placement(1, 1), placement(2, 2), 1.0, 0.0, EVEN)
     assert stays == Factor(1.0, 1.0, 1.0, "kept")
@@ -148,10 +157,23 @@ def signature(*dims: Sequence[int], dtype: str = "float") -> Signature:
 
 def test_the_batch_is_found_through_flattened_and_head_dimensions() -> None:
     calls = [signature((8, 12, 64)), signature((96, 64), (64, 256)), signature((64, 96), (96, 256))]
-    assert carrying(calls, 8) == {8, 96}
+    assert carrying(calls, 8) == Carriers(8, frozenset({8}), frozenset({8, 96}))
     assert [s.dims for s in with_batch(calls, 8, 2) if s] == [
         ((16, 12, 64),), ((192, 64), (64, 256)), ((64, 192), (192, 256)),
     ]  # fmt: skip
+
+
+def test_weights_whose_sizes_the_batch_divides_stay() -> None:
+    """8 pictures of 64 channels: a weight of 512 channels is not their product; heads of a batch are."""
+    calls = [signature((8, 64, 16, 16), (512, 64, 3, 3)), signature((512, 16, 16), (8, 64))]
+    assert [s.dims for s in with_batch(calls, 8, 2) if s] == [
+        ((16, 64, 16, 16), (512, 64, 3, 3)), ((1024, 16, 16), (16, 64)),
+    ]  # fmt: skip
+
+
+def test_rows_that_could_be_features_are_not_guessed_at() -> None:
+    with pytest.raises(UsageError, match="rows and features both come to 64"):
+        with_batch([signature((64, 64), (64, 64))], 64, 2)
 
 
 def test_a_batch_of_half_a_sample_is_refused() -> None:
@@ -293,3 +315,12 @@ def test_a_cpus_run_is_not_taken_to_a_gpu(capsys: pytest.CaptureFixture[str]) ->
     source = Path(__file__).parent.parent / "sample_traces" / "resnet_step"
     assert cli.main(["whatif", str(source), "--onto", "H200"]) == 2
     assert "recorded on a CPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "file"), [("device", "devices"), ("batch", "pairs"), ("dtype", "pairs")])
+def test_the_error_that_is_told_is_the_one_that_was_measured(kind: Kind, file: str) -> None:
+    results = Path(__file__).parent.parent / "benchmarks" / "results" / f"projection.{file}.json"
+    errors = sorted(abs(row["error"]) for row in json.loads(results.read_text()) if row.get("kind", "device") == kind)
+    told = MEASURED[kind]
+    assert (told.n, told.median, told.worst) == (len(errors), round(median(errors), 3), round(errors[-1], 3))
+    assert kind == "device" or (told.n >= 8 and (told.median or 1) < 0.15)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from itertools import accumulate
-from operator import mul
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from probe.errors import UsageError
@@ -27,36 +26,69 @@ def with_dtype(signatures: Sequence[Signature | None], dtype: str) -> tuple[Sign
 
 
 def with_batch(signatures: Sequence[Signature | None], size: int, factor: float) -> tuple[Signature | None, ...]:
-    """The batch of `size` made `factor` as large, in every tensor that carries it.
+    """The batch of `size` made `factor` as large in every tensor that carries it; UsageError where that is not clear.
 
-    A dimension carries the batch where it has its size, or the product of the batch and what follows it in a tensor
-    that begins with it (rows of a flattened sequence, heads of a batch): of each tensor one dimension.
+    Tensors of three and more dimensions carry it in the first: alone, with three also with the heads. Matrices carry
+    it in either, alone or with what follows it in a larger tensor (the rows of a flattened sequence). A size that is
+    both rows and features is not guessed at.
     """
     if size < 1 or factor <= 0 or round(size * factor) != size * factor:
         raise UsageError(f"--batch {factor:g} of a batch of {size}: it must come to a whole number of samples above 0")
     carriers = carrying(signatures, size)
+    both = carriers.rows & _features(signatures, size)
+    if both:
+        raise UsageError(
+            f"--batch-size {size}: rows and features both come to {min(both)}, so that they cannot be told apart;"
+            " record with another batch"
+        )
     return tuple(None if s is None else _scaled(s, carriers, factor) for s in signatures)
 
 
-def carrying(signatures: Iterable[Signature | None], size: int) -> frozenset[int]:
-    """The sizes of dimensions that the batch is a factor of."""
-    found = {size}
+@dataclass(frozen=True)
+class Carriers:
+    """Sizes that the batch is a factor of. size: its own; heads: first of three dimensions; rows: any of one or two."""
+
+    size: int
+    heads: frozenset[int]
+    rows: frozenset[int]
+
+
+def carrying(signatures: Iterable[Signature | None], size: int) -> Carriers:
+    """What a batch of `size` is a factor of: itself, and with what follows it in tensors that begin with it."""
+    heads, rows = {size}, {size}
+    for dims in _beginning(signatures, size):
+        if len(dims) > 3:
+            heads.add(dims[0] * dims[1])
+        if len(dims) > 2:
+            rows.add(prod(dims[:-1]))
+    return Carriers(size, frozenset(heads), frozenset(rows))
+
+
+def _features(signatures: Iterable[Signature | None], size: int) -> set[int]:
+    """The last dimensions of matrices and sequences that begin with the batch."""
+    return {dims[-1] for dims in _beginning(signatures, size) if len(dims) in (2, 3)}
+
+
+def _beginning(signatures: Iterable[Signature | None], size: int) -> Iterator[tuple[int, ...]]:
     for signature in signatures:
         for dims in signature.dims if signature is not None else ():
-            if dims and dims[0] == size and len(dims) > 2 and all(isinstance(d, int) for d in dims):
-                found.update(list(accumulate(dims, mul))[:-1])
-    return frozenset(found)
+            if len(dims) > 1 and dims[0] == size and all(isinstance(d, int) for d in dims):
+                yield dims
 
 
-def _scaled(signature: Signature, carriers: frozenset[int], factor: float) -> Signature:
+def _scaled(signature: Signature, carriers: Carriers, factor: float) -> Signature:
     dims = tuple(_dims(each, carriers, factor) for each in signature.dims)
     return signature if dims == signature.dims else replace(signature, dims=dims, strides=())
 
 
-def _dims(dims: Any, carriers: frozenset[int], factor: float) -> Any:
+def _dims(dims: Any, carriers: Carriers, factor: float) -> Any:
     if dims and all(isinstance(d, tuple) for d in dims):
         return tuple(_dims(each, carriers, factor) for each in dims)
-    at = next((i for i, d in enumerate(dims) if d in carriers and d > 1), None)
-    if at is None:
+    if len(dims) > 2:
+        among = [dims[0] == carriers.size or (len(dims) == 3 and dims[0] in carriers.heads)]
+    else:
+        among = [d in carriers.rows for d in dims]
+    if True not in among:
         return dims
+    at = among.index(True)
     return (*dims[:at], round(dims[at] * factor), *dims[at + 1 :])

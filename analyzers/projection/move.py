@@ -62,13 +62,21 @@ def _by_roofs(old: Placement, new: Placement, time_s: float, overlaps: bool) -> 
 
 
 def _one_after_the_other(old: Placement, new: Placement, time_s: float) -> float:
-    """Arithmetic takes what it takes at its roof; all time beyond that goes with the bytes, packed and moved."""
+    """Arithmetic takes what it takes at its roof; all time beyond that goes with the bytes, packed and moved.
+
+    What leaves a cache adds the time of the slower level; the rest, which that level does not explain, does not slow.
+    """
     assert old.roof_s and new.roof_s
     computing_s = min(old.compute_s or 0.0, time_s)
     if not old.memory_s or not new.memory_s:
         return new.roof_s / old.roof_s
     faster = (new.compute_s or 0.0) / old.compute_s if old.compute_s else 1.0
-    return (computing_s * faster + (time_s - computing_s) * new.memory_s / old.memory_s) / time_s
+    beyond_s, longer_s = time_s - computing_s, 0.0
+    more = new.memory_s / old.memory_s
+    if old.level != new.level and old.bytes and new.bytes:
+        more = new.bytes / old.bytes
+        longer_s = new.memory_s - old.memory_s * more
+    return max(computing_s * faster + beyond_s * more + longer_s, 0.0) / time_s
 
 
 @dataclass(frozen=True)

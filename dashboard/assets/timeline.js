@@ -265,8 +265,8 @@
       this.meta.tracks.forEach((track, number) => {
         const y = RULER + this.trackTop + number * TRACK - this.scroll;
         if (y < RULER - 10 || y > this.h) return;
-        c.fillText(this.cut(track.label.replace(/_/g, " "), 23), 14, y + TRACK / 2 - 6);
-        c.fillText("to " + Math.max(...track.values).toPrecision(3) + " " + track.unit, 14, y + TRACK / 2 + 8);
+        c.fillText(this.cut(track.label, 23), 14, y + TRACK / 2 - 6);
+        c.fillText("up to " + track.highest, 14, y + TRACK / 2 + 8);
       });
     }
 

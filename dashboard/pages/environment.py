@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from dash import html
@@ -10,21 +10,13 @@ from dash.development.base_component import Component
 
 from probe.analysis import Analysis
 from probe.dashboard.pieces import card, pairs, table, text
+from probe.dashboard.readings import amount, words
 from probe.dashboard.view import View
 from probe.device import Ceilings
 from probe.report.analysis import fact_lines
 from probe.report.ranks import Column
 from probe.telemetry import TelemetryUse
-from probe.units import (
-    UNKNOWN,
-    format_bytes,
-    format_bytes_per_s,
-    format_flops_per_s,
-    format_fraction,
-    format_si,
-    format_time,
-    significant,
-)
+from probe.units import UNKNOWN, format_bytes, format_bytes_per_s, format_flops_per_s, format_time
 
 
 def render(view: View) -> Component:
@@ -107,38 +99,13 @@ def _telemetry(use: TelemetryUse | None) -> Iterator[Component]:
         return
     rows = use.quantities
     columns = (
-        Column("Quantity", tuple(_bare(q.name).replace("_", " ") for q in rows), False),
+        Column("Quantity", tuple(words(q.name) for q in rows), False),
         Column("Of", tuple(q.entity for q in rows), False),
         Column("Steps", tuple(q.window for q in rows), False),
-        Column("Mean", tuple(_amount(q.name, q.mean) for q in rows)),
-        Column("Low", tuple(_amount(q.name, q.low) for q in rows)),
-        Column("High", tuple(_amount(q.name, q.high) for q in rows)),
+        Column("Mean", tuple(amount(q.name, q.mean) for q in rows)),
+        Column("Low", tuple(amount(q.name, q.low) for q in rows)),
+        Column("High", tuple(amount(q.name, q.high) for q in rows)),
         Column("n", tuple(str(q.n) for q in rows)),
     )
     said = [html.P(text(judgement.says)) for judgement in use.judgements]
     yield card("Telemetry", *said, table(columns), note="sampled beside the run")
-
-
-def _bare(name: str) -> str:
-    """A quantity's name without its unit."""
-    return next((name.removesuffix(end) for end in SHOWN if name.endswith(end)), name)
-
-
-def _amount(name: str, value: float) -> str:
-    """A reading with the unit that its name ends in."""
-    show = next((show for end, show in SHOWN.items() if name.endswith(end)), significant)
-    return show(value)
-
-
-# By the unit at the end of a name; a longer end comes before one that it ends in.
-SHOWN: dict[str, Callable[[float], str]] = {
-    "_bytes_per_s": format_bytes_per_s,
-    "_per_s": lambda value: format_si(value, "/s"),
-    "_bytes": format_bytes,
-    "_fraction": format_fraction,
-    "_hz": lambda value: format_si(value, "Hz"),
-    "_w": lambda value: format_si(value, "W"),
-    "_j": lambda value: format_si(value, "J"),
-    "_c": lambda value: f"{significant(value)} °C",
-    "_s": format_time,
-}

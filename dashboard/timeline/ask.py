@@ -23,7 +23,7 @@ def meta(index: Index) -> dict[str, Any]:
         "lanes": [{"group": printable(row.group), "label": row.label, "kind": row.kind} for row in index.lanes],
         "steps": [list(step) for step in index.steps],
         "tracks": [
-            {"label": printable(t.label), "unit": t.unit, "at": t.at_ns.tolist(), "values": t.values.tolist()}
+            {"label": printable(t.label), "highest": t.highest, "at": t.at_ns.tolist(), "values": t.values.tolist()}
             for t in index.tracks
         ],
     }

@@ -37,7 +37,7 @@ class Track:
     """One sampled quantity over time, [n]."""
 
     label: str
-    unit: str
+    highest: str  # with its unit
     at_ns: Int64s
     values: npt.NDArray[np.float64]
 

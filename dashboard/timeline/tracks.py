@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from probe.dashboard.readings import amount, words
 from probe.dashboard.timeline.index import Track
 from probe.telemetry import Samples, Telemetry
 
 MOST_TRACKS, MOST_POINTS = 8, 1200
 # Shown first, where they were sampled; then whatever else varies.
-FIRST = ("sm_active", "power_w", "sm_clock_hz", "dram_active", "memory_used", "cpu", "gil_wait", "runqueue")
-UNITS = {"_w": "W", "_hz": "Hz", "_s": "s", "_bytes": "B", "_fraction": "fraction", "_c": "°C", "_per_s": "/s"}
+FIRST = ("sm active", "power", "sm clock", "dram active", "memory used", "cpu", "gil wait", "run queue")
 
 
 def tracks(telemetry: Telemetry, start_unix_ns: int, begin_ns: int, end_ns: int) -> tuple[Track, ...]:
@@ -40,9 +40,6 @@ def _of_source(samples: Samples, start_unix_ns: int, begin_ns: int, end_ns: int)
             if int(told.sum()) < 2 or np.ptp(values[told]) == 0:
                 continue
             stride = max(1, int(told.sum()) // MOST_POINTS)
-            label = f"{entity[:12]} {column}" if len(samples.entities) > 1 else column
-            yield Track(label, _unit(column), at[told][::stride], values[told][::stride])
-
-
-def _unit(column: str) -> str:
-    return next((unit for end, unit in UNITS.items() if column.endswith(end)), "")
+            label = f"{entity[:12]} {words(column)}" if len(samples.entities) > 1 else words(column)
+            highest = amount(column, float(values[told].max()))
+            yield Track(label, highest, at[told][::stride], values[told][::stride])
