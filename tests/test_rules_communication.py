@@ -45,6 +45,7 @@ def two_ranks_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.flaky(reruns=2)
 @pytest.mark.parametrize(
     "program, expected",
     [

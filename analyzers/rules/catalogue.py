@@ -79,6 +79,8 @@ def findings(context: Context, index_of_group: dict[int, int], *, preview: bool 
         for match in rule.find(context):
             if not rule.shares and context.claimed.intersection(match.rows):
                 continue
+            if not context.may_be_worth(match.saving_s, LEAST_FRACTION):  # replaying the step for it takes long
+                continue
             rows = () if rule.about in ("host", "communication") else match.rows  # waits are no operator's time
             match = replace(match, saving_s=context.shortens_s(match.saving_s, rows))
             if match.saving_s is None or match.saving_s >= LEAST_FRACTION * context.step_s:

@@ -167,6 +167,10 @@ class Context:
         """Time of the given operators with all they call, per step."""
         return float(self.spent_ns[rows].sum()) / 1e9 / len(self.steps) if rows else 0.0
 
+    def may_be_worth(self, saving_s: float | None, least_fraction: float) -> bool:
+        """Whether a saving is at least that part of the step, before it is known what of it the step waits for."""
+        return saving_s is None or saving_s * max(self.bare_fraction, 1.0) >= least_fraction * self.step_s
+
     def shortens_s(self, saving_s: float | None, rows: tuple[int, ...]) -> float | None:
         """What of a saving in these operators shortens the step: on a device others may run meanwhile."""
         if saving_s is None:

@@ -268,6 +268,8 @@ class Tracer:
         """Record the next step for its tensors, where that costs little; else it is a warm-up step like the others."""
         if self._plan is None or not self._plan.shapes or self._calibrated is None:
             return
+        if initialised_distributed() is not None:
+            return  # torch's observer crashes, now and then, where threads of a process group record meanwhile
         events = self._calibrated[1]
         whole = self._model.pause_s(events * (self._plan.steps + 1), shapes=True)
         if not execution_trace.affordable(events) or whole > self.options.max_pause_s * SAFETY:

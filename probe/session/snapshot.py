@@ -111,7 +111,8 @@ def collected(
         "data_wait": waits or "the loop did not go through session.batches()",
         "trace": bool(traced) or no_trace,
         "shapes": shaped or (traced[0].note or "left out to keep the pause short" if traced else no_trace),
-        "tensors": any(cycle.tensors for cycle in traced) or "left out: it would have slowed a step too much",
+        "tensors": any(cycle.tensors for cycle in traced)
+        or "left out: it would have slowed a step too much, or ranks exchange meanwhile",
         "memory": (bool(traced) or no_trace) if options.memory else f"{unasked}: pass memory=True",
         "memory_snapshot": any(cycle.memory for cycle in traced) or _why_no_snapshot(options, cycles, no_trace),
         "stacks": (bool(traced) or no_trace) if options.stacks else f"{unasked}: pass stacks=True",

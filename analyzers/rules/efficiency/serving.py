@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+import numpy.typing as npt
+
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.attention_flow import scalar
 from probe.analyzers.rules.fusion.attention_site import element_of
@@ -20,6 +23,8 @@ from probe.units import format_bytes, format_time
 
 GROWTH = 8  # tokens by which a cache may grow at once
 READS_LAST = frozenset({"slice", "select", "narrow"})
+LAST_REACH = 200  # operators behind a product within which its last position is taken
+Rows = npt.NDArray[np.intp]
 CASTS = frozenset({"to_copy", "copy", "clone", "to"})
 PASSES = {True: 2, False: 3}  # of a copy, on a device and on a CPU, which reads what it is about to write as well
 LOGITS_REACH = 24  # units after the product within which something may read all its rows
@@ -137,45 +142,42 @@ class _Logits:
 def unused_logits(context: Context) -> Iterator[Match]:
     """F30: a product for all positions of which only the last is read; one match per weight."""
     sites: dict[tuple[int, ...], list[_Logits]] = defaultdict(list)
+    reading = context.trace.named(lambda name: name.removeprefix("aten::") in READS_LAST)
+    readers = np.flatnonzero(reading[context.trace.host_ops.name])
     for flow in context.flows:
         for index, unit in enumerate(flow.units):
             if unit.name in ("mm", "addmm") and unit.row not in context.claimed:
-                found = _positions(context, flow, index)
+                found = _positions(context, flow, index, readers)
                 if found is not None:
                     sites[found.weight].append(found)
     for same in sites.values():
         yield _logits(context, same)
 
 
-def _positions(context: Context, flow: Flow, index: int) -> _Logits | None:
+def _positions(context: Context, flow: Flow, index: int, readers: Rows) -> _Logits | None:
     """The product, where only the last position of its result is read; else None."""
     unit = flow.units[index]
     factors = unit.dims[1:3] if unit.name == "addmm" else unit.dims[:2]
     if len(factors) < 2 or any(len(f) != 2 for f in factors) or factors[1][1] < factors[1][0]:
         return None
     rows, vocabulary = factors[0][0], factors[1][1]
-    length = _last_of(context, unit, rows, vocabulary)
+    length = _last_of(context, unit, rows, vocabulary, readers)
     if length is None or context.backward_rows([unit.row]):
         return None
     casts = _only_casts(flow, index, rows * vocabulary)
     return None if casts is None else _Logits(unit, casts, length, rows, factors[1])
 
 
-def _last_of(context: Context, unit: Unit, rows: int, vocabulary: int) -> int | None:
+def _last_of(context: Context, unit: Unit, rows: int, vocabulary: int, readers: Rows) -> int | None:
     """The number of positions of which the next slice takes the last; None where there is no such slice."""
     ops, trace = context.trace.host_ops, context.trace
-    for row in range(unit.row + 1, min(unit.row + 200, len(ops))):
+    near = readers[np.searchsorted(readers, unit.row + 1) : np.searchsorted(readers, unit.row + LAST_REACH)]
+    for row in near.tolist():
         if ops.thread[row] != ops.thread[unit.row] or ops.signature[row] < 0:
             continue
-        name = trace.names[ops.name[row]].removeprefix("aten::")
         signature = trace.signatures[ops.signature[row]]
         size = signature.dims[0] if signature.dims else ()
-        if (
-            name not in READS_LAST
-            or len(size) not in (2, 3)
-            or size[-1:] != (vocabulary,)
-            or prod(size) != rows * vocabulary
-        ):
+        if len(size) not in (2, 3) or size[-1:] != (vocabulary,) or prod(size) != rows * vocabulary:
             continue
         length = size[len(size) - 2]
         if length > 1 and _takes_last(signature.scalars, len(size), length):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class Flow:
     proven: frozenset[int] = frozenset()  # indices of the units that a graph knows too
     maker_names: dict[tuple[int, int], frozenset[str]] = field(default_factory=dict)  # kept by the patterns
     effort: list[int] = field(default_factory=lambda: [0])  # what a search may still spend
+    held: dict[Any, Any] = field(default_factory=dict)  # where patterns hold, kept by them
 
     def tier_of(self, indices: Iterable[int]) -> Tier:
         """How what these units have to do with one another is known."""

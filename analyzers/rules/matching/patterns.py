@@ -134,11 +134,24 @@ class _State:
 
 def matches(flow: Flow, pattern: Pattern, taken: Collection[int] = ()) -> Iterator[Match]:
     """The places where `pattern` holds, later roots first where two overlap; units in `taken` (rows) are not used."""
+    used = frozenset(i for i, unit in enumerate(flow.units) if unit.row in taken)
+    key = (id(pattern), used)
+    if key not in flow.held:  # steps repeat: runs of the same calls share what was found in the first of them
+        flow.held[key] = (
+            pattern,
+            tuple(_states(flow, pattern, used)),
+        )  # with the pattern, so that its id stays its own
+    for state in flow.held[key][1]:
+        yield _match(flow, state)
+
+
+def _states(flow: Flow, pattern: Pattern, taken: frozenset[int]) -> list[_State]:
+    """Where the pattern holds, in order of time, without the units of those indices."""
     names = [unit.name for unit in flow.units]
     if not _is_possible(pattern, set(names)):
-        return
+        return []
     pattern = _possible(pattern, frozenset(names))
-    used = {i for i, unit in enumerate(flow.units) if unit.row in taken}
+    used = set(taken)
     found = []
     for root in range(len(flow.units) - 1, -1, -1):
         if root in used or not _may_end(flow.units[root], pattern):
@@ -148,8 +161,8 @@ def matches(flow: Flow, pattern: Pattern, taken: Collection[int] = ()) -> Iterat
         state = _first(flow, root, pattern, used)
         if state is not None:
             used |= state.used
-            found.append(_match(flow, state))
-    yield from reversed(found)
+            found.append(state)
+    return found[::-1]
 
 
 class _TooLongError(Exception):

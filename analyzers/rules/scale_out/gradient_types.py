@@ -21,7 +21,8 @@ def wide_gradients(context: Context) -> Iterator[Match]:
     """D13: gradients are exchanged in float32 where the products run in 16 bits."""
     table = exchanges(context)
     own = [x for x in table.rows if of_gradients(context, x)]
-    wide = [x for x in own if _element(context, x) == "float32" and x.elements > 1]
+    gradients = _gradient_type(context) if own else None
+    wide = [x for x in own if _element(x, gradients) == "float32" and x.elements > 1]
     exposed_s = table.exposed_s(wide)
     narrow = _product_type(context)
     if narrow not in HALF or exposed_s / 2 < WORTH * context.step_s or len(wide) < MOST * len(own):
@@ -39,9 +40,9 @@ def wide_gradients(context: Context) -> Iterator[Match]:
     )  # fmt: skip
 
 
-def _element(context: Context, x: Exchange) -> str | None:
+def _element(x: Exchange, gradients: str | None) -> str | None:
     """The type of an exchange; of a bucket, where torch does not record it, that of the gradients."""
-    return x.element.name if x.element is not None else _gradient_type(context)
+    return x.element.name if x.element is not None else gradients
 
 
 def _gradient_type(context: Context) -> str | None:
