@@ -238,7 +238,7 @@ def _far_site(context: Context, group: int, runs: tuple[KernelRuns, ...], unclai
     total = sum(run.seconds for run in runs)
     long_s = sum(run.seconds for run in runs if run.mean_s >= VERY_LONG_S)
     placement, call_s = _placement(context, group), _call_s(context, group)
-    if context.bounds[group] not in ("latency", "unknown") or not total or long_s < MOST * total:
+    if context.bounds[group] not in ("latency", "memory", "unknown") or not total or long_s < MOST * total:
         return None
     if placement.roof_s is None or not placement.decided(call_s) or call_s <= FAR * placement.roof_s:
         return None
