@@ -201,10 +201,9 @@ def _device(taken: Taken) -> str:
 
 
 def _warnings(found: _Sessions) -> tuple[str, ...]:
-    said = [warning for one in found.taken for warning in one.warnings]
-    if not found.changed:
-        said.append("no module, class or function of torch was seen to change; let the function return what it did")
-    return tuple(dict.fromkeys(said))
+    if found.changed:
+        return ()
+    return ("no module, class or function of torch was seen to change; let the function return what it did",)
 
 
 Losses = Sequence[float | None]

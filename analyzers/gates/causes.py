@@ -49,10 +49,19 @@ def _change(key: Key, sessions: Sequence[Session], scale: float) -> Change:
 def causes(sessions: Sequence[Session], found: Sequence[Change], delta_s: float, least_s: float) -> tuple[Cause, ...]:
     """The operators whose change is sure and at least `least_s`, those first that add most to the difference."""
     sure = [c for c in found if abs(c.delta_s) >= least_s and _is_sure(c)]
+    base, new = _with_calls(sessions, "base"), _with_calls(sessions, "new")
+    return weightiest([_cause(c, base, new, found, delta_s) for c in sure], delta_s)
+
+
+def weightiest(found: Sequence[Cause], delta_s: float) -> tuple[Cause, ...]:
+    """Those that add most to the difference, first; no more than ten."""
     sign = -1.0 if delta_s < 0 else 1.0
-    sure.sort(key=lambda c: -c.delta_s * sign)
-    base, new = _mean_of(sessions, "base"), _mean_of(sessions, "new")
-    return tuple(_cause(c, base, new, found, delta_s) for c in sure[:MOST])
+    return tuple(sorted(found, key=lambda cause: -cause.delta_s * sign)[:MOST])
+
+
+def called_otherwise(before: float, after: float) -> str | None:
+    """How often an operator is called per step, where that changed."""
+    return f"called {after:g} times per step, {before:g} before" if round(before) != round(after) else None
 
 
 def _is_sure(change: Change) -> bool:
@@ -65,7 +74,7 @@ def _is_sure(change: Change) -> bool:
     return found.lower > 0 or found.upper < 0
 
 
-def _mean_of(sessions: Sequence[Session], side: str) -> OperatorTimes:
+def _with_calls(sessions: Sequence[Session], side: str) -> OperatorTimes:
     """Calls and kernels of the first session that has them; they do not vary as times do."""
     for session in sessions:
         times: OperatorTimes = session.base_operators if side == "base" else session.new_operators
@@ -95,8 +104,8 @@ def _reason(change: Change, base: OperatorTimes, new: OperatorTimes, found: Sequ
         other = _with_other_shapes(change, found)
         here = "new" if change.new_s else "gone"
         return f"{here}: the shapes were {other}" if other and change.new_s else here
-    if before and after and round(before) != round(after):
-        return f"called {after:g} times per step, {before:g} before"
+    if before and after and (called := called_otherwise(before, after)):
+        return called
     left, right = base.kernels.get(change.key[0], ()), new.kernels.get(change.key[0], ())
     if left and right and set(left) != set(right):
         return f"runs {_first(right, left)} instead of {_first(left, right)}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from probe.analyzers.gates.causes import called_otherwise, weightiest
 from probe.analyzers.gates.counts import count_metrics
 from probe.analyzers.gates.evidence import Counted, OperatorTimes
 from probe.analyzers.gates.limits import Limits
@@ -130,12 +131,11 @@ def _causes(base: OperatorTimes, new: OperatorTimes, delta_s: float, least_s: fl
             continue
         calls = base.calls.get(key, 0.0), new.calls.get(key, 0.0)
         reason = "new" if not before else "gone" if not after else f"{after / before:.2f}× the time"
-        if before and after and round(calls[0]) != round(calls[1]):
-            reason = f"called {calls[1]:g} times per step, {calls[0]:g} before"
+        if before and after:
+            reason = called_otherwise(*calls) or reason
         share = (after - before) / delta_s if delta_s else None
         rows.append(Cause(*key, before or None, after or None, after - before, share, reason, *calls))
-    sign = -1.0 if delta_s < 0 else 1.0
-    return tuple(sorted(rows, key=lambda c: -c.delta_s * sign)[:10])
+    return weightiest(rows, delta_s)
 
 
 def _summary(

@@ -94,7 +94,7 @@ def _judged(request: Request, base: Checkout, new: Checkout, taken: Sequence[Tak
 
 
 def _warnings(taken: Sequence[Taken]) -> list[str]:
-    found = [warning for t in taken for warning in t.warnings]
+    found = []
     first = taken[0]
     if first.base.torch != first.new.torch:
         found.append(f"torch {first.base.torch} in the base, {first.new.torch} in the working tree")
@@ -103,4 +103,4 @@ def _warnings(taken: Sequence[Taken]) -> list[str]:
     waited = [float(np.median(t.session.wall.base) / np.median(t.session.blocks.base)) for t in taken]
     if statistics.median(waited) > WAITING:
         found.append("steps took more than twice their CPU time: they waited, for other processes or for I/O")
-    return list(dict.fromkeys(found))
+    return found

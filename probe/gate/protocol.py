@@ -11,6 +11,8 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+SERVED = "PROBE_GATE_SERVED"  # variable that is set in workers of Task.served: the program's step is the gate's
+
 
 @dataclass(frozen=True)
 class Task:

@@ -16,8 +16,9 @@ from typing import Any, cast
 
 import pytest
 
+from probe.gate.protocol import SERVED
+
 BUDGET_S = 60.0
-SERVED = "PROBE_GATE_SERVED"  # set in the gate's own workers: the test's step is the gate's
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

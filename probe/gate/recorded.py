@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe.analyzers.gates.causes import MOST
 from probe.analyzers.gates.limits import Limits
 from probe.comparison import Comparison, Row
 from probe.gate_result import Cause, GateResult, Metric, Side, Verdict
@@ -17,9 +18,8 @@ def check_runs(base: str, new: str, limits: Limits) -> GateResult:
     step = _step(found, limits)
     sides = Side(found.base, step_s=step.base), Side(found.new, step_s=step.new)
     delta_s = step.new - step.base if step.base is not None and step.new is not None else None
-    causes = tuple(_cause(row) for row in found.rows if row.unit == "s" and row.verdict not in ("~",) and row.delta)[
-        :10
-    ]
+    changed = [row for row in found.rows if row.unit == "s" and row.verdict != "~" and row.delta]
+    causes = tuple(map(_cause, changed[:MOST]))
     words = {"pass": "no regression", "fail": "the step is slower", "inconclusive": "not known"}[step.verdict]
     return GateResult(
         verdict=step.verdict,
@@ -52,11 +52,7 @@ def _step(found: Comparison, limits: Limits) -> Metric:
 
 
 def _cause(row: Row) -> Cause:
-    words = (
-        {"new": "new", "gone": "gone"}.get(row.verdict) or f"{1 / row.ratio:.2f}× the time"
-        if row.ratio
-        else row.verdict
-    )
+    words = row.verdict if row.verdict in ("new", "gone") or not row.ratio else f"{1 / row.ratio:.2f}× the time"
     return Cause(
         row.name,
         row.shapes,

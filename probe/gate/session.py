@@ -49,7 +49,6 @@ class Taken:
     session: Session
     base: Ready
     new: Ready
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

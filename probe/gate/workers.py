@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import InputError, UnavailableError
-from probe.gate.protocol import Ask, Pipe, Ran, Ready, Task
+from probe.gate.protocol import SERVED, Ask, Pipe, Ran, Ready, Task
 
 START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from probe.gate.worker import main; "
 START += "sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))"
@@ -141,7 +141,7 @@ def workers(*starts: Start) -> Iterator[list[Worker]]:
             other_root = other.root if other.root != task.root else None
             environment = {**os.environ, "PYTHONPATH": _python_path(task), "PYTHONDONTWRITEBYTECODE": "1", **own}
             if task.served:
-                environment["PROBE_GATE_SERVED"] = "1"
+                environment[SERVED] = "1"
             made.append(Worker(name, replace(task, other_root=other_root), cwd, python, environment))
         yield made
     finally:

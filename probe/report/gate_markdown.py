@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from probe.gate_result import GateResult, Metric
-from probe.report.gate import change, is_nothing, is_operator, numbers, signed, words
+from probe.report.gate import is_nothing, is_operator, numbers, signed, words
 
 MOST_BYTES = 900 << 10
 SIGNS = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}
@@ -70,9 +70,3 @@ def _escaped(text: str) -> str:
     for character in "\\`*_[]<>|":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
-
-
-def headline(result: GateResult) -> str:
-    """The step in a few words."""
-    step = next((m for m in result.metrics if m.name.startswith("step ")), None)
-    return f"{result.verdict}, step {change(step.ratio)}" if step is not None else result.verdict
