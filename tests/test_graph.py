@@ -9,7 +9,7 @@ from test_patterns import NORM, RMS, X, names, recorded, unit
 
 from probe.analyzers.rules.matching.flow import by_sizes
 from probe.analyzers.rules.matching.graph import Covered, covered, flows, pieces, written
-from probe.analyzers.rules.matching.patterns import matches
+from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.errors import RunError, TraceError
 from probe.readers.module_graph import GraphArgument, GraphCall, GraphUnit, ModuleCall, ModuleGraph, encode, read

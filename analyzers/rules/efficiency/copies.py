@@ -37,7 +37,7 @@ ADVICE: dict[Sort, tuple[str, str]] = {
 def copied(context: Context) -> Iterator[Match]:
     """F18: copies of one sort that take 5 % of the step or more."""
     sorts: dict[Sort, list[Unit]] = defaultdict(list)
-    for unit in (u for run in context.runs for u in run if u.name in COPIES and u.row not in context.claimed):
+    for unit in context.free_units(lambda u: u.name in COPIES):
         sort = _sort(unit)
         if sort is not None and not changes_type(unit) and _is_users(context, unit):
             sorts[sort].append(unit)

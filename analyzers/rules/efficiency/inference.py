@@ -23,8 +23,8 @@ NODES = 4  # autograd nodes per step, below which a graph is not worth a word
 
 def weight_bound(context: Context) -> Iterator[Match]:
     """E13: products of a few rows with large weights, whose time is that of reading the weights."""
-    rows = [u.row for run in context.runs for u in run if _few_rows(u) is not None and u.row not in context.claimed]
-    units = {u.row: u for run in context.runs for u in run}
+    units = {u.row: u for u in context.free_units(lambda u: _few_rows(u) is not None)}
+    rows = list(units)
     typical = _typical_s(context, rows)
     bound = [row for row in rows if _is_large(context, units[row])]
     if not bound or context.backward_rows(bound):

@@ -32,8 +32,7 @@ GROUPED_ROOF = 0.2  # of which a grouped convolution stays below
 
 def strided(context: Context) -> Iterator[Match]:
     """E08: pointwise operators and reductions on operands of which one lies across the others."""
-    units = [u for u in _free(context) if u.name in POINTWISE | REDUCTION and _jumps(u.signature)]
-    slow = [u for u in units if _excess_s(context, u) > 0]
+    slow = [u for u in context.free_units(_is_across) if _excess_s(context, u) > 0]
     saving_s = sum(_excess_s(context, u) for u in slow) / len(context.steps) * bare_fraction(context)
     if share_of_step(context, saving_s) < STRIDED_SHARE:
         return
@@ -57,8 +56,9 @@ def strided(context: Context) -> Iterator[Match]:
     )
 
 
-def _free(context: Context) -> Iterator[Unit]:
-    return (u for run in context.runs for u in run if u.row not in context.claimed)
+def _is_across(unit: Unit) -> bool:
+    """Whether one of the operands of a pointwise operator or reduction lies across the others."""
+    return unit.name in POINTWISE | REDUCTION and _jumps(unit.signature)
 
 
 def _jumps(signature: Signature | None) -> bool:
@@ -179,7 +179,7 @@ def _reordering(context: Context) -> tuple[float, str]:
 
 def grouped(context: Context) -> Iterator[Match]:
     """E12: convolutions in groups (depthwise ones among them) that stay below a fifth of their roof."""
-    found = [u for u in _free(context) if u.name == "convolution" and _groups(u) > 1]
+    found = context.free_units(lambda u: u.name == "convolution" and _groups(u) > 1)
     roofs = ((u, _conv_roof_s(context, u)) for u in found)
     slow = [(u, roof_s) for u, roof_s in roofs if roof_s and roof_s < GROUPED_ROOF * _time_s(context, u)]
     if not slow:

@@ -29,9 +29,8 @@ HALF_TYPES = ("bfloat16", "float16")  # in the order in which they are advised: 
 
 def doubled(context: Context) -> Iterator[Match]:
     """E14: double tensors in a program whose others are float."""
-    units = [u for run in context.runs for u in run if u.row not in context.claimed]
-    double = [u for u in units if _has(u, frozenset({"double"}))]
-    single = [u for u in units if _has(u, SINGLE)]
+    double = context.free_units(lambda u: _has(u, frozenset({"double"})))
+    single = context.free_units(lambda u: _has(u, SINGLE)) if double else []
     spent_s = context.seconds([u.row for u in double]) * bare_fraction(context)
     if not single or share_of_step(context, spent_s) < SHARE:
         return
@@ -46,7 +45,7 @@ def doubled(context: Context) -> Iterator[Match]:
             f"{len(single) / len(context.steps):.0f} on narrower ones: {format_time(spent_s)} that float32 would halve"
         ),
         evidence=(
-            f"the first is {first.name} of {list(first.size)}, behind {_before(units, first)}",
+            f"the first is {first.name} of {list(first.size)}, behind {_before(context, first)}",
             f"{format_fraction(share_of_step(context, spent_s))} of the step in float64",
         ),
         saving_s=as_recorded_s(context, saving_s),
@@ -79,7 +78,8 @@ def _double_gain_s(context: Context, unit: Unit) -> float:
     return spent_s / 2
 
 
-def _before(units: Sequence[Unit], unit: Unit) -> str:
+def _before(context: Context, unit: Unit) -> str:
+    units = context.free_units(lambda u: True)
     at = next(i for i, u in enumerate(units) if u.row == unit.row)
     return units[at - 1].name if at else "nothing else"
 
@@ -177,8 +177,7 @@ def _rows(context: Context, groups: set[int]) -> Iterator[int]:
 
 def odd_sizes(context: Context) -> Iterator[Match]:
     """E03: half-precision products with a dimension that is no multiple of 8, on a device with tensor cores."""
-    units = (u for run in context.runs for u in run if u.row not in context.claimed)
-    odd = [u for u in units if u.name in (*MATRIX, "convolution") and _has(u, HALF) and _odd(u)]
+    odd = context.free_units(lambda u: u.name in (*MATRIX, "convolution") and _has(u, HALF) and _odd(u))
     spent_s = context.seconds([u.row for u in odd])
     if share_of_step(context, spent_s) < SHARE:
         return

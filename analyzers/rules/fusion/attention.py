@@ -9,7 +9,7 @@ from math import prod
 from probe.analyzers.cost_models.dtypes import FLOAT32
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion import sdpa
-from probe.analyzers.rules.fusion.attention_flow import Written, attentions, readers_of
+from probe.analyzers.rules.fusion.attention_flow import Written, attentions
 from probe.analyzers.rules.fusion.attention_masks import Masking, masking
 from probe.analyzers.rules.fusion.attention_site import element_of, site_of
 from probe.analyzers.rules.rule import Example, Rule
@@ -99,7 +99,7 @@ def _returned(written: Written) -> str | None:
     """The operator that reads the weights beside the second product; None where it is not known or there is none."""
     if written.tier == "order":
         return None
-    readers = readers_of(written.flow)
+    readers = written.flow.readers_of
     weights = [i for i in written.path if written.softmax <= i < written.last]
     found = (written.unit(r).name for i in weights for r in readers.get(i, ()) if r > written.last)
     return next((name for name in found if name in RETURNING), None)

@@ -18,7 +18,8 @@ import numpy as np
 from probe.analyzers.call_tree import under
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Flow, Tier
-from probe.analyzers.rules.matching.patterns import matches, op, through, value
+from probe.analyzers.rules.matching.patterns import op, through, value
+from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.trace import Mask
 
@@ -82,7 +83,7 @@ def attentions(context: Context) -> Iterator[Written]:
     backward = in_backward(context)
     for flow in context.flows:
         if id(flow.arguments) not in known:
-            known[id(flow.arguments)] = list(_in_flow(flow, {u.row for u in flow.units if backward[u.row]}))
+            known[id(flow.arguments)] = list(_in_flow(flow, backward))
         for written in known[id(flow.arguments)]:
             here = replace(written, flow=flow)
             rows = [here.unit(here.first).row, here.unit(here.last).row]
@@ -111,10 +112,10 @@ def in_backward(context: Context) -> Mask:
     return under(ops.parent, engine[ops.name]) if len(ops) else np.zeros(0, bool)
 
 
-def _in_flow(flow: Flow, backward: Collection[int]) -> Iterator[Written]:
+def _in_flow(flow: Flow, backward: Mask) -> Iterator[Written]:
     if not any(unit.name in PRODUCTS for unit in flow.units):
         return
-    readers = readers_of(flow)
+    readers = flow.readers_of
     used: set[int] = set()
     for entry, leaving, inside in sorted(_softmaxes(flow, backward)):
         found = _around(flow, readers, entry, leaving, inside)
@@ -123,22 +124,13 @@ def _in_flow(flow: Flow, backward: Collection[int]) -> Iterator[Written]:
             yield found
 
 
-def readers_of(flow: Flow) -> Readers:
-    """The units that may read each unit's result."""
-    found: dict[int, list[int]] = {}
-    for index, arguments in enumerate(flow.arguments):
-        for maker in {m for argument in arguments for m in argument.makers}:
-            found.setdefault(maker, []).append(index)
-    return found
-
-
-def _softmaxes(flow: Flow, backward: Collection[int]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+def _softmaxes(flow: Flow, backward: Mask) -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """Where a softmax reads the scores, where its weights leave, and all its units."""
     for index, unit in enumerate(flow.units):
-        if unit.name in SOFTMAX and unit.row not in backward:
+        if unit.name in SOFTMAX and not backward[unit.row]:
             yield index, index, (index,)
-    at = {unit.row: index for index, unit in enumerate(flow.units)}
     for place in matches(flow, BY_HAND, backward):
+        at = flow.index_of
         inside = tuple(at[unit.row] for unit in place.units)
         yield at[place.named["enter"].row], inside[-1], inside
 

@@ -11,9 +11,9 @@ from probe.analyzers.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.norm_patterns import is_vector
 from probe.analyzers.rules.matching.continued import forward
-from probe.analyzers.rules.matching.ledger import Ledger, array_bytes, as_recorded_s, element, scalars
-from probe.analyzers.rules.matching.patterns import Match as Place
+from probe.analyzers.rules.matching.ledger import array_bytes, as_recorded_s, element, ledger_of, scalars
 from probe.analyzers.rules.matching.patterns import op, value
+from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_bytes, format_time
@@ -57,7 +57,7 @@ def foldable(context: Context) -> Iterator[Match]:
 
 def _folded(context: Context, size: tuple[int, ...], same: list[Place]) -> Match:
     rows = [unit.row for place in same for unit in place.units if unit is not place.named["product"]]
-    seconds, calls, norm = Ledger(context).seconds(rows), len(same) / len(context.steps), same[0].units[-1]
+    seconds, calls, norm = ledger_of(context).seconds(rows), len(same) / len(context.steps), same[0].units[-1]
     product = same[0].named["product"].name
     layer = "conv" if product == "convolution" else "linear"
     return Match(
@@ -118,7 +118,7 @@ def _visible_s(context: Context, products: list[Unit]) -> float:
     added = _under(context, rows) & trace.named(lambda n: n in ("aten::add_", "aten::add"))[trace.host_ops.name]
     backward = _under(context, context.backward_rows(rows))
     added |= backward & trace.named(lambda n: n == "aten::sum")[trace.host_ops.name]
-    return Ledger(context).seconds(np.flatnonzero(added).tolist())
+    return ledger_of(context).seconds(np.flatnonzero(added).tolist())
 
 
 def _under(context: Context, rows: list[int]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

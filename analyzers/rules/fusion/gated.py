@@ -10,11 +10,13 @@ from probe.analyzers.rules.fusion.norm_patterns import is_array
 from probe.analyzers.rules.matching.by_hand import gelu_by_erf, gelu_by_tanh
 from probe.analyzers.rules.matching.continued import made_by, taken
 from probe.analyzers.rules.matching.flow import Flow, result_size
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, spelled
-from probe.analyzers.rules.matching.patterns import SEEN_THROUGH, matches, op, through, value
-from probe.analyzers.rules.matching.patterns import Match as Place
+from probe.analyzers.rules.matching.ledger import Account, array_bytes, as_recorded_s, element, ledger_of, spelled
+from probe.analyzers.rules.matching.patterns import op, through, value
+from probe.analyzers.rules.matching.search import SEEN_THROUGH, matches
+from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.units import MATRIX
 from probe.analyzers.rules.rule import Example, Rule
+from probe.trace import Mask
 from probe.units import format_bytes, format_time
 
 GATE, UP = value("gate", is_array), value("up", is_array)
@@ -32,7 +34,7 @@ def find(context: Context) -> Iterator[Match]:
     """One match per size and activation; all layers and steps together."""
     closed = taken(context)
     found = (p for flow in context.flows for p in _gates(flow, closed))
-    for (size, name), account in Ledger(context).accounts(found, lambda p: (p.named["gated"].size, _name(p))):
+    for (size, name), account in ledger_of(context).accounts(found, lambda p: (p.named["gated"].size, _name(p))):
         yield _match(context, size, name, account)
 
 
@@ -42,20 +44,21 @@ def _name(place: Place) -> str:
     return NAMES.get(place.named["activation"].name, "a gated activation")
 
 
-def _gates(flow: Flow, closed: set[int]) -> Iterator[Place]:
-    at = {unit.row: index for index, unit in enumerate(flow.units)}
+def _gates(flow: Flow, closed: Mask) -> Iterator[Place]:
     for place in matches(flow, GATED, closed):
         gated = place.named["gated"]
-        if gated.dims[:2] == (gated.size, gated.size) and _is_gate(flow, place, at):
+        if gated.dims[:2] == (gated.size, gated.size) and _is_gate(flow, place):
             yield place
 
 
-def _is_gate(flow: Flow, place: Place, at: dict[int, int]) -> bool:
+def _is_gate(flow: Flow, place: Place) -> bool:
     """Whether both factors come from products. By sizes a gate of a tensor by itself (x · σ(x)) looks the same."""
-    first, gated = at[place.units[0].row], place.named["gated"]
+    at, gated = flow.index_of, place.named["gated"]
+    first = at[place.units[0].row]
     if flow.tier == "order":
+        products = flow.shared("elements of products", lambda: _products(flow))
         last = at[gated.row]
-        made = [prod(result_size(u) or ()) for u in flow.units[max(first - REACH, 0) : last] if u.name in MATRIX]
+        made = [numel for i in range(max(first - REACH, 0), last) if (numel := products[i]) is not None]
         alone = place.units[0].name in ("relu", "sigmoid")
         return 2 * gated.numel in made or (not alone and made.count(gated.numel) >= 2)
     if place.values["gate"] == place.values["up"]:
@@ -66,6 +69,11 @@ def _is_gate(flow: Flow, place: Place, at: dict[int, int]) -> bool:
         for unit in (place.units[0], gated)
     )
     return bool(up) and all(made_by(flow, argument, PRODUCTS, BIASED) for argument in (*gate, *up) if argument.size)
+
+
+def _products(flow: Flow) -> list[int | None]:
+    """Elements of the results of products, None for other units."""
+    return [prod(result_size(unit) or ()) if unit.name in MATRIX else None for unit in flow.units]
 
 
 def _match(context: Context, size: tuple[int, ...], name: str, account: Account) -> Match:

@@ -9,9 +9,18 @@ from dataclasses import replace
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.norm_patterns import is_array, is_vector
 from probe.analyzers.rules.matching.continued import forward, taken
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, scalars, spelled
-from probe.analyzers.rules.matching.patterns import Match as Place
-from probe.analyzers.rules.matching.patterns import matches, op, through, value
+from probe.analyzers.rules.matching.ledger import (
+    Account,
+    array_bytes,
+    as_recorded_s,
+    element,
+    ledger_of,
+    scalars,
+    spelled,
+)
+from probe.analyzers.rules.matching.patterns import op, through, value
+from probe.analyzers.rules.matching.search import Match as Place
+from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_fraction, format_time
@@ -41,11 +50,11 @@ Key = tuple[tuple[int, ...], tuple[str, ...]]
 
 def activations(context: Context) -> Iterator[Match]:
     """F02: bias, activation and dropout that one pass could do; one match per size and spelling."""
-    ledger = Ledger(context)
+    ledger = ledger_of(context)
     for (size, names), account in ledger.accounts(_dropped(context), _key):
         yield _one_pass(context, size, names, account)
     closed = taken(context)
-    found = [p for flow in context.flows for p in matches(flow, ACTIVATED) if _last(p).row not in closed]
+    found = [p for flow in context.flows for p in matches(flow, ACTIVATED) if not closed[_last(p).row]]
     after = [p for p in found if p.named["add"].row in context.claimed]  # by F14
     apart = [p for p in found if not context.claimed.intersection(unit.row for unit in p.units)]
     for (size, names), account in ledger.accounts(map(_without_product, apart), _key):
@@ -161,8 +170,8 @@ def epilogues(context: Context) -> Iterator[Match]:
 def _bias(context: Context, size: tuple[int, ...], same: list[Place]) -> Match:
     """The bias of products of one size: addmm adds it on the way."""
     rows = [place.named["add"].row for place in same]
-    seconds, calls = Ledger(context).seconds(rows), len(same) / len(context.steps)
-    of_products = Ledger(context).seconds([place.named["product"].row for place in same])
+    seconds, calls = ledger_of(context).seconds(rows), len(same) / len(context.steps)
+    of_products = ledger_of(context).seconds([place.named["product"].row for place in same])
     return Match(
         rows=tuple(rows),
         ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows})),
@@ -183,8 +192,8 @@ def _bias(context: Context, size: tuple[int, ...], same: list[Place]) -> Match:
 def _activation(context: Context, key: Key, same: list[Place]) -> Iterator[Match]:
     """The activation after products of one size, where it takes enough beside them."""
     rows = [place.named["activation"].row for place in same]
-    seconds, calls = Ledger(context).seconds(rows), len(same) / len(context.steps)
-    of_products = Ledger(context).seconds([place.named["product"].row for place in same])
+    seconds, calls = ledger_of(context).seconds(rows), len(same) / len(context.steps)
+    of_products = ledger_of(context).seconds([place.named["product"].row for place in same])
     if not of_products or seconds < LEAST_OF_PRODUCT * of_products:
         return
     yield Match(

@@ -8,9 +8,10 @@ from math import prod
 
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.matching.continued import forward
-from probe.analyzers.rules.matching.ledger import LEAST_FRACTION, Ledger, array_bytes, as_recorded_s, element
-from probe.analyzers.rules.matching.patterns import SEEN_THROUGH, op, value
-from probe.analyzers.rules.matching.patterns import Match as Place
+from probe.analyzers.rules.matching.ledger import LEAST_FRACTION, array_bytes, as_recorded_s, element, ledger_of
+from probe.analyzers.rules.matching.patterns import op, value
+from probe.analyzers.rules.matching.search import SEEN_THROUGH
+from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_bytes, format_time
@@ -58,7 +59,7 @@ def upcasts(context: Context) -> Iterator[Match]:
 def _upcast(context: Context, size: tuple[int, ...], same: list[Place]) -> Match:
     casts = [unit.row for place in same for unit in place.units if unit.name in SEEN_THROUGH]
     backward = context.backward_rows(casts)
-    seconds, calls = Ledger(context).seconds(casts) + Ledger(context).seconds(backward), len(same) / len(context.steps)
+    seconds, calls = ledger_of(context).seconds(casts + backward), len(same) / len(context.steps)
     wide, on_cpu = 4 * prod(size), not context.trace.on_device
     return Match(
         rows=(*casts, *backward),

@@ -19,11 +19,21 @@ from probe.analyzers.rules.fusion.norm_patterns import (
 )
 from probe.analyzers.rules.matching.continued import places, taken
 from probe.analyzers.rules.matching.flow import Flow
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, scalars, spelled
-from probe.analyzers.rules.matching.patterns import Match as Place
-from probe.analyzers.rules.matching.patterns import matches, op, value
+from probe.analyzers.rules.matching.ledger import (
+    Account,
+    array_bytes,
+    as_recorded_s,
+    element,
+    ledger_of,
+    scalars,
+    spelled,
+)
+from probe.analyzers.rules.matching.patterns import op, value
+from probe.analyzers.rules.matching.search import Match as Place
+from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
+from probe.trace import Mask
 from probe.units import format_bytes, format_time
 
 RMS_NORM = wide_or_as_it_is(lambda x: rms_norm(x) | by_length(x))
@@ -71,7 +81,7 @@ def _has_weight(unit: Unit) -> bool:
 
 
 def _accounts(context: Context, found: Iterator[Place]) -> list[tuple[tuple[Size, _Axes], Account]]:
-    return Ledger(context).accounts(found, lambda place: (_whole(place).size, _axes(place)))
+    return ledger_of(context).accounts(found, lambda place: (_whole(place).size, _axes(place)))
 
 
 def _whole(place: Place) -> Unit:
@@ -140,10 +150,8 @@ def summed(context: Context) -> Iterator[Match]:
     closed = taken(context)
     for flow in context.flows:
         found = [p for p in matches(flow, SUMMED_NORM) if _is_residual(p.named["sum"], closed)]
-        kept = _kept(flow, found) if found else set()
         for place in found:
-            row = place.named["sum"].row
-            sites[place.named["sum"].size, row in kept].append(place)
+            sites[place.named["sum"].size, _is_kept(flow, place)].append(place)
     for (size, is_kept), same in sites.items():
         if context.trace.on_device or not _trained(context, same):
             yield _with_residual(context, size, same, is_kept)
@@ -154,29 +162,23 @@ def _trained(context: Context, found: list[Place]) -> bool:
     return bool(context.backward_rows([unit.row for place in found for unit in place.units]))
 
 
-def _is_residual(unit: Unit, closed: set[int]) -> bool:
+def _is_residual(unit: Unit, closed: Mask) -> bool:
     """Whether both terms have the sum's size, and no other finding claims it."""
     same = len(unit.dims) >= 2 and unit.dims[0] == unit.dims[1] == unit.size
-    return same and unit.row not in closed
+    return same and not closed[unit.row]
 
 
-def _kept(flow: Flow, found: list[Place]) -> set[int]:
-    """Rows of the sums that something other than their norm reads: a backward pass, or the next residual."""
-    sums = {place.named["sum"].row: {unit.row for unit in place.units} for place in found}
-    kept = set()
-    for unit, arguments in zip(flow.units, flow.arguments, strict=True):
-        for maker in (maker for argument in arguments for maker in argument.makers):
-            row = flow.units[maker].row
-            if row in sums and unit.row not in sums[row]:
-                kept.add(row)
-    return kept
+def _is_kept(flow: Flow, place: Place) -> bool:
+    """Whether something other than its norm reads the sum: a backward pass, or the next residual."""
+    readers = flow.readers(flow.index_of[place.named["sum"].row])
+    return not {flow.units[i].row for i in readers} <= {unit.row for unit in place.units}
 
 
 def _with_residual(context: Context, size: Size, found: list[Place], is_kept: bool) -> Match:
     """The finding for all sums of one size."""
     rows = tuple(place.named["sum"].row for place in found)
     names = tuple(unit.name for unit in found[0].units)
-    seconds, calls = Ledger(context).seconds(list(rows)), len(rows) / len(context.steps)
+    seconds, calls = ledger_of(context).seconds(list(rows)), len(rows) / len(context.steps)
     saved = 1 if is_kept else 2  # of three: reading two terms and writing the sum
     return Match(
         rows=rows,

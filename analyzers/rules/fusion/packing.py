@@ -15,8 +15,8 @@ from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.loops.small_products import ATTAINED, is_small
 from probe.analyzers.rules.matching.continued import CASTS, in_backward
 from probe.analyzers.rules.matching.flow import PRODUCT_OF, Argument, Flow, Tier, weakest
-from probe.analyzers.rules.matching.ledger import Ledger, element
-from probe.analyzers.rules.matching.patterns import SEEN_THROUGH
+from probe.analyzers.rules.matching.ledger import element, ledger_of
+from probe.analyzers.rules.matching.search import SEEN_THROUGH
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Mask
@@ -128,7 +128,7 @@ def _match(context: Context, same: list[tuple[Unit, ...]], tier: Tier) -> Match:
     """The finding for all groups of one size."""
     group = same[0]
     rows = [unit.row for units in same for unit in units]
-    calls, seconds = len(same) / len(context.steps), Ledger(context).seconds(rows)
+    calls, seconds = len(same) / len(context.steps), ledger_of(context).seconds(rows)
     size, weights = _factors(group[0])[0], [_factors(unit)[1] for unit in group]
     trained = bool(context.backward_rows(rows))
     saving_s = _saving_s(context, group, calls, seconds, trained)
@@ -181,7 +181,7 @@ def _saving_s(context: Context, group: Sequence[Unit], calls: float, seconds: fl
     fewer = len(group) - 1
     launch_s = (context.machine.ceilings.launch_s or 0.0) if context.trace.on_device else context.machine.dispatch_s
     saved = fewer * (read_s + launch_s) + (fewer * (5 * read_s + 3 * launch_s) if trained else 0.0)
-    return min(calls * saved * Ledger(context).stretch + _tail_s(context, group, calls, seconds), seconds / 2)
+    return min(calls * saved * ledger_of(context).stretch + _tail_s(context, group, calls, seconds), seconds / 2)
 
 
 def _starts_s(context: Context, same: Sequence[Sequence[Unit]]) -> float:

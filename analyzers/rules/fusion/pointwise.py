@@ -11,9 +11,9 @@ from probe.analyzers.rules.matching.by_hand import spelled_out
 from probe.analyzers.rules.matching.chains import chains
 from probe.analyzers.rules.matching.continued import CASTS, in_backward
 from probe.analyzers.rules.matching.flow import Flow
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, spelled
+from probe.analyzers.rules.matching.ledger import Account, array_bytes, as_recorded_s, element, ledger_of, spelled
 from probe.analyzers.rules.matching.marks import Marked
-from probe.analyzers.rules.matching.patterns import Match as Place
+from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.units import POINTWISE, Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Mask
@@ -26,7 +26,7 @@ OPTIMIZER = "Optimizer.step#"
 
 def find(context: Context) -> Iterator[Match]:
     """Activations written out, then one match per spelling of a chain, of at least 1 % of the step each."""
-    ledger = Ledger(context)
+    ledger = ledger_of(context)
     lines: dict[str, str] = {}
     places = []
     for place, name, line in spelled_out(context):
@@ -56,7 +56,7 @@ def _places(context: Context, least: dict[int, int]) -> Iterator[Place]:
             (unit.name in POINTWISE or unit.name in CASTS) and unit.numel > 1 and not closed[unit.row]
             for unit in flow.units
         ]
-        for members in chains(flow, free.__getitem__):
+        for members in chains(flow, free):
             if _is_chain(flow, members):
                 place = Place(tuple(flow.units[i] for i in members), {}, {}, flow.tier_of(members))
                 least[id(place)] = _least_bytes(flow, members)

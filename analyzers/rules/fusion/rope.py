@@ -10,11 +10,13 @@ from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.fusion.norm_patterns import is_array
 from probe.analyzers.rules.matching.continued import CASTS, continued, taken
 from probe.analyzers.rules.matching.flow import Argument, Flow
-from probe.analyzers.rules.matching.ledger import Account, Ledger, array_bytes, as_recorded_s, element, spelled
-from probe.analyzers.rules.matching.patterns import Match as Place
-from probe.analyzers.rules.matching.patterns import Pattern, matches, op, value
+from probe.analyzers.rules.matching.ledger import Account, array_bytes, as_recorded_s, element, ledger_of, spelled
+from probe.analyzers.rules.matching.patterns import Pattern, op, value
+from probe.analyzers.rules.matching.search import Match as Place
+from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
+from probe.trace import Mask
 from probe.units import format_bytes, format_time
 
 NEAR = 12  # units within which the two halves of an embedding lie
@@ -49,27 +51,27 @@ COMPLEX = op("mul", test=lambda unit: element(unit).is_complex and len(unit.size
 
 def find(context: Context) -> Iterator[Match]:
     """One match per size and spelling; queries and keys of all layers and steps together."""
-    ledger = Ledger(context)
+    ledger = ledger_of(context)
     closed = taken(context)
-    found = chain.from_iterable(_places(flow, set(closed)) for flow in context.flows)
+    found = chain.from_iterable(_places(flow, closed) for flow in context.flows)
     for (size, names), account in ledger.accounts(found, lambda p: (_whole(p).size, tuple(u.name for u in p.units))):
         yield _match(context, size, names, account)
 
 
-def _places(flow: Flow, closed: set[int]) -> Iterator[Place]:
+def _places(flow: Flow, closed: Mask) -> Iterator[Place]:
     """All spellings in one run."""
-    at = {unit.row: index for index, unit in enumerate(flow.units)}
+    at = flow.index_of
     for pattern in (ROTATE_HALF, JOINED):
         for place in matches(flow, pattern, closed):
             whole = continued(flow, place, at[place.units[-1].row], CASTS, closed)
-            closed.update(unit.row for unit in whole.units)
+            closed[[unit.row for unit in whole.units]] = True
             yield whole
     yield from _apart(flow, at, closed)
     for place in matches(flow, COMPLEX, closed):
         yield _with_casts(flow, at[place.units[0].row], place)
 
 
-def _apart(flow: Flow, at: dict[int, int], closed: set[int]) -> Iterator[Place]:
+def _apart(flow: Flow, at: dict[int, int], closed: Mask) -> Iterator[Place]:
     """Both halves of an embedding that no operator joins."""
     minus = list(matches(flow, APART[0], closed))
     plus = list(matches(flow, APART[1], closed)) if minus else []

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.fusion.norm_patterns import is_array
 from probe.analyzers.rules.matching.continued import forward, taken
-from probe.analyzers.rules.matching.patterns import Match as Place
-from probe.analyzers.rules.matching.patterns import Op, Pattern, matches, op, through, value
+from probe.analyzers.rules.matching.patterns import Op, Pattern, op, through, value
+from probe.analyzers.rules.matching.search import Match as Place
+from probe.analyzers.rules.matching.search import matches
 
 X = value("x", is_array)
 

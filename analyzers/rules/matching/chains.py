@@ -7,7 +7,7 @@ complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from probe.analyzers.rules.matching.flow import Flow
@@ -81,10 +81,14 @@ class _Growth:
         chain.merged_into = own
 
 
-def chains(flow: Flow, joins: Callable[[int], bool]) -> list[list[int]]:
+def chains(flow: Flow, joins: Sequence[bool]) -> list[list[int]]:
     """Indices of the units of each chain, in order of time; `joins` says which units may be in one."""
+    return flow.shared(("chains", bytes(joins)), lambda: _chains(flow, joins))
+
+
+def _chains(flow: Flow, joins: Sequence[bool]) -> list[list[int]]:
     growth = _Growth(flow)
     for index in range(len(flow.units)):
-        growth.read(index, joins=joins(index))
+        growth.read(index, joins=joins[index])
     found = {id(chain.now()): chain.now().members for chain in growth.chain_of.values()}
     return sorted(found.values())

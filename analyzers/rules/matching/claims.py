@@ -18,9 +18,7 @@ def free(context: Context, rows: Iterable[int]) -> tuple[int, ...]:
 
 def claimed(context: Context) -> Mask:
     """Which operators are claimed, [ops]."""
-    found = np.zeros(len(context.trace.host_ops), bool)
-    found[[row for row in context.claimed if row < len(found)]] = True
-    return found
+    return context.marked(context.claimed)
 
 
 def below(context: Context) -> Mask:

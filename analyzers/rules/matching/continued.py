@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Argument, Flow
-from probe.analyzers.rules.matching.patterns import Match as Place
-from probe.analyzers.rules.matching.patterns import Pattern, matches
+from probe.analyzers.rules.matching.patterns import Pattern
+from probe.analyzers.rules.matching.search import Match as Place
+from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.trace import Mask
 
@@ -23,10 +24,9 @@ def in_backward(context: Context) -> Mask:
     return context.in_backward
 
 
-def taken(context: Context) -> set[int]:
-    """Rows of the units that no pattern of the forward pass may use: claimed ones, and backward ones."""
-    backward = in_backward(context)
-    return context.claimed | {unit.row for run in context.runs for unit in run if backward[unit.row]}
+def taken(context: Context) -> Mask:
+    """The operators that no pattern of the forward pass may use, [ops]: claimed ones, and backward ones."""
+    return context.marked(context.claimed) | in_backward(context)
 
 
 def forward(context: Context, pattern: Pattern) -> Iterator[Place]:
@@ -40,18 +40,17 @@ def places(context: Context, pattern: Pattern, following: Mapping[str, Fits]) ->
     """The same with what follows: each named operator at most once, if the rest of it fits."""
     closed = taken(context)
     for flow in context.flows:
-        at = {unit.row: index for index, unit in enumerate(flow.units)}
         for place in matches(flow, pattern, closed):
-            yield continued(flow, place, at[place.units[-1].row], following, closed)
+            yield continued(flow, place, flow.index_of[place.units[-1].row], following, closed)
 
 
-def continued(
-    flow: Flow, place: Place, last: int, following: Mapping[str, Fits], claimed: Collection[int] = ()
-) -> Place:
+def continued(flow: Flow, place: Place, last: int, following: Mapping[str, Fits], closed: Mask | None = None) -> Place:
     """The place with the units that continue it; `last` is the index of its last unit."""
     units = list(place.units)
     seen: Counter[str] = Counter()
-    while (index := _next(flow, last, following, seen)) is not None and flow.units[index].row not in claimed:
+    while (index := _next(flow, last, following, seen)) is not None:
+        if closed is not None and closed[flow.units[index].row]:
+            break
         seen[flow.units[index].name] += 1
         units.append(flow.units[index])
         last = index

@@ -8,17 +8,19 @@ them. The graph of a captured module knows its edges as an execution trace does,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from probe.analyzers.rules.matching.units import COPY, POINTWISE, Unit
 from probe.tensors import Tensors, TensorUses
-from probe.trace import Dims
+from probe.trace import Dims, Int64s
 
+T = TypeVar("T")
 Tier = Literal["order", "dataflow", "graph"]
 TIERS: tuple[Tier, ...] = ("order", "dataflow", "graph")  # the weakest first
 Value = tuple[object, ...]  # what tells two values apart, as far as the tier can
@@ -49,8 +51,24 @@ class Flow:
     tier: Tier
     proven: frozenset[int] = frozenset()  # indices of the units that a graph knows too
     maker_names: dict[tuple[int, int], frozenset[str]] = field(default_factory=dict)  # kept by the patterns
-    effort: list[int] = field(default_factory=lambda: [0])  # what a search may still spend
-    held: dict[Any, Any] = field(default_factory=dict)  # where patterns hold, kept by them
+    held: dict[Hashable, Any] = field(default_factory=dict)  # what `shared` keeps
+
+    @cached_property
+    def rows(self) -> Int64s:
+        """The row of each unit, of Trace.host_ops."""
+        return np.fromiter((unit.row for unit in self.units), np.int64, len(self.units))
+
+    @cached_property
+    def index_of(self) -> dict[int, int]:
+        """The index of each unit by its row."""
+        return {unit.row: index for index, unit in enumerate(self.units)}
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` says of the indices, asked once for all runs of the same calls: steps repeat."""
+        if key not in self.held:
+            self.held[key] = make()
+        found: T = self.held[key]
+        return found
 
     def tier_of(self, indices: Iterable[int]) -> Tier:
         """How what these units have to do with one another is known."""
@@ -58,7 +76,20 @@ class Flow:
 
     def readers(self, index: int) -> list[int]:
         """The units that may read the result of unit `index`."""
-        return [i for i, arguments in enumerate(self.arguments) if any(index in a.makers for a in arguments)]
+        return self.readers_of.get(index, [])
+
+    @property
+    def readers_of(self) -> dict[int, list[int]]:
+        """The units that may read each unit's result, by its index; none has no entry."""
+        return self.shared("readers", lambda: _readers(self.arguments))
+
+
+def _readers(read: Sequence[Sequence[Argument]]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for index, arguments in enumerate(read):
+        for maker in {m for argument in arguments for m in argument.makers}:
+            found.setdefault(maker, []).append(index)
+    return found
 
 
 def by_sizes(run: Sequence[Unit]) -> Flow:

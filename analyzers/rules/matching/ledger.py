@@ -25,7 +25,7 @@ from probe.analyzers.call_tree import under, with_callees
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32, ElementType
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Tier, weakest
-from probe.analyzers.rules.matching.patterns import Match as Place
+from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.units import Unit
 from probe.trace import Int64s, Mask
 
@@ -215,8 +215,8 @@ class Ledger:
         ops, kinds = self.context.trace.host_ops, [cost.kind == "view" for cost in self.context.costs]
         is_view = np.array(kinds, bool)[self.context.groups.of_op] if kinds else np.zeros(0, bool)
         forward = (ops.sequence >= 0) & (ops.forward_thread <= 0)
-        units = {int(ops.sequence[unit.row]) for run in self.context.runs for unit in run}
-        return {int(s) for s in ops.sequence[forward & is_view]} - units
+        units = np.fromiter((unit.row for run in self.context.runs for unit in run), np.int64)
+        return set(np.setdiff1d(ops.sequence[forward & is_view], ops.sequence[units]).tolist())
 
     def _below(self, rows: list[int]) -> list[int]:
         """All that the given operators call."""
@@ -239,6 +239,12 @@ class Ledger:
         return np.array(known, bool)[trace.host_ops.name]
 
 
+def ledger_of(context: Context) -> Ledger:
+    """The one ledger of a trace."""
+    found: Ledger = context.held.setdefault("ledger", Ledger(context))
+    return found
+
+
 def as_recorded_s(context: Context, saving_s: float) -> float:
     """A saving of the ledger, whose times are those without the profiler, as a Match states it: in recorded time."""
     return saving_s / (context.bare_fraction or 1.0)
@@ -246,7 +252,7 @@ def as_recorded_s(context: Context, saving_s: float) -> float:
 
 def usual_s(context: Context, rows: Sequence[int]) -> float:
     """Time of the given operators in recorded time per step, without what interrupted some of their calls."""
-    return as_recorded_s(context, Ledger(context).seconds(rows))
+    return as_recorded_s(context, ledger_of(context).seconds(rows))
 
 
 def element(unit: Unit) -> ElementType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,12 @@ def repeats(keys: Sequence[int] | Int64s, fewest: int, longest: int = LONGEST) -
 
     Of bodies that cover a stretch equally well, the shortest is the body.
     """
-    values = np.asarray(keys)
+    return list(_repeats(np.asarray(keys, np.int64).tobytes(), fewest, longest))
+
+
+@lru_cache(maxsize=256)  # steps repeat
+def _repeats(keys: bytes, fewest: int, longest: int) -> tuple[Repeat, ...]:
+    values = np.frombuffer(keys, np.int64)
     found = [r for period in range(1, min(longest, len(values) // fewest) + 1) for r in _of(values, period, fewest)]
     found.sort(key=lambda r: (-r.period * r.times, r.period))
     taken = np.zeros(len(values), bool)
@@ -41,7 +47,7 @@ def repeats(keys: Sequence[int] | Int64s, fewest: int, longest: int = LONGEST) -
         if not taken[repeat.first : repeat.last].any():
             taken[repeat.first : repeat.last] = True
             kept.append(repeat)
-    return sorted(kept)
+    return tuple(sorted(kept))
 
 
 def _of(values: Int64s, period: int, fewest: int) -> list[Repeat]:

@@ -103,7 +103,7 @@ def zeroed(context: Context) -> Iterator[Match]:
 
 def _lists(context: Context) -> list[tuple[int, int]]:
     """Row and number of tensors of each call that fills a list of them with zeros."""
-    found = (u for run in context.runs for u in run if u.name == "_foreach_zero" and u.row not in context.claimed)
+    found = context.free_units(lambda u: u.name == "_foreach_zero")
     return [(u.row, len(u.dims[0]) if u.dims else 0) for u in found]
 
 

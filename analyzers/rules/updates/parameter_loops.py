@@ -84,14 +84,14 @@ def _all_loops(of: ReferenceType[Context]) -> tuple[Loop, ...]:
     ops = trace.host_ops
     leaf = np.ones(len(ops), bool)  # operators that call no others
     leaf[ops.parent[ops.parent >= 0]] = False
-    backward = under(ops.parent, trace.named(lambda name: name.startswith(ENGINE))[ops.name])
-    return tuple(loop for flow in context.flows for loop in _loops(context, flow, marks, leaf, backward))
+    inside = under(ops.parent, trace.named(lambda name: name.startswith(ENGINE))[ops.name]) | marks.holds(ops.start_ns)
+    return tuple(loop for flow in context.flows for loop in _loops(context, flow, leaf, inside))
 
 
-def _loops(context: Context, flow: Flow, marks: Marked, leaf: Mask, backward: Mask) -> Iterator[Loop]:
+def _loops(context: Context, flow: Flow, leaf: Mask, closed: Mask) -> Iterator[Loop]:
     units = list(flow.units)
     idle = [u.name in ("to", "contiguous") and leaf[u.row] for u in units]  # gave back what they were given
-    inside = marks.holds_units(units) | backward[[u.row for u in units]]
+    inside = closed[flow.rows]
     kept = [i for i in range(len(units)) if not idle[i]]
     for looped, group in groupby(kept, key=lambda i: units[i].name in LOOPED and not inside[i]):
         stretch = list(group)
