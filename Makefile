@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help microbench test lint gpu bench samples pictures clean
+.PHONY: help microbench test lint gpu bench samples docs pictures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,8 +35,13 @@ bench: $(VENV)/test.stamp  ## accuracy of the microbenchmarks, overhead of the p
 samples: $(VENV)/run.stamp  ## record sample_traces/ again
 	$(BIN)/python sample_traces/record.py
 
-pictures: $(VENV)/run.stamp  ## draw the README's pictures again
+pictures: $(VENV)/run.stamp  ## draw the pictures of README and docs again
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/concept_pictures.py
+
+docs: $(VENV)/docs.stamp  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site"
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -52,5 +57,9 @@ $(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable '.[test,docs]'
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/run.stamp
+	$(PIP) --editable '.[docs]'
 	@touch $@
