@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from probe import datasheets, environment, store
-from probe.analyzers.diagnosis import ASSUMED_DISPATCH_S
+from probe.analyzers.placed import ASSUMED_DISPATCH_S
 from probe.device import Ceilings, Device
 from probe.errors import CeilingsError, UsageError
 
