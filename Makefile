@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help microbench test lint gpu bench samples docs pictures clean
+.PHONY: help microbench test lint gate gpu bench samples docs pictures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ lint: $(VENV)/test.stamp  ## style, types and direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gate: $(VENV)/test.stamp  ## probe's own gate: its reader and its profiler, against the last tag, else the parent commit
+	$(BIN)/python benchmarks/gated.py
 
 # The GPU machine may have no network: what is there is used, whether an environment was made or not.
 gpu:  ## on a machine with a GPU: its tests, its microbenchmarks, recorded runs (results in $$OUT, default build/gpu)
