@@ -90,11 +90,12 @@ class _Residual(nn.Module):
         return torch.relu(x + self.d(self.b(torch.relu(self.c(self.a(x))))))
 
 
-def _cnn(again: bool) -> Step:
+def _cnn(again: bool, amp: bool = False, batch: int = 16) -> Step:
     stem = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU())
     layers: list[nn.Module] = [stem, *(_Residual(64) for _ in range(4))]
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-    return _training(_Layers(layers, head, again=again), torch.randn(16, 3, 48, 48, requires_grad=True), 10)
+    inputs = torch.randn(batch, 3, 48, 48, requires_grad=True)
+    return _training(_Layers(layers, head, again=again), inputs, 10, amp=amp)
 
 
 def cnn() -> Step:
@@ -103,6 +104,21 @@ def cnn() -> Step:
 
 def cnn_checkpointed() -> Step:
     return _cnn(True)
+
+
+def cnn_amp() -> Step:
+    return _cnn(False, amp=True, batch=2)
+
+
+def cnn_depthwise() -> Step:
+    """Inverted bottlenecks, as in MobileNet."""
+    layers: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU6())]
+    for _ in range(4):
+        inner = [nn.Conv2d(32, 192, 1, bias=False), nn.BatchNorm2d(192), nn.ReLU6()]
+        inner += [nn.Conv2d(192, 192, 3, padding=1, groups=192, bias=False), nn.BatchNorm2d(192), nn.ReLU6()]
+        layers.append(nn.Sequential(*inner, nn.Conv2d(192, 32, 1, bias=False), nn.BatchNorm2d(32)))
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    return _training(_Layers(layers, head, again=False), torch.randn(8, 3, 64, 64), 10)
 
 
 class _Experts(nn.Module):
@@ -140,7 +156,7 @@ def moe_checkpointed() -> Step:
 
 STEPS = (
     transformer, transformer_checkpointed, transformer_amp, mlp, mlp_sgd, mlp_checkpointed, mlp_amp, cnn,
-    cnn_checkpointed, moe, moe_checkpointed,
+    cnn_checkpointed, cnn_amp, cnn_depthwise, moe, moe_checkpointed,
 )  # fmt: skip
 
 

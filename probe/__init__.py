@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from probe.api import load_tensors as load_tensors
     from probe.api import register_cost as register_cost
     from probe.api import roofline as roofline
+    from probe.projecting import whatif as whatif
     from probe.replacing import replace as replace
     from probe.session import annotate as annotate
     from probe.session import annotate_modules as annotate_modules
@@ -41,6 +42,7 @@ _HOMES = {
     "register_cost": "probe.api",
     "roofline": "probe.api",
     "replace": "probe.replacing",
+    "whatif": "probe.projecting",
     "analyze": "probe.api",
     "Analysis": "probe.api",
     "compare": "probe.sides",

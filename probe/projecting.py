@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import dataclasses
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
+from typing import Any
 
 from probe import store
 from probe.analysis import Analysis
@@ -19,19 +20,20 @@ from probe.analyzers.projection.devices import (
     reached,
     target,
 )
-from probe.analyzers.projection.layout import Layout, Model, check
-from probe.analyzers.projection.links import Link, path
-from probe.analyzers.projection.links import Path as Way
-from probe.analyzers.projection.project import Question, project
+from probe.analyzers.projection.layout import Layout, Model
+from probe.analyzers.projection.project import project
+from probe.analyzers.projection.question import Question
 from probe.analyzers.projection.result import BaseStep, TargetStep, WhatIfResult
-from probe.analyzers.projection.scale import Observed, crossover, curve, scaled
 from probe.analyzers.projection.validated import MEASURED, NO_ERRORS, Errors, Kind
 from probe.errors import InputError, UsageError
 from probe.examine import Request, examine
 from probe.price import Prices, prices
+from probe.projecting_question import Wish, operators, question_of
+from probe.projecting_ranks import NO_LATENCY, on_ranks, said_of_links, ways_of
 from probe.readers import formats
 from probe.readers.narrow import Selection
 from probe.run_flows import split
+from probe.schema import to_jsonable
 from probe.sources import Named, RunSource, files_of, find
 from probe.trace import Trace
 
@@ -39,35 +41,58 @@ EVERY = "all"
 LAUNCHES_KEPT = "host time and launches stay as they were recorded; another host is not projected"
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What is asked for, as it was typed."""
+class WhatIf(WhatIfResult):
+    """The answer, for scripts and notebooks."""
 
-    onto: tuple[str, ...] = ()
-    roof: tuple[str, ...] = ()
-    remove: tuple[str, ...] = ()
-    dtype: str | None = None
-    batch: float | None = None
-    batch_size: int | None = None
-    layout: Layout | None = None
-    model: Model = field(default_factory=Model)
-    link: str | None = None
-    network: str | None = None
-    price: float | None = None
-    ceilings: str | None = None
+    def to_pandas(self) -> Any:
+        """One row per device."""
+        import pandas as pd
+
+        rows = [to_jsonable(one) for one in self.targets]
+        return pd.DataFrame([{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in rows])
+
+    def __str__(self) -> str:
+        from probe.report.whatif import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
-def what_if(source: Named, wish: Wish) -> WhatIfResult:
+def whatif(
+    source: Named, *, onto: str | Sequence[str] = (), roof: Sequence[str | int] = (),
+    remove: Sequence[str | int] = (), replace: Mapping[str | int, str] | None = None,
+    fuse: Sequence[Sequence[str | int]] = (), graph: bool = False, dtype: str | None = None,
+    batch: float | None = None, batch_size: int | None = None, layout: Layout | None = None,
+    model: Model | None = None, link: str | None = None, network: str | None = None, price: float | None = None,
+    ceilings: str | None = None,
+) -> WhatIf:  # fmt: skip
+    """What the recorded step would take elsewhere, with other work or other launches, as `probe whatif` tells it.
+
+    Operators go by name or by their index in the analysis. replace: `{"aten::softmax": "2x", 7: "120us"}`. fuse: chains
+    of operators. layout, model: of many ranks (probe.analyzers.projection.layout).
+    """
+    return what_if(source, Wish(
+        onto=(onto,) if isinstance(onto, str) else tuple(onto), roof=tuple(map(str, roof)),
+        remove=tuple(map(str, remove)), dtype=dtype, batch=batch, batch_size=batch_size, layout=layout,
+        model=model or Model(), link=link, network=network, price=price, ceilings=ceilings,
+        replace=tuple(f"{op}={told}" for op, told in (replace or {}).items()),
+        fuse=tuple(",".join(map(str, chain)) for chain in fuse), graph=graph,
+    ))  # fmt: skip
+
+
+def what_if(source: Named, wish: Wish) -> WhatIf:
     """The answer for each device that is asked for, fastest first where all are."""
     told = prices(wish.price, Path.cwd())
     targets = _targets(wish)
     analysis = examine(source, Request(ceilings=wish.ceilings)).analysis
     _refuse(analysis, wish, targets)
     ready = _base(source, analysis)
-    question = _question(ready, wish)
+    question = question_of(analysis, wish, on_device=ready.on_device)
     errors = _errors(wish, targets)
     asked: Sequence[Target | None] = targets or [None]
-    found = [_target(ready, replace(question, onto=one), errors, wish, told) for one in asked]
+    found = [_target(ready, dataclasses.replace(question, onto=one), errors, wish, told) for one in asked]
     if EVERY in wish.onto:
         found.sort(key=lambda one: one.step_s)
     replay = ready.what_if
@@ -75,9 +100,10 @@ def what_if(source: Named, wish: Wish) -> WhatIfResult:
         analysis.source.device or "unknown device", ready.step_s, analysis.source.path, analysis.bound,
         _drift(replay.recorded_s, replay.replayed_s),
     )  # fmt: skip
-    return WhatIfResult(
-        recorded, tuple(found), errors.validation(), tuple(_warnings(analysis, wish, ready)), tuple(_assumptions(wish))
-    )
+    return WhatIf(
+        recorded, tuple(found), errors.validation(), tuple(_warnings(ready, wish, targets)),
+        (*_assumptions(wish), *said_of_links(found)),
+    )  # fmt: skip
 
 
 def _drift(recorded_s: float, replayed_s: float) -> float:
@@ -101,7 +127,7 @@ def _refuse(analysis: Analysis, wish: Wish, targets: Sequence[Target]) -> None:
     path = analysis.source.path
     if not analysis.time_s.get("step"):
         raise InputError(f"{path}: no step was timed, so that there is nothing to project; record a training loop")
-    if not any(op.shapes for op in analysis.ops) and (targets or wish.dtype or wish.batch):
+    if not any(op.shapes for op in analysis.ops) and wish.needs_shapes:
         raise InputError(f"{path}: no shapes were recorded, so that no operator's work is known; record with shapes")
     on_cpu = analysis.source.device_kind == "cpu"
     if on_cpu and any(one.facts is not None for one in targets):
@@ -129,34 +155,10 @@ def trace_of(source: Named, facts: DeviceFacts | None) -> Trace:
         part = next((p for p in found.run.parts if p.device is not None), None)
         trace = split(trace, None).trace
         if part is not None and part.device is not None:
-            trace = replace(trace, device=part.device)
+            trace = dataclasses.replace(trace, device=part.device)
     if trace.device.l2_bytes is None and facts is not None:
-        trace = replace(trace, device=replace(trace.device, l2_bytes=facts.l2_bytes))
+        trace = dataclasses.replace(trace, device=dataclasses.replace(trace.device, l2_bytes=facts.l2_bytes))
     return trace
-
-
-def _question(ready: Base, wish: Wish) -> Question:
-    batch = None
-    if wish.batch is not None:
-        if not (math.isfinite(wish.batch) and wish.batch > 0):
-            raise UsageError(f"--batch {wish.batch:g}: give a factor above 0, such as 2")
-        if wish.batch_size is None:
-            raise UsageError("--batch: a trace does not say which size is the batch's; give --batch-size as recorded")
-        batch = (wish.batch, wish.batch_size)
-    return Question(
-        None, wish.dtype, batch, _operators(ready, "--roof", wish.roof), _operators(ready, "--remove", wish.remove)
-    )
-
-
-def _operators(ready: Base, option: str, names: Sequence[str]) -> frozenset[int]:
-    """Indices by `ops[].index`, or of every operator of that name."""
-    ops, found = ready.analysis.ops, set[int]()
-    for name in names:
-        here = {op.index for op in ops if str(op.index) == name or op.name == name}
-        if not here:
-            raise UsageError(f"{option} {name}: no operator of that index or name; `probe analyze` lists them")
-        found |= here
-    return frozenset(found)
 
 
 def _errors(wish: Wish, targets: Sequence[Target]) -> Errors:
@@ -175,12 +177,15 @@ def _target(ready: Base, question: Question, errors: Errors, wish: Wish, told: P
     onto = question.onto
     facts = onto.facts if onto is not None else facts_of(ready.analysis.source.device or "")
     if wish.layout is not None:
-        found = _many(ready, found, wish, facts)
-    found = replace(found, fits=_fits(ready.analysis, facts))
+        found = on_ranks(ready, found, wish, onto)
+    found = dataclasses.replace(found, fits=_fits(ready.analysis, wish, facts))
     return _paid(found, facts, told)
 
 
-def _fits(analysis: Analysis, facts: DeviceFacts | None) -> bool | None:
+def _fits(analysis: Analysis, wish: Wish, facts: DeviceFacts | None) -> bool | None:
+    """Whether the recorded peak fits; not known of other work, whose peak is another."""
+    if wish.batch is not None or wish.dtype is not None or wish.layout is not None:
+        return None
     peak = analysis.memory.peak_bytes if analysis.memory is not None else None
     return None if peak is None or facts is None else peak <= facts.memory_bytes
 
@@ -189,96 +194,63 @@ def _paid(found: TargetStep, facts: DeviceFacts | None, told: Prices) -> TargetS
     price = told(found.device)
     usd = price.usd_per_hour if price is not None else facts.usd_per_hour if facts is not None else None
     origin = price.origin if price is not None else PRICES_FROM if usd is not None else None
-    return replace(
+    return dataclasses.replace(
         found, usd_per_hour=usd, price_origin=origin,
         usd_per_step=None if usd is None else usd * found.ranks * found.step_s / 3600,
         j_per_step=None if facts is None else facts.power_w * found.ranks * found.step_s,
     )  # fmt: skip
 
 
-def _many(ready: Base, found: TargetStep, wish: Wish, facts: DeviceFacts | None) -> TargetStep:
-    assert wish.layout is not None
-    model = replace(_model(ready.analysis, wish.model), trains=_trains(ready.trace))
-    check(wish.layout, model)
-    near = path(_link("--link", wish.link)) if wish.link else _near(facts)
-    far = path(_link("--network", wish.network) if wish.network else Link.NDR)
-    seen = _observed(ready.analysis, found)
-    here = scaled(seen, wish.layout, model, near, far)
-    points = curve(seen, wish.layout, model, near, far)
-    relative = [end / found.step_s for end in found.interval_s]
-    parts = {"step": here.step_s, "work": here.compute_s, "communication": here.exposed_s,
-             "bubble": here.bubble_s, "stragglers": here.straggler_s}  # fmt: skip
-    return replace(
-        found, ranks=wish.layout.ranks, step_s=here.step_s, time_s=parts,
-        interval_s=(here.step_s * relative[0], here.step_s * relative[1]),
-        bound="communication" if here.exposed_s + here.bubble_s > here.step_s / 2 else found.bound,
-        speedup=ready.step_s / here.step_s, communication=here.communication, curve=points,
-        crossover_ranks=crossover(points),
-    )  # fmt: skip
-
-
-def _trains(trace: Trace) -> bool:
-    """Whether the step has a backward pass."""
-    return any(name.startswith(("autograd::engine", "Optimizer.")) for name in trace.names)
-
-
-def _near(facts: DeviceFacts | None) -> Way:
-    if facts is None:
-        raise UsageError("what joins the ranks of a node is not known here; give --link, such as 'NVLink 4'")
-    return path(facts.link)
-
-
-def _link(option: str, name: str) -> Link:
-    wanted = name.strip().lower()
-    for link in Link:
-        if wanted in (link.title.lower(), link.name.lower()):
-            return link
-    raise UsageError(f"{option} {name}: no such link is known; there are {', '.join(link.title for link in Link)}")
-
-
-def _model(analysis: Analysis, given: Model) -> Model:
-    """The model as given, its parameters from the recorded memory where they were not."""
-    if given.parameters is not None or analysis.memory is None:
-        return given
-    gradients = analysis.memory.by_category.get("gradients") or analysis.memory.by_category.get("parameters")
-    return replace(given, parameters=gradients / given.gradient_bytes) if gradients else given
-
-
-def _observed(analysis: Analysis, found: TargetStep) -> Observed:
-    parts = found.time_s
-    divided = parts["compute"] + parts["memory"]
-    shown = [r for r in analysis.ranks if r.communication_s]
-    overlap = None
-    if shown:
-        total = sum(r.communication_s or 0.0 for r in shown)
-        overlap = 1 - min(sum(r.exposed_communication_s or 0.0 for r in shown) / total, 1.0)
-    steps = analysis.steps
-    spread = max((steps.p95_s or 0.0) - (steps.p50_s or 0.0), 0.0) / 1.645 if steps.n >= 20 else 0.0
-    return Observed(divided, found.step_s - divided - parts["communication"], overlap, spread)
-
-
-def _warnings(analysis: Analysis, wish: Wish, ready: Base) -> list[str]:
+def _warnings(ready: Base, wish: Wish, targets: Sequence[Target]) -> list[str]:
+    analysis = ready.analysis
     said = [w for w in analysis.warnings if w.startswith(("no step marks", "it is not known"))]
     if analysis.ceilings is not None and analysis.ceilings.origin == "assumed":
         said.append("the roofs of the recorded device are assumed, not measured: so is its distance from them")
     if analysis.source.device_kind not in ("cpu",) and wish.batch is not None:
         said.append("another batch was validated on a CPU only")
+    if wish.fuse or wish.graph:
+        said.append("no fused chain and no graph was held against a measurement; the interval is what is open")
     if wish.onto and wish.layout is None and (analysis.time_s.get("communication") or 0.0) > 0:
         said.append("communication between ranks stays as it was recorded; --ranks projects it")
+    said += [f"operator {i} ({name}) stays as it is: its roof is not known" for i, name in _roofless(ready, wish)]
+    if wish.layout is not None and _without_latency(ready, wish, targets):
+        said.append(NO_LATENCY)
     known = analysis.quality.known_cost_fraction
     if known is not None and known < 0.9:
         said.append(f"the work of {1 - known:.0%} of the time is not known: the interval says what that leaves open")
     return said
 
 
+def _roofless(ready: Base, wish: Wish) -> list[tuple[int, str]]:
+    """Operators that are asked for at a roof that they do not have."""
+    asked = frozenset().union(*(operators(ready.analysis, "--roof", name) for name in wish.roof))
+    groups = {index: group for group, index in enumerate(ready.index) if index in asked}
+    return [(i, ready.groups.name[g]) for i, g in sorted(groups.items()) if not ready.placements[g].roof_s]
+
+
+def _without_latency(ready: Base, wish: Wish, targets: Sequence[Target]) -> bool:
+    assert wish.layout is not None
+    asked: Sequence[Target | None] = targets or [None]
+    return any(way.measured and not way.hop_s for one in asked for way in (ways_of(ready, wish, one).near,))
+
+
 def _assumptions(wish: Wish) -> list[str]:
-    said = [LAUNCHES_KEPT] if wish.onto else []
+    said = [LAUNCHES_KEPT] if wish.onto and not wish.graph else []
     if wish.dtype:
         said.append(f"every floating tensor is {wish.dtype}, as after model.to()")
     if wish.onto:
         said.append("energy is the maker's power limit over the whole step: an upper bound")
+    if wish.fuse:
+        said.append(
+            "fused: what an operator hands to the next is neither written nor read; the interval holds that only the"
+            " read falls away, as where the backward pass needs it"
+        )
+    if wish.graph:
+        said.append(
+            "as graphs: the host does nothing that the step needs between its launches; 0.58 µs from kernel to kernel"
+            " (ocannl issue 488), 2.5 µs a graph (NVIDIA, CUDA 12.6)"
+        )
     if wish.layout is not None:
         said.append("every data-parallel rank works on as much as the recorded one: weak scaling")
-        said.append("links as tabulated: what collectives reach is 370 of NVLink 4's 450 GB/s (nccl-tests issue 212)")
         said.append("no number of ranks was validated over NCCL: see docs/validation.md for what was, over Gloo")
     return said

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -171,6 +172,12 @@ def build():
 def needs_values():
     x = torch.ones(3)
     return lambda: x.sum().item() > 2 and x.nonzero()
+def converted():
+    first, second = torch.nn.Linear(256, 512, bias=False), torch.nn.Linear(256, 512, bias=False)
+    second.weight = first.weight
+    model = torch.nn.ModuleList([first, second, torch.nn.BatchNorm1d(4)]).to(torch.bfloat16)
+    assert model[0].weight is model[1].weight and model[2].running_mean.dtype == torch.bfloat16
+    return lambda: model
 number = 3
 def none():
     return number
@@ -185,6 +192,51 @@ def test_a_step_is_planned_without_its_data(tmp_path: Path) -> None:
     assert of(plan, "built: parameters, buffers, inputs") == 1.5 * mib
     # the product and exp's result, later that and its gradient: 2 MiB each
     assert plan.result["peak_bytes"] == pytest.approx(1.5 * mib + 2 * 2 * mib, abs=0.1 * mib)
+
+
+CONVOLUTIONS = """
+import torch
+def convolution(dtype, channels_last=False, kernel=3):
+    layer = torch.nn.Conv2d(16, 32, kernel, padding=kernel // 2, bias=False).to(dtype)
+    x = torch.zeros(4, 16, 64, 64, dtype=dtype)
+    if channels_last:
+        x, layer = x.to(memory_format=torch.channels_last), layer.to(memory_format=torch.channels_last)
+    def step():
+        with torch.no_grad():
+            layer(x)
+    return step
+blocked = lambda: convolution(torch.float32)
+unfolded = lambda: convolution(torch.float64)
+nowhere = lambda: convolution(torch.float32, True)
+single = lambda: convolution(torch.float64, kernel=1)
+"""
+
+
+def test_a_model_in_another_type_is_planned_in_it(tmp_path: Path) -> None:
+    """A matrix of 256 × 512 that two layers share, and a norm of 4 channels: weight, bias, mean, variance, count."""
+    file = tmp_path / "steps.py"
+    file.write_text(STEP)
+    before = torch.nn.Module._apply
+    assert step_memory(f"{file}:converted").result["peak_bytes"] == 256 * 512 * 2 + 4 * 4 * 2 + 8
+    assert torch.nn.Module._apply is before
+
+
+@pytest.mark.parametrize(
+    ("step", "held"),
+    [
+        ("blocked", 4 * 32 * 64 * 64 * 4),  # the result in oneDNN's layout, more than input and weights in it
+        ("unfolded", 4 * 16 * 9 * 64 * 64 * 8),  # every input nine times
+        ("nowhere", 0),
+        ("single", 0),
+    ],
+)
+def test_a_cpus_convolutions_hold_copies_or_columns(tmp_path: Path, step: str, held: int) -> None:
+    file = tmp_path / "convolutions.py"
+    file.write_text(CONVOLUTIONS)
+    plan = step_memory(f"{file}:{step}")
+    within = of(plan, "within the step: activations and temporaries")
+    element = 4 if step in ("blocked", "nowhere") else 8
+    assert within == 4 * 32 * 64 * 64 * element + held
 
 
 @pytest.mark.parametrize(
@@ -232,6 +284,17 @@ def test_commands_print_one_object_or_a_screen(arguments: list[str], capsys: pyt
         (["memory", *SIZES, "--pipeline", "3"], "does not divide the 4 layers"),
         (["memory", *SIZES, "--batch", "-1"], "--batch -1"),
         (["memory", *SIZES, "--device", "H300"], "near to it"),
+        (["memory", *SIZES, "--memory", "0GB"], "give a size above 0"),
+        (["memory", *SIZES, "--memory", "-3GB"], "is not a size"),
+        (["memory", *SIZES, "--zero", "9"], "ZeRO has stages"),
+        (["memory", *SIZES, "--dtype", "int3"], "no such element type"),
+        (["memory", *SIZES, "--mixed", "x"], "write none, amp or pure"),
+        (["memory", *SIZES, "--key-value-heads", "3"], "does not divide the 8 heads"),
+        (["memory", *SIZES, "--experts", "2", "--experts-a-token", "3"], "there are 2 experts"),
+        (["fit", *SIZES, "--memory", "8GB", "--usable", "nan"], "--usable nan"),
+        (["kv-cache", "--layers", "2", "--context", "-5", "--heads", "2", "--head-size", "4"], "--context -5"),
+        (["training", "--parameters", "1", "--tokens", "1", "--devices", "1", "--device", "X9", "--mfu", "0.4"],
+         "no such device is known"),
         (["memory", *SIZES, "--optimizer", "magic"], "there are adamw"),
         (["fit", *SIZES], "say what it must fit into"),
         (["kv-cache", "--layers", "4", "--context", "100"], "give --head-size"),

@@ -34,6 +34,8 @@ def with_batch(signatures: Sequence[Signature | None], size: int, factor: float)
     """
     if size < 1 or factor <= 0 or round(size * factor) != size * factor:
         raise UsageError(f"--batch {factor:g} of a batch of {size}: it must come to a whole number of samples above 0")
+    if not any(_beginning(signatures, size)):
+        raise UsageError(f"--batch-size {size}: no recorded tensor begins with {size}; give the batch size as recorded")
     carriers = carrying(signatures, size)
     both = carriers.rows & _features(signatures, size)
     if both:

@@ -12,13 +12,16 @@ import numpy.typing as npt
 from probe.analysis import Analysis, Bound
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.attribution import attribute
-from probe.analyzers.diagnosis import own_costs
+from probe.analyzers.critical_path.replay import Changes, Replay
 from probe.analyzers.op_table import OpGroups, dtypes_text, group_operators, shapes_text
+from probe.analyzers.placed import own_costs
+from probe.analyzers.projection.graph_launch import Launching, as_graphs
 from probe.analyzers.roofline import Placement, place
 from probe.analyzers.steps import recorded_steps
 from probe.analyzers.tensor_cores import float32_runs_in
 from probe.analyzers.what_if import WhatIf
 from probe.device import Ceilings
+from probe.intervals import length_before, union
 from probe.trace import Signature, Steps, Trace
 
 Seconds = npt.NDArray[np.float64]
@@ -53,6 +56,27 @@ class Base:
     def what_if(self) -> WhatIf:
         """What replays the step."""
         return WhatIf(self.trace, self.marks)
+
+    @cached_property
+    def _launched(self) -> dict[Launching, Replay]:
+        return {}
+
+    def replayed_s(self, changes: Changes, launching: Launching | None = None) -> float:
+        """Seconds of the recorded step with the changes; launching: as CUDA graphs that cost so much."""
+        if launching is None:
+            return self.what_if.step_s(changes)
+        if launching not in self._launched:
+            graph = as_graphs(self.trace, self.what_if.graph, launching)
+            self._launched[launching] = Replay(self.trace, graph)
+        return self._launched[launching].step_s(changes)
+
+    @cached_property
+    def device_busy_fraction(self) -> float:
+        """The share of the steps' time in which the device did something, that of earlier steps too."""
+        works = (self.trace.kernels, self.trace.copies)
+        busy = union(*(np.concatenate([getattr(w, end) for w in works]) for end in ("start_ns", "end_ns")))
+        inside = length_before(busy, self.marks.end_ns) - length_before(busy, self.marks.start_ns)
+        return float(inside.sum()) / max(float(self.marks.duration_ns.sum()), 1.0)
 
     def bound(self, group: int) -> Bound:
         """The class that the analysis gave a group."""

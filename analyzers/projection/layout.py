@@ -9,6 +9,7 @@ from probe.errors import UsageError
 
 Zero = Literal[0, 1, 2, 3]
 MOST_RANKS = 1_000_000
+MOST = 1e30  # of whatever a model has: more is a slip
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,16 @@ def check(layout: Layout, model: Model) -> None:
 
 
 def _check_model(layout: Layout, model: Model) -> None:
+    for name in ("parameters", "gradient_bytes", "layers", "hidden", "heads", "tokens", "moe_layers"):
+        value = getattr(model, name)
+        if value is not None and not 0 < value < MOST:
+            raise UsageError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
     if layout.tensor > 1 and model.heads is not None and model.heads % layout.tensor:
         raise UsageError(f"--tensor {layout.tensor} does not divide the {model.heads} attention heads")
     if layout.pipeline > 1 and model.layers is not None and model.layers % layout.pipeline:
         raise UsageError(f"--pipeline {layout.pipeline} does not divide the {model.layers} layers")
+    if model.moe_layers is not None and model.layers is not None and model.moe_layers > model.layers:
+        raise UsageError(f"--moe-layers {model.moe_layers}: the model has {model.layers} layers")
     needs = {
         "--parameters": (layout.data > 1 and model.trains, model.parameters),
         "--layers": (layout.tensor > 1, model.layers),
@@ -95,7 +102,5 @@ def _check_model(layout: Layout, model: Model) -> None:
         "--moe-layers": (layout.expert > 1, model.moe_layers),
     }
     for option, (needed, value) in needs.items():
-        if value is not None and not value > 0:
-            raise UsageError(f"{option} {value:g}: give a number above 0")
         if needed and value is None:
             raise UsageError(f"the run does not tell what {option} is for this layout: give {option}")

@@ -46,17 +46,31 @@ class Link(Enum):
 
 @dataclass(frozen=True)
 class Path:
-    """What joins some ranks: bytes/s that collectives use of it (busbw), and the latency of a hop."""
+    """What joins some ranks: bytes/s that collectives use of it (busbw), and the latency of a hop.
+
+    cores: of the host whose processor moves the data, as Gloo's ranks on one host do; None where the device does.
+    """
 
     name: str
     bytes_per_s: float
     hop_s: float
     measured: bool = False
+    cores: int | None = None
+
+    def crowding(self, ranks: int) -> float:
+        """How many times longer data takes because ranks share cores: each keeps one busy while it moves its own."""
+        return max(1.0, ranks / self.cores) if self.cores else 1.0
 
 
 def path(link: Link) -> Path:
     """What collectives reach on a tabulated link."""
     return Path(link.title, link.bytes_per_s * USED, link.hop_s)
+
+
+def among_cores(name: str, busbw: float, hop_s: float, ranks: int, cores: int) -> Path:
+    """A link that processors drive, by what so many ranks on so many cores measured of it."""
+    crowded = max(1.0, ranks / cores)
+    return Path(name, busbw * crowded, hop_s / crowded, measured=True, cores=cores)
 
 
 def volume_bytes(kind: Collective, size_bytes: float, ranks: int) -> float:
@@ -84,7 +98,7 @@ def seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, algorith
         return 0.0
     faster = USED_NVLS / USED if algorithm == "nvls" and kind == "all_reduce" else 1.0
     transfer = volume_bytes(kind, size_bytes, ranks) / (way.bytes_per_s * faster)
-    return hops(kind, ranks, algorithm) * way.hop_s + transfer
+    return (hops(kind, ranks, algorithm) * way.hop_s + transfer) * way.crowding(ranks)
 
 
 def best_seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, *, nvls: bool = False) -> float:

@@ -26,6 +26,13 @@ class Factor:
         value, low, high = (share + (1 - share) * v for v in (self.value, self.low, self.high))
         return Factor(value, low, high, self.why)
 
+    def beside(self, before_s: float, after_s: float, time_s: float) -> Factor:
+        """The factor of a call of `time_s` of which so much was something else, and so much will be."""
+        if time_s <= 0 or not (before_s or after_s):
+            return self
+        value, low, high = (((time_s - before_s) * v + after_s) / time_s for v in (self.value, self.low, self.high))
+        return Factor(value, low, high, f"{self.why}; {'unfolded into columns' if after_s else 'without its columns'}")
+
 
 KEPT = Factor(1.0, 1.0, 1.0, "kept")
 

@@ -2,62 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from probe.analysis import PARTS
 from probe.analyzers.cost_models import Cost
-from probe.analyzers.critical_path.replay import Changes
 from probe.analyzers.projection.arguments import with_batch, with_dtype
 from probe.analyzers.projection.base import FIXED_S, Base
 from probe.analyzers.projection.devices import Target
+from probe.analyzers.projection.fusion import Work, joined
+from probe.analyzers.projection.graph_launch import graphs_a_step
 from probe.analyzers.projection.move import KEPT, Factor, Rates, moved, on_one_thread, rates
+from probe.analyzers.projection.question import Question
+from probe.analyzers.projection.replayed import ENDS, Moved, replayed_s
 from probe.analyzers.projection.result import OpMoved, TargetStep
+from probe.analyzers.projection.unfolding import unfolding_s
 from probe.analyzers.projection.validated import Errors
 from probe.analyzers.roofline import NEAR_FRACTION, TENSOR_KINDS, Placement, place
 from probe.device import Ceilings
+from probe.trace import Signature
 
-LEAST_S = 1e-9
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked: other roofs, other work, or less of it. ops are indices of the analysis."""
-
-    onto: Target | None = None
-    dtype: str | None = None
-    batch: tuple[float, int] | None = None  # factor, and the recorded batch size
-    roof: frozenset[int] = frozenset()
-    remove: frozenset[int] = frozenset()
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """What is changed beside the device."""
-        told = [f"in {self.dtype}" if self.dtype else "", f"batch × {self.batch[0]:g}" if self.batch else ""]
-        told += [f"operator {i} at its roof" for i in sorted(self.roof)]
-        told += [f"without operator {i}" for i in sorted(self.remove)]
-        return tuple(filter(None, told))
-
-
-@dataclass(frozen=True, eq=False)
-class Moved:
-    """Per group its factor, and its mean call under the roofs before and after."""
-
-    factors: tuple[Factor, ...]
-    before: tuple[Placement, ...]
-    after: tuple[Placement, ...]
+LAUNCHES = ("overhead", "idle", "host")  # parts of a step that launching at once shortens, in this order
 
 
 def project(base: Base, question: Question, errors: Errors) -> TargetStep:
     """The step as the question has it."""
     found = move_all(base, question)
-    value, low, high = (replayed_s(base, [getattr(f, end) for f in found.factors]) for end in ("value", "low", "high"))
+    value, low, high = (replayed_s(base, found, end, graph=question.graph) for end in ENDS)
     model = errors.fraction
     name = question.onto.name if question.onto is not None else base.analysis.source.device or "this device"
-    parts = _parts(base, found, value)
+    parts = _parts(base, found, value, graph=question.graph)
     missing = missing_dtypes(question.onto.ceilings, base.costs) if question.onto is not None else ()
     return TargetStep(
         device=name,
@@ -67,15 +43,28 @@ def project(base: Base, question: Question, errors: Errors) -> TargetStep:
         bound=max(parts, key=lambda part: parts[part]),
         time_s={"step": value, **parts},
         speedup=base.step_s / value if value else 0.0,
-        changed=(*question.words, *(f"{d} at float32's rate: it has no units for it" for d in missing)),
+        changed=(
+            *question.words,
+            *_graphs(base, question),
+            *(f"{d} at float32's rate: no units for it" for d in missing),
+        ),
         ops=_ops(base, found),
     )
+
+
+def _graphs(base: Base, question: Question) -> tuple[str, ...]:
+    """How the launches are combined."""
+    if not question.graph:
+        return ()
+    count = graphs_a_step(base.trace, base.what_if.graph)
+    return ("launched as one CUDA graph" if count <= 1 else f"launched as {count:.3g} CUDA graphs a step",)
 
 
 def move_all(base: Base, question: Question) -> Moved:
     """The factor of each group."""
     ceilings = question.onto.ceilings if question.onto is not None else base.ceilings
-    costs = _costs(base, question)
+    signatures = _signatures(base, question)
+    costs = base.costs if signatures is base.groups.signature else base.costs_with(signatures)
     ceilings = with_every_dtype(ceilings, costs)
     general = rates(base.ceilings, ceilings)
     same_cores = question.onto is not None and ceilings.device == base.ceilings.device and not base.on_device
@@ -85,8 +74,13 @@ def move_all(base: Base, question: Question) -> Moved:
         if same_cores and on_one_thread(base.costs[group]):
             factors.append(Factor(1.0, 1.0, 1.0, "too few elements for more than one thread"))
         else:
-            factors.append(_factor(base, group, cost, after[group], ceilings, general, question))
-    return Moved(tuple(factors), base.placements, after)
+            factors.append(_factor(base, group, cost, signatures[group], after[group], ceilings, general, question))
+    chains = joined(base, question.fuse, Work(signatures, costs, after, factors))
+    removed = [group for group, index in enumerate(base.index) if index in question.remove]
+    gone = np.flatnonzero(np.isin(base.groups.of_op, removed))
+    if chains is not None:
+        gone = np.union1d(gone, chains.gone)
+    return Moved(tuple(factors), base.placements, after, gone, chains)
 
 
 def missing_dtypes(ceilings: Ceilings, costs: Sequence[Cost]) -> tuple[str, ...]:
@@ -104,19 +98,20 @@ def with_every_dtype(ceilings: Ceilings, costs: Sequence[Cost]) -> Ceilings:
     return replace(ceilings, flops_per_s={**ceilings.flops_per_s, **more}) if more else ceilings
 
 
-def _costs(base: Base, question: Question) -> tuple[Cost, ...]:
-    signatures = base.groups.signature
+def _signatures(base: Base, question: Question) -> Sequence[Signature | None]:
+    signatures: Sequence[Signature | None] = base.groups.signature
     if question.batch is not None:
         factor, size = question.batch
         signatures = with_batch(signatures, size, factor)
     if question.dtype is not None:
         signatures = with_dtype(signatures, question.dtype)
-    return base.costs if signatures is base.groups.signature else base.costs_with(signatures)
+    return signatures
 
 
 def _factor(
-    base: Base, group: int, cost: Cost, after: Placement, ceilings: Ceilings, general: Rates, question: Question
-) -> Factor:
+    base: Base, group: int, cost: Cost, signature: Signature | None, after: Placement, ceilings: Ceilings,
+    general: Rates, question: Question,
+) -> Factor:  # fmt: skip
     index = base.index[group]
     if index in question.remove:
         return Factor(0.0, 0.0, 0.0, "removed")
@@ -124,12 +119,30 @@ def _factor(
     factor = KEPT
     if question.onto is not None or cost is not base.costs[group]:
         fixed_s = base.ceilings.launch_s or FIXED_S
-        factor = moved(cost, old, after, time_s, fixed_s, general, overlaps=base.on_device)
-        factor = _cached(factor, old, question.onto, base, cost)
+        columns = _columns_s(base, group, cost, signature, ceilings) if question.dtype else (0.0, 0.0)
+        factor = moved(cost, old, after, time_s - columns[0], fixed_s, general, overlaps=base.on_device)
+        factor = _cached(factor.beside(*columns, time_s), old, question.onto, base, cost)
     if index in question.roof and old.roof_s and time_s > 0:
         at_roof = min(old.roof_s / time_s, 1.0)
-        factor = Factor(factor.value * at_roof, factor.low * at_roof, factor.high * at_roof, "at its roof")
+        return Factor(factor.value * at_roof, factor.low * at_roof, factor.high * at_roof, "at its roof")
+    told = question.replace.get(index) if index is not None else None
+    if told is not None:
+        times = told.factor(time_s)
+        if told.call_s is not None:
+            return Factor(times, times, times, "replaced")
+        return Factor(factor.value * times, factor.low * times, factor.high * times, "replaced")
     return factor
+
+
+def _columns_s(
+    base: Base, group: int, cost: Cost, signature: Signature | None, ceilings: Ceilings
+) -> tuple[float, float]:
+    """Seconds of a call for columns before, half of its time at the most, and afterwards; on a CPU."""
+    if base.on_device:
+        return 0.0, 0.0
+    name, old = base.groups.name[group], base.costs[group]
+    before_s = unfolding_s(name, old, base.groups.signature[group], base.ceilings)
+    return min(before_s, float(base.time_s[group]) / 2), unfolding_s(name, cost, signature, ceilings)
 
 
 def _cached(factor: Factor, old: Placement, onto: Target | None, base: Base, cost: Cost) -> Factor:
@@ -146,56 +159,11 @@ def _cached(factor: Factor, old: Placement, onto: Target | None, base: Base, cos
     return factor
 
 
-def replayed_s(base: Base, factors: Sequence[float]) -> float:
-    """Seconds of the step without the profiler, if each group's own time is multiplied so."""
-    changes = _on_device(base, factors) if base.on_device else Changes(ops=_on_host(base, factors))
-    recorded_s = base.what_if.recorded_s
-    return max(base.step_s * base.what_if.step_s(changes) / recorded_s if recorded_s else base.step_s, LEAST_S)
+def _parts(base: Base, found: Moved, step_s: float, *, graph: bool) -> dict[str, float]:
+    """The parts of the step, each operator in the class that it has afterwards; scaled to the step.
 
-
-def _on_device(base: Base, factors: Sequence[float]) -> Changes:
-    """Kernels by their group; those that an earlier step launched, by their name."""
-    trace, by_group = base.trace, np.array([*factors, np.nan])
-    kernels = by_group[base.groups.of_kernel]
-    kernels = _by_name(trace.kernels.name, trace.kernels.duration_ns, kernels)
-    of_op = np.append(base.groups.of_op, -1)
-    copies = by_group[of_op[trace.copies.op]]
-    copies = _by_name(trace.copies.name, trace.copies.duration_ns, copies)
-    copies[trace.copies.crosses_bus] = 1.0
-    return Changes(kernels=_listed(kernels), copies=_listed(copies))
-
-
-def _by_name(
-    name: npt.NDArray[np.int32], length: npt.NDArray[np.int64], factor: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """The factors, with those that are not known taken from the others of the same name; 1 where there is none."""
-    known = ~np.isnan(factor)
-    size = int(name.max()) + 1 if len(name) else 0
-    weight = np.bincount(name[known], weights=length[known], minlength=size)
-    total = np.bincount(name[known], weights=length[known] * factor[known], minlength=size)
-    mean = np.divide(total, weight, out=np.ones(size), where=weight > 0)
-    return np.where(known, factor, mean[name])
-
-
-def _listed(factor: npt.NDArray[np.float64]) -> Mapping[int, float]:
-    return {int(row): float(factor[row]) for row in np.flatnonzero(factor != 1.0)}
-
-
-def _on_host(base: Base, factors: Sequence[float]) -> Mapping[int, float]:
-    """The outermost operators with the share of their time that is kept: that of their own and what they call."""
-    ops = base.trace.host_ops
-    kept = ops.self_ns * np.asarray(factors)[base.groups.of_op]
-    parents = ops.parent.tolist()
-    for row in range(len(parents) - 1, -1, -1):
-        if parents[row] >= 0:
-            kept[parents[row]] += kept[row]
-    length = ops.end_ns - ops.start_ns
-    roots = np.flatnonzero((ops.parent < 0) & (length > 0))
-    return {int(row): float(kept[row] / length[row]) for row in roots}
-
-
-def _parts(base: Base, found: Moved, step_s: float) -> dict[str, float]:
-    """The parts of the step, each operator in the class that it has afterwards; scaled to the step."""
+    graph: what the step gets shorter by is the launches' and their gaps' first.
+    """
     told = {part: base.analysis.time_s[part] or 0.0 for part in PARTS}
     spent = dict.fromkeys(PARTS, 0.0)
     for group, seconds in enumerate(base.per_step_s.tolist()):
@@ -204,7 +172,9 @@ def _parts(base: Base, found: Moved, step_s: float) -> dict[str, float]:
     for group, seconds in enumerate(base.per_step_s.tolist()):
         before = base.bound(group)
         share = told[before] * seconds / spent[before] if spent[before] else 0.0
-        parts[_bound_after(base, found, group)] += share * found.factors[group].value
+        parts[_bound_after(base, found, group)] += share * found.overall(group).value
+    for part in LAUNCHES if graph else ():
+        parts[part] -= min(parts[part], max(sum(parts.values()) - step_s, 0.0))
     total = sum(parts.values())
     return {part: seconds * step_s / total if total else 0.0 for part, seconds in parts.items()}
 
@@ -212,7 +182,7 @@ def _parts(base: Base, found: Moved, step_s: float) -> dict[str, float]:
 def _bound_after(base: Base, found: Moved, group: int) -> str:
     """The class afterwards: that of the nearer roof for what is near one, else as it was."""
     before, after = base.bound(group), found.after[group]
-    time_s = float(base.time_s[group]) * found.factors[group].value
+    time_s = float(base.time_s[group]) * found.overall(group).value
     if before not in ("compute", "memory") or not after.roof_s or not time_s:
         return before
     old = found.before[group]
@@ -227,7 +197,7 @@ def _ops(base: Base, found: Moved) -> tuple[OpMoved, ...]:
         index = base.index[group]
         if index is None or not seconds:
             continue
-        op, factor = base.analysis.ops[index], found.factors[group]
+        op, factor = base.analysis.ops[index], found.overall(group)
         rows.append(OpMoved(
             index, op.name, op.shapes, seconds, seconds * factor.value, (seconds * factor.low, seconds * factor.high),
             op.bound, _bound_after(base, found, group), factor.why,

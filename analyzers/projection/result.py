@@ -36,6 +36,7 @@ class Communication:
     time_s: float
     exposed_s: float
     link: str
+    link_measured: bool = False  # by the collectives suite, not tabulated
 
 
 @dataclass(frozen=True)

@@ -147,5 +147,6 @@ def _exposed(
 def _told(
     what: str, kind: str, ranks: int, volume: float, time_s: float, exposed_s: float, inside: int, near: Path, far: Path
 ) -> Communication:
-    link = near.name if ranks <= inside else f"{near.name}, {far.name}" if inside > 1 else far.name
-    return Communication(what, kind, ranks, volume, time_s, min(exposed_s, time_s), link)
+    ways = (near,) if ranks <= inside else (near, far) if inside > 1 else (far,)
+    link, measured = " + ".join(way.name for way in ways), all(way.measured for way in ways)
+    return Communication(what, kind, ranks, volume, time_s, min(exposed_s, time_s), link, measured)

@@ -183,7 +183,10 @@ def _capacity(device: str | None, memory: str | None) -> float | None:
     from probe.units import parse_size
 
     if memory is not None:
-        return float(parse_size(memory))
+        size = parse_size(memory)
+        if size <= 0:
+            raise UsageError(f"--memory {memory}: give a size above 0, such as 80GB")
+        return float(size)
     if device is None:
         return None
     facts = target(device).facts

@@ -33,7 +33,9 @@ def command(
     tokens: Annotated[Optional[int], typer.Option("--tokens", help="Of one rank's step.")] = None,
     moe_layers: Annotated[Optional[int], typer.Option("--moe-layers", help="Layers with experts.")] = None,
     gradient_bytes: Annotated[float, typer.Option("--gradient-bytes", help="Of one parameter's gradient.")] = 4.0,
-    link: Annotated[Optional[str], typer.Option("--link", help="Within a node: 'NVLink 4', 'PCIe 5.0 x16'.")] = None,
+    link: Annotated[
+        Optional[str], typer.Option("--link", help="Within a node: 'NVLink 4', or a file of measured collectives.")
+    ] = None,
     network: Annotated[
         Optional[str], typer.Option("--network", help="Between nodes; by default InfiniBand NDR.")
     ] = None,
@@ -44,6 +46,13 @@ def command(
         Optional[list[str]], typer.Option("--roof", help="An operator, by index or name, as fast as its roof lets it.")
     ] = None,
     remove: Annotated[Optional[list[str]], typer.Option("--remove", help="Without an operator.")] = None,
+    replace: Annotated[
+        Optional[list[str]], typer.Option("--replace", help="An operator by a faster one: OP=2x, OP=120us a call.")
+    ] = None,
+    fuse: Annotated[
+        Optional[list[str]], typer.Option("--fuse", help="A chain of operators as one, in their order: OP,OP.")
+    ] = None,
+    graph: Annotated[bool, typer.Option("--graph", help="The kernels of a step launched as a CUDA graph.")] = False,
     ceilings: CeilingsFile = None,
     price: Price = None,
     top: Annotated[int, typer.Option(min=0, help="How many operators to list.")] = 8,
@@ -52,18 +61,22 @@ def command(
     """Project the recorded step elsewhere, and say how far off such projections were where they could be measured."""
     from probe.analyzers.projection.layout import Layout, Model
     from probe.cli.output import console, print_json
-    from probe.projecting import Wish, what_if
+    from probe.projecting import what_if
+    from probe.projecting_question import Wish
     from probe.report import whatif as report
 
-    if not any((onto, ranks, dtype, batch, roof, remove)):
-        raise UsageError("nothing is asked: give --onto DEVICE, --ranks, --dtype, --batch, --roof or --remove")
+    if not any((onto, ranks is not None, dtype, batch is not None, roof, remove, replace, fuse, graph)):
+        raise UsageError(
+            "nothing is asked: give --onto DEVICE, --ranks, --dtype, --batch, --roof, --remove, --replace, --fuse or"
+            " --graph"
+        )
     layout = None
     if ranks is not None:
         layout = Layout(ranks, nodes, tensor, pipeline, expert, zero, micro_batches, interleave)
     model = Model(parameters, gradient_bytes, layers, hidden, heads, tokens, moe_layers=moe_layers)
     wish = Wish(
         tuple(onto or ()), tuple(roof or ()), tuple(remove or ()), dtype, batch, batch_size, layout, model, link,
-        network, price, str(ceilings) if ceilings is not None else None,
+        network, price, str(ceilings) if ceilings is not None else None, tuple(replace or ()), tuple(fuse or ()), graph,
     )  # fmt: skip
     found = what_if(source, wish)
     if as_json:

@@ -1,7 +1,7 @@
 """How much memory does one step of a program take? The step runs on tensors without data, and what lives is counted.
 
-Nothing is computed and nothing of the size is allocated: a model that fits nowhere can be planned. What an operator
-takes for itself while it runs (workspaces, packed weights) is not seen.
+Nothing is computed and nothing of the size is allocated: a model that fits nowhere can be planned. Of what operators
+take for themselves while they run, a CPU's convolutions are known; workspaces on a GPU are not seen.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import InputError, UsageError
+from probe.planning.convolution_memory import held_bytes
 from probe.planning.result import Part, Plan
 
 STEPS = 2  # optimizer states are there from the second on
@@ -46,7 +47,7 @@ def step_memory(place: str) -> Plan:
         Part("kept between steps: optimizer states, gradients", float(max(after - built, 0))),
         Part("within the step: activations and temporaries", float(max(live.peak - max(after, built), 0))),
     )
-    said = "workspaces of operators, fragmentation and the allocator's rounding are not counted"
+    said = "fragmentation, the allocator's rounding, and workspaces but those of a CPU's convolutions are not counted"
     return Plan("memory", {"step": place}, {"peak_bytes": float(live.peak)}, parts, (said,))
 
 
@@ -89,6 +90,7 @@ class Live:
                 for leaf in tree_leaves(found):
                     if isinstance(leaf, torch.Tensor):
                         live.add(leaf)
+                live.peak = max(live.peak, live.bytes + held_bytes(func._schema.name, args, found))
                 return found
 
         with _Counting():  # type: ignore[no-untyped-call]
@@ -99,8 +101,36 @@ class Live:
 def _without_data() -> Iterator[None]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), _converting_modules():
         yield
+
+
+@contextmanager
+def _converting_modules() -> Iterator[None]:
+    """`model.to(dtype)` without data, which torch (2.13) refuses: parameters are replaced, tied ones once."""
+    import torch
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    new: Any = WeakIdKeyDictionary()
+
+    def convert(module: torch.nn.Module, fn: Callable[[Any], Any], recurse: bool = True) -> torch.nn.Module:
+        for child in module.children() if recurse else ():
+            child._apply(fn)  # type: ignore[no-untyped-call]  # torch does not say
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                if parameter not in new:
+                    with torch.no_grad():
+                        new[parameter] = torch.nn.Parameter(fn(parameter), parameter.requires_grad)
+                module._parameters[key] = new[parameter]
+        module._buffers.update({key: None if b is None else fn(b) for key, b in module._buffers.items()})
+        return module
+
+    before = torch.nn.Module._apply
+    torch.nn.Module._apply = convert  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Module._apply = before  # type: ignore[method-assign]
 
 
 def _load(place: str) -> Callable[[], Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from probe.analyzers.projection.result import TargetStep, WhatIfResult
+from probe.analyzers.projection.result import OpMoved, TargetStep, WhatIfResult
 from probe.report.text import printable, shorten
 from probe.units import UNKNOWN, format_bytes, format_fraction, format_si, format_time, significant
 
@@ -40,7 +40,7 @@ def _head(found: WhatIfResult) -> Text:
 
 def _sentence(found: WhatIfResult, one: TargetStep) -> Text:
     low, high = (format_time(s) for s in one.interval_s)
-    change = f" {', '.join(one.changed)}" if one.changed else ""
+    change = f", {', '.join(map(printable, one.changed))}" if one.changed else ""
     where = f"on {one.device}" + (f" × {one.ranks}" if one.ranks > 1 else "")
     return Text(
         f"The step of {format_time(found.base.step_s)} would take {format_time(one.step_s)} ({low} to {high})"
@@ -74,9 +74,10 @@ def _one(target: TargetStep, top: int) -> Iterator[RenderableType]:
         yield Text("\ncommunication of a rank per step", style="bold")
         yield _communication(target)
         yield from _curve(target)
-    if target.ops and top:
+    changing = [op for op in target.ops if op.after_s != op.before_s][:top]
+    if changing:
         yield Text("\nwhat changes most", style="bold")
-        yield _ops(target, top)
+        yield _ops(changing)
 
 
 def _communication(target: TargetStep) -> Table:
@@ -96,12 +97,12 @@ def _curve(target: TargetStep) -> Iterator[RenderableType]:
         yield Text(f"from {target.crossover_ranks} ranks on communication and bubble take half of the step or more")
 
 
-def _ops(target: TargetStep, top: int) -> Table:
+def _ops(ops: Sequence[OpMoved]) -> Table:
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for name, width in (("", 30), ("before", 10), ("after", 10), ("bound", 26)):
         justify = "right" if width == 10 else "left"
         table.add_column(name, max_width=width, no_wrap=True, justify=justify)  # type: ignore[arg-type]
-    for op in target.ops[:top]:
+    for op in ops:
         same = op.bound_before == op.bound_after
         bound = op.bound_before if same else f"{op.bound_before} → {op.bound_after}"
         table.add_row(shorten(printable(op.name), 30), format_time(op.before_s), format_time(op.after_s), bound)
