@@ -79,6 +79,35 @@ def memory_bytes(pid: int) -> int:
     return int(line.split()[1]) << 10
 
 
+def at_rest(pid: int) -> int:
+    """What the server holds once that has not changed for two seconds: memory is given back a while after a reading."""
+    before, now, since = -1, memory_bytes(pid), time.monotonic()
+    while now != before and time.monotonic() - since < 60:
+        time.sleep(2)
+        before, now = now, memory_bytes(pid)
+    return now
+
+
+def trace_bytes(path: Path) -> int:
+    """The size of the parsed trace: its arrays and names."""
+    from probe.readers import formats
+
+    return _size(formats.read(path), set())
+
+
+def _size(part: Any, seen: set[int]) -> int:
+    if id(part) in seen:
+        return 0
+    seen.add(id(part))
+    if hasattr(part, "nbytes"):
+        return int(part.nbytes)
+    if hasattr(part, "__dataclass_fields__"):
+        return sum(_size(getattr(part, name), seen) for name in part.__dataclass_fields__)
+    if isinstance(part, (tuple, list)):
+        return sum(_size(one, seen) for one in part) + 8 * len(part)
+    return sys.getsizeof(part) if isinstance(part, str) else 0
+
+
 def timed(page: Any, root: str, address: str, there: str) -> float:
     """Seconds from asking for a page until what was wanted stands in it."""
     begin = time.perf_counter()
@@ -151,36 +180,62 @@ def main() -> None:
         write(path, wish.events, wish.operators)
         server, root, cpu_s = start(path)
         try:
-            _report(server, root, cpu_s, wish)
+            _report(server, root, cpu_s, path, wish)
         finally:
             server.terminate()
             server.wait()
 
 
-def _report(server: subprocess.Popen[str], root: str, cpu_s: float, wish: argparse.Namespace) -> None:
-    import urllib.request
-
+def _report(server: subprocess.Popen[str], root: str, cpu_s: float, path: Path, wish: argparse.Namespace) -> None:
     print(f"{wish.events} events, {wish.operators} operators, load {os.getloadavg()[0]:.1f}")
     print(f"{'CPU until the address is printed':36}{cpu_s:8.2f} s")
     idle = memory_bytes(server.pid)
-    begin = time.perf_counter()
-    with urllib.request.urlopen(f"{root}/_dash-layout") as answer:
-        answer.read()
+    print(f"{'run read and analysed':36}{_first_visit(root):8.1f} s")
+    held = trace_bytes(path)
+    print(f"{'parsed trace':36}{held / 1e6:8.0f} MB")
+    _tell_memory("server, idle", idle, idle, held)
+    _tell_memory("server, run and timeline held", at_rest(server.pid), idle, held)
+    _ten_tabs(root)
+    _tell_memory("server, after ten tabs at once", at_rest(server.pid), idle, held)
+    for what, unit, values in measure(root, wish.runs):
+        spread = f"[{min(values):.3g}, {max(values):.3g}] n {len(values)}"
+        print(f"{what:36}{statistics.median(values):8.3g} {unit:9}{spread}")
+    _tell_memory("server, after all", at_rest(server.pid), idle, held)
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+def _tell_memory(what: str, now: int, idle: int, held: int) -> None:
+    print(f"{what:36}{now / 1e6:8.0f} MB       beyond idle {(now - idle) / held:.2f} of the parsed trace")
+
+
+def _first_visit(root: str) -> float:
+    """Seconds until the overview of a run that nobody asked for before stands; then its timeline is asked for."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playing:  # the first visit reads the run
+    begin = time.perf_counter()
+    with sync_playwright() as playing:
         browser = playing.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
         page.set_default_timeout(600_000)
         timed(page, root, "/overview", READY["overview"])
-        print(f"{'run read and analysed':36}{time.perf_counter() - begin:8.1f} s")
+        took = time.perf_counter() - begin
         timed(page, root, "/timeline", READY["timeline"])
         browser.close()
-    print(f"{'server memory, idle and with the run':36}{idle / 1e6:8.0f} MB {memory_bytes(server.pid) / 1e6:8.0f} MB")
-    for what, unit, values in measure(root, wish.runs):
-        spread = f"[{min(values):.3g}, {max(values):.3g}] n {len(values)}"
-        print(f"{what:36}{statistics.median(values):8.3g} {unit:9}{spread}")
-    print(f"{'server memory after all':36}{memory_bytes(server.pid) / 1e6:8.0f} MB; load {os.getloadavg()[0]:.1f}")
+    return took
+
+
+def _ten_tabs(root: str) -> None:
+    """Ten tabs that stand open together, on all pages with data."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playing:
+        browser = playing.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for number in range(10):
+            page = browser.new_page()
+            page.set_default_timeout(300_000)
+            name = list(READY)[number % len(READY)]
+            timed(page, root, f"/{name}", READY[name])
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -74,20 +74,24 @@ def create_app(library: Library, rules: Access) -> Dash:
 
 def _callbacks(app: Dash, library: Library) -> None:
     """What Dash asks the server for, and what the browser answers by itself."""
+    _pages(app, library)
+    _grid(app, library)
+    _pickers()
+
+
+def _pages(app: Dash, library: Library) -> None:
+    """The page of an address; asked again while its run is being read."""
     icon = app.get_asset_url("icon.svg")
-    place = (State("url", "pathname"), State("url", "search"))
+    around = (
+        ("run-picker", "data"), ("run-picker", "value"), ("chip", "children"), ("run-id", "data-run"),
+        ("run-id", "data-name"), ("export", "href"), ("export", "hidden"),
+    )  # fmt: skip
 
     @app.callback(
         Output("page", "children"),
         Output("title", "children"),
         Output("nav", "children"),
-        Output("run-picker", "data"),
-        Output("run-picker", "value"),
-        Output("chip", "children"),
-        Output("run-id", "data-run"),
-        Output("run-id", "data-name"),
-        Output("export", "href"),
-        Output("export", "hidden"),
+        *(Output(identity, value) for identity, value in around),
         Input("url", "pathname"),
         Input("url", "search"),
     )
@@ -95,16 +99,19 @@ def _callbacks(app: Dash, library: Library) -> None:
         return shown(library, pathname, search, icon)
 
     @app.callback(
-        Output("page", "children", allow_duplicate=True),
-        Output("nav", "children", allow_duplicate=True),
-        Output("chip", "children", allow_duplicate=True),
+        *(Output(identity, "children", allow_duplicate=True) for identity in ("page", "nav", "chip")),
         Input("again", "n_intervals"),
-        *place,
+        State("url", "pathname"),
+        State("url", "search"),
         prevent_initial_call=True,
     )
     def again(_: int, pathname: str, search: str) -> tuple[Any, ...]:
         everything = shown(library, pathname, search, icon)
         return (everything[0], everything[2], everything[5])
+
+
+def _grid(app: Dash, library: Library) -> None:
+    """The rows of the operators' grid, grouped by the server; chosen, filtered and remembered by the browser."""
 
     @app.callback(
         Output("grid", "rowData"),
@@ -116,22 +123,6 @@ def _callbacks(app: Dash, library: Library) -> None:
     def group(by: str, run: str) -> tuple[Any, Any]:
         return grouped(library, by, run)
 
-    search = State("url", "search")
-    clientside_callback(
-        ClientsideFunction("probe", "run"),
-        Output("url", "search"),
-        Input("run-picker", "value"),
-        search,
-        prevent_initial_call=True,
-    )
-    for identity, function in (("base-run", "base"), ("new-run", "compared"), ("machine", "machine")):
-        clientside_callback(
-            ClientsideFunction("probe", function),
-            Output("url", "search", allow_duplicate=True),
-            Input(identity, "value"),
-            search,
-            prevent_initial_call=True,
-        )
     for identity, value, function in (
         ("grid", "selectedRows", "row"),
         ("grid-search", "value", "search"),
@@ -141,6 +132,23 @@ def _callbacks(app: Dash, library: Library) -> None:
             ClientsideFunction("probe", function),
             Output("unused", "data", allow_duplicate=True),
             Input(identity, value),
+            prevent_initial_call=True,
+        )
+
+
+def _pickers() -> None:
+    """Another run, base or machine is another address, which the browser writes."""
+    for identity, function in (
+        ("run-picker", "run"),
+        ("base-run", "base"),
+        ("new-run", "compared"),
+        ("machine", "machine"),
+    ):
+        clientside_callback(
+            ClientsideFunction("probe", function),
+            Output("url", "search", allow_duplicate=identity != "run-picker"),
+            Input(identity, "value"),
+            State("url", "search"),
             prevent_initial_call=True,
         )
 

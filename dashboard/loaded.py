@@ -6,7 +6,7 @@ Readers and analyzers are imported when a run is first read: the server answers 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from probe.analysis import Analysis
 from probe.comparison import Comparison
 from probe.dashboard.catalogue import Catalogue, Entry
 from probe.dashboard.shelf import Reading, Shelf
-from probe.dashboard.timeline.index import Index
-from probe.errors import InputError, ProbeError
+from probe.dashboard.timeline.tracks import tracks
+from probe.errors import InputError
 from probe.measurement import MicrobenchResult
-from probe.sources import Jobs, RunSource, files_of, find
+from probe.report.timeline.index import Index
+from probe.sources import Jobs, RunSource, find
 from probe.telemetry import Telemetry
 from probe.units import format_bytes
 
 HELD_ANALYSES, HELD_TIMELINES, HELD_COMPARISONS, HELD_RESULTS = 6, 3, 6, 12
-MOST_RANKS = 8  # of a job, in one timeline
 Told = Callable[[str], None]
 
 
@@ -79,25 +79,23 @@ class Library:
         return Loaded(entry, analysis, _environment(entry))
 
     def _timeline(self, identity: str, told: Told) -> Index:
-        from probe.dashboard.timeline.build import Recorded, build
-        from probe.readers import formats
-        from probe.run_flows import split
+        from probe.timelines import timeline
 
         entry, analysis = self._entry(identity), self.analysis(identity).result().analysis
-        if analysis.source.kind == "snapshot":
-            raise ProbeError("a snapshot of the allocator holds no events in time")
-        files = files_of(entry.source)[:MOST_RANKS]
-        recorded = []
-        for number, file in enumerate(files):
-            told(f"laying out the events of {number + 1} of {len(files)} ranks" if len(files) > 1 else "laying out")
-            recorded.append(Recorded(split(formats.read(file), None).trace, whole=len(files) == 1))
-        return build(recorded, analysis, _telemetry(entry))
+        index = timeline(entry.source, analysis, told=told)
+        telemetry = _telemetry(entry)
+        if telemetry is None:
+            return index
+        return replace(index, tracks=tracks(telemetry, index.start_unix_ns, index.begin_ns, index.end_ns))
 
     def _compare(self, pair: str, told: Told) -> Comparison:
         from probe.sides import compare
 
-        base, new = (self._entry(identity) for identity in pair.split())
-        return compare(base.source, new.source, lambda what, done, total: told(_progress(what, done, total)))
+        entries = [self._entry(identity) for identity in pair.split()]
+        known = {entry.source: self.analysis(entry.id) for entry in entries}  # both begin to be read, or are there
+        told("reading both runs")
+        base, new = (entry.source for entry in entries)
+        return compare(base, new, analysed=lambda source: known[str(source)].result().analysis)
 
     def _result(self, identity: str, _: Told) -> MicrobenchResult:
         from probe.sides import read_microbench

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
 from probe.dashboard.catalogue import ID
+from probe.report.palette import BOUNDS
 
 LONGEST_TEXT = 200
 MOST_OPERATORS = 10_000_000
+FARTHEST = 40.0  # powers of ten from 1, on either axis
+MOST_ZOOM_CHARACTERS = 120
+COLUMNS = (
+    "name", "shapes", "bound", "time", "roof", "gain", "share", "calls", "limiter", "rate", "moved", "dtypes", "module"
+)  # fmt: skip
 GROUPINGS = ("none", "name", "module", "dtypes", "bound")
 
 
@@ -29,6 +35,9 @@ class Query:
     end: float | None = None
     text: str = ""  # that a search or filter holds
     by: str = "none"  # how operators are grouped
+    sort: tuple[str, str] | None = None  # column of the grid, "asc" or "desc"
+    zoom: tuple[float, float, float, float] | None = None  # powers of ten: ends of the roofline's axes, x then y
+    hide: frozenset[str] = frozenset()  # classes whose marks are not shown
 
     def address(self, page: str, **changed: str) -> str:
         """The address of another page that shows the same run, compared with the same base."""
@@ -51,6 +60,9 @@ def of(given: Mapping[str, str]) -> Query:
         end=number(given, "to"),
         text=text(given, "q"),
         by=_one_of(given.get("by", "none")),
+        sort=_sort(given.get("sort")),
+        zoom=_zoom(given.get("zoom")),
+        hide=_classes(given.get("hide")),
     )
 
 
@@ -96,3 +108,37 @@ def _one_of(value: str) -> str:
     if value not in GROUPINGS:
         raise QueryError(f"by is one of {', '.join(GROUPINGS)}")
     return value
+
+
+def _sort(value: str | None) -> tuple[str, str] | None:
+    """A column of the grid and a direction, as in `time:desc`."""
+    if not value:
+        return None
+    column, _, direction = value.partition(":")
+    if column not in COLUMNS or direction not in ("asc", "desc"):
+        raise QueryError(f"sort is one of {', '.join(COLUMNS)} with :asc or :desc")
+    return column, direction
+
+
+def _zoom(value: str | None) -> tuple[float, float, float, float] | None:
+    """Two rising pairs of powers of ten, as in `-1,3,9,14`."""
+    if not value:
+        return None
+    try:
+        ends = [float(part) for part in value[:MOST_ZOOM_CHARACTERS].split(",")]
+    except ValueError:
+        ends = []
+    if len(ends) != 4:
+        raise QueryError("zoom is four powers of ten with commas between: ends of x, then of y")
+    x0, x1, y0, y1 = ends
+    if not (-FARTHEST <= x0 < x1 <= FARTHEST and -FARTHEST <= y0 < y1 <= FARTHEST):
+        raise QueryError(f"zoom lies within {FARTHEST:g} powers of ten, each axis from less to more")
+    return x0, x1, y0, y1
+
+
+def _classes(value: str | None) -> frozenset[str]:
+    """Names of classes with commas between."""
+    found = frozenset(value.split(",") if value else ())
+    if not found <= set(BOUNDS):
+        raise QueryError(f"hide names some of {', '.join(BOUNDS)}")
+    return found

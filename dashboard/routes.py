@@ -6,6 +6,7 @@ import gzip
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 from flask import Flask, Response, abort, redirect, request, send_file
@@ -17,10 +18,10 @@ from probe.dashboard.loaded import Library
 from probe.dashboard.op_card import card
 from probe.dashboard.security import plain
 from probe.dashboard.timeline import ask
-from probe.dashboard.timeline.index import Index
-from probe.dashboard.timeline.tiles import Tiles, Window
 from probe.errors import ProbeError
 from probe.report import html
+from probe.report.timeline.index import Index
+from probe.report.timeline.tiles import Tiles, Window
 from probe.sources import files_of
 
 LONGEST_WAIT_S = 25.0
@@ -77,7 +78,7 @@ def add(server: Flask, library: Library, pages: frozenset[str]) -> None:
     @server.get("/api/run/<identity>/report")
     def report(identity: str) -> Response:
         entry = _entry(library, identity)
-        page = html.render(library.analysis(entry.id).result().analysis)
+        page = _report(library, entry)
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in entry.name)[:80]
         head = {"Content-Disposition": f'attachment; filename="{name}.html"'}
         return Response(page, mimetype="text/html", headers=head)
@@ -128,6 +129,15 @@ def _index(library: Library, identity: str) -> Index:
     return library.timeline(_entry(library, identity).id).result()
 
 
+def _report(library: Library, entry: Entry) -> str:
+    """The run's page, with its timeline where it has one."""
+    analysis = library.analysis(entry.id).result().analysis
+    try:
+        return html.render(analysis, timeline=library.timeline(entry.id).result())
+    except ProbeError as error:
+        return html.render(analysis, notes=(f"the timeline is left out: {error}",))
+
+
 def _stretch(given: Mapping[str, str]) -> tuple[float, float]:
     begin, end = query.number(given, "from"), query.number(given, "to")
     if begin is None or end is None or not begin < end:
@@ -154,10 +164,15 @@ def _binary(content: bytes) -> Response:
     return Response(packed, mimetype="application/octet-stream", headers=head)
 
 
-@lru_cache(64)
+_packed: dict[str, tuple[int, bytes]] = {}  # by path: what was packed, as a checksum, and what came of it
+
+
 def _packed_file(path: str, content: bytes) -> bytes:
-    """A file of a page's own, packed once."""
-    return gzip.compress(content, 6)
+    """A file of a page's own, packed once; only packed is it held."""
+    checksum = crc32(content)
+    if path not in _packed or _packed[path][0] != checksum:
+        _packed[path] = (checksum, gzip.compress(content, 6))
+    return _packed[path][1]
 
 
 def _compressed(response: Response) -> Response:

@@ -13,6 +13,7 @@ from waitress import create_server
 
 from probe.dashboard.app import create_app
 from probe.dashboard.catalogue import Catalogue
+from probe.dashboard.kept_memory import keep_little
 from probe.dashboard.loaded import Library
 from probe.dashboard.security import LOOPBACK, Access, access
 from probe.errors import UsageError
@@ -40,6 +41,7 @@ class Server:
 
     def run(self) -> None:
         """Serve until Ctrl-C. The first run is read meanwhile, so that its page is there when it is asked for."""
+        keep_little()
         threading.Thread(target=self._first, daemon=True).start()
         try:
             self._waitress.run()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from probe.dashboard.kept_memory import give_back
 from probe.errors import ProbeError
 
 T = TypeVar("T")
@@ -70,3 +71,4 @@ class Shelf(Generic[T]):
             raise
         finally:
             reading.done.set()
+            give_back()

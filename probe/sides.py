@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from probe import comparison as objects
+from probe.analysis import Analysis
 from probe.analyzers.compare.microbench import compare_microbench
 from probe.analyzers.compare.operators import per_step
 from probe.analyzers.compare.runs import Recorded, compare_runs
@@ -51,9 +52,13 @@ class Comparison(objects.Comparison):
 
 
 def compare(
-    base: str | Path, new: str | Path, progress: Callable[[str, int, int | None], None] | None = None
-) -> Comparison:
-    """What got faster or slower from `base` to `new`: two runs or traces, or two files of microbenchmarks."""
+    base: str | Path, new: str | Path, progress: Callable[[str, int, int | None], None] | None = None,
+    analysed: Callable[[str | Path], Analysis] | None = None,
+) -> Comparison:  # fmt: skip
+    """What got faster or slower from `base` to `new`: two runs or traces, or two files of microbenchmarks.
+
+    analysed: gives the analysis of a side to those who hold it; by default each is read.
+    """
     kinds = ["microbench" if _holds_microbench(source) else "run" for source in (base, new)]
     if kinds[0] != kinds[1]:
         first, second = ("microbenchmarks" if kind == "microbench" else "a run or trace" for kind in kinds)
@@ -61,7 +66,7 @@ def compare(
     if kinds[0] == "microbench":
         return _presentable(compare_microbench(read_microbench(base), read_microbench(new), (str(base), str(new))))
     request = Request(progress=progress)
-    return _presentable(compare_runs(_recorded(base, request), _recorded(new, request)))
+    return _presentable(compare_runs(*(_recorded(side, request, analysed) for side in (base, new))))
 
 
 def _presentable(plain: objects.Comparison) -> Comparison:
@@ -98,12 +103,14 @@ def read_microbench(source: str | Path) -> MicrobenchResult:
         raise InputError(f"{source}: damaged ({error}); measure again with `probe run microbench -o`") from None
 
 
-def _recorded(source: str | Path, request: Request) -> Recorded:
+def _recorded(
+    source: str | Path, request: Request, analysed: Callable[[str | Path], Analysis] | None = None
+) -> Recorded:
     """What is known of one run, trace, or job of many ranks."""
     found = find(source)
     if isinstance(found, RunSource) and not found.run.traces and len(found.run.main.steps):
         return _timed_only(found.run)
-    analysis = examine(source, request).analysis
+    analysis = analysed(source) if analysed is not None else examine(source, request).analysis
     trace = formats.read(files_of(source)[0])
     recorded = Recorded(
         path=analysis.source.path,

@@ -4,13 +4,13 @@ Skipped where there is no playwright or no Chromium of the system's. Nothing ass
 """
 
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import MARKS, opened
 from dashboard_runs import HOSTILE_FILE, MARKUP, SAMPLES, hostile_trace, id_of
 from waitress import create_server
 
@@ -20,24 +20,10 @@ from probe.dashboard.loaded import Library
 from probe.dashboard.security import access
 from probe.dashboard.server import bound
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed (Debian: apt-get install chromium)"),
-    # A busy machine makes a browser miss its time; sockets that it leaves to the collector are not ours.
-    pytest.mark.flaky(reruns=2),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-SWITCHES = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+pytestmark = MARKS
 ALL_NAMED = """words => { const names = [...document.querySelectorAll(".ag-center-cols-container [col-id=name]")];
     return names.length > 0 && names.every(name => name.textContent.toLowerCase().includes(words)); }"""
-PATIENCE_MS = 15_000
+PATIENCE_MS = 60_000
 
 
 class Site:
@@ -72,10 +58,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield opened
-        opened.close()
+    with opened() as found:
+        yield found
 
 
 class Tab:
@@ -108,29 +92,27 @@ class Tab:
 
 @pytest.fixture
 def tab(browser: Any, site: Site) -> Iterator[Tab]:
-    opened = Tab(browser, site.root)
-    yield opened
-    opened.context.close()
-    assert opened.faults == [] and opened.strangers == []
+    found = Tab(browser, site.root)
+    yield found
+    found.context.close()
+    assert found.faults == [] and found.strangers == []
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_every_page_stands_in_both_themes_and_widths(browser: Any, site: Site, theme: str) -> None:
     """No error, no request elsewhere, nothing wider than the window from 1024 pixels on."""
-    opened = Tab(browser, site.root, theme)
+    tab = Tab(browser, site.root, theme)
     for name in PAGES:
-        page = opened.open(
-            f"/{name}?run={site.run}&base={site.base}" if name == "compare" else f"/{name}?run={site.run}"
-        )
+        page = tab.open(f"/{name}?run={site.run}&base={site.base}" if name == "compare" else f"/{name}?run={site.run}")
         assert page.locator("#title").inner_text()
         assert page.locator("[role=alert]").count() == 0, name
-        for width in (1440, 1024):
+        for width in (1440, 1024, 2560):
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (name, width)
         page.set_viewport_size({"width": 1440, "height": 900})
     assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == theme
-    opened.context.close()
-    assert opened.faults == [] and opened.strangers == []
+    tab.context.close()
+    assert tab.faults == [] and tab.strangers == []
 
 
 def _shown(page: Any) -> str:
@@ -180,6 +162,70 @@ def test_a_link_shows_the_same_picture(tab: Tab, site: Site) -> None:
     page.wait_for_function("() => probe.timeline && probe.timeline.tile")
     assert page.evaluate("[probe.timeline.a, probe.timeline.b]") == [begin, begin + 50_000_000]
     assert page.locator(".timeline-search").input_value() == "addmm"
+
+
+def test_the_address_holds_the_zoom_of_the_roofline_and_the_classes_shown(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/roofline?run={site.run}")
+    page.wait_for_selector(".traceclassmemory .points path")
+    page.wait_for_timeout(500)
+    box = page.locator(".js-plotly-plot .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, -400)
+    page.wait_for_function("() => location.search.includes('zoom=')")
+    page.locator("button[data-class=memory]").click()
+    page.wait_for_function("() => location.search.includes('hide=memory')")
+    seen = "document.querySelector('.js-plotly-plot')._fullLayout.xaxis.range.map(end => end.toFixed(2)).join()"
+    before = page.evaluate(seen)
+    address = page.url.removeprefix(tab.root)
+    page = tab.open(address)
+    page.wait_for_selector(".traceclasscompute .points path")
+    assert page.evaluate(seen) == before and not page.locator(".traceclassmemory").first.is_visible()
+    page.locator("nav >> text=Operators").click()
+    page.wait_for_selector(".ag-center-cols-container .ag-row")
+    assert "zoom=" not in page.url and "hide=" not in page.url
+
+
+def test_the_address_holds_how_the_grid_is_sorted(tab: Tab, site: Site) -> None:
+    page = tab.open(f"/operators?run={site.run}")
+    page.wait_for_selector(".ag-center-cols-container .ag-row")
+    page.locator(".ag-header-cell[col-id=calls]").click()
+    page.wait_for_function("() => location.search.includes('sort=calls%3A')")
+    first = page.locator(".ag-center-cols-container .ag-row[row-index='0']").get_attribute("row-id")
+    page = tab.open(page.url.removeprefix(tab.root))
+    page.wait_for_selector(".ag-center-cols-container .ag-row")
+    assert page.locator(".ag-header-cell[col-id=calls]").get_attribute("aria-sort") in ("ascending", "descending")
+    assert page.locator(".ag-center-cols-container .ag-row[row-index='0']").get_attribute("row-id") == first
+
+
+PERFETTO = """<!doctype html><title>stand-in</title><script>
+  window.heard = [];
+  addEventListener("message", (event) => {
+    window.heard.push(event.data === "PING" ? "PING" : event.data.perfetto.buffer.byteLength);
+    if (event.data === "PING" && window.heard.length > 2) event.source.postMessage("PONG", event.origin);
+  });
+</script>"""
+
+
+def test_a_trace_is_handed_to_perfetto_on_a_click_only(browser: Any, site: Site) -> None:
+    """A page of our own stands where ui.perfetto.dev is; it gets the file's bytes once it has said that it is ready."""
+    tab = Tab(browser, site.root)
+    perfetto = "https://ui.perfetto.dev/**"
+    tab.context.route(perfetto, lambda route: route.fulfill(body=PERFETTO, content_type="text/html"))
+    page = tab.open(f"/timeline?run={site.run}")
+    page.wait_for_function("() => probe.timeline && probe.timeline.tile")
+    assert tab.strangers == []
+    with page.expect_popup() as opening:
+        page.locator("#perfetto").click()
+    other = opening.value
+    assert other.url == "https://ui.perfetto.dev/"
+    other.wait_for_function("() => typeof window.heard[window.heard.length - 1] === 'number'")
+    heard = other.evaluate("window.heard")
+    size = page.evaluate(
+        "run => fetch('/api/trace/' + run).then(a => a.arrayBuffer()).then(b => b.byteLength)", site.run
+    )
+    assert heard[0] == "PING" and heard[-1] == size > 1000 and sum(one == size for one in heard) == 1
+    tab.context.close()
+    assert tab.faults == [] and tab.strangers == []
 
 
 def test_the_grid_is_searched_grouped_and_chosen_from(tab: Tab, site: Site) -> None:
@@ -239,7 +285,7 @@ def test_another_run_is_chosen_and_the_first_one_exported(tab: Tab, site: Site) 
     with page.expect_download() as download:
         page.locator("#export").click()
     exported = Path(download.value.path()).read_text()
-    assert "transformer_step" in exported and "<script" not in exported and "src=" not in exported
+    assert "transformer_step" in exported and "src=" not in exported and '<div class="timeline">' in exported
     page.locator("#run-picker").click()
     page.locator("[role=option]:has-text('resnet_step')").click()
     page.wait_for_function("run => location.search.includes(run)", arg=site.base)

@@ -12,18 +12,18 @@ from probe.analysis import Operator
 from probe.dashboard.catalogue import ID, Catalogue
 from probe.dashboard.figures.arrows import arrows, matched
 from probe.dashboard.figures.axes import logarithmic, round_ticks
-from probe.dashboard.figures.curves import Machine, curves
+from probe.dashboard.figures.curves import Machine, curves, names
 from probe.dashboard.figures.memory import memory_curve
 from probe.dashboard.figures.roofline import MOST_MARKS, Roof, hover, plane, roofline, roofs
 from probe.dashboard.pages import operators
-from probe.dashboard.palette import LOOKS, SERIES_LIGHT
-from probe.dashboard.query import Query, QueryError, parse
+from probe.dashboard.query import COLUMNS, Query, QueryError, parse
 from probe.dashboard.readings import amount, words
 from probe.device import Ceilings, Level
 from probe.errors import InputError
 from probe.measurement import Measurement
 from probe.memory_use import MemoryTimeline
 from probe.report.curves import arrange
+from probe.report.palette import LOOKS, SERIES_LIGHT
 
 CSS = (Path(__file__).parent.parent / "dashboard" / "assets" / "probe.css").read_text()
 CEILINGS = Ceilings("measured", "X", 1e11, {"float32": 1e13, "float64": 1e13, "int8": 4e13},
@@ -104,6 +104,42 @@ def test_memory_is_stacked_by_category_and_empty_ones_are_left_out() -> None:
     timeline = MemoryTimeline((0.0, 1.0), (10, 20), None, {"parameters": (10, 10), "other": (0, 0)})
     names = [trace.name for trace in memory_curve(timeline).data]
     assert names == ["parameters", "allocated"]
+
+
+def test_no_two_curves_of_a_figure_have_one_name() -> None:
+    points = [
+        Measurement("memory_bandwidth", way, "bandwidth", "B/s", v, v, v, (v, v), 5, {"size_bytes": n, "kernel": way})
+        for way in ("read", "copy") for n, v in ((4096, 1e11), (8192, 5e10), (16384, 1e10))
+    ]  # fmt: skip
+    figure = arrange(points)[0][0]
+    assert names([Machine("alone", figure)]) == [series.name for series in figure.series]
+    twice = names([Machine("the same", figure), Machine("the same", figure)])
+    assert len(set(twice)) == 4 and curves([Machine("the same", figure)] * 2).data[3].name == twice[3]
+    long = "n" * 200
+    assert len(set(names([Machine(long + "a" + long, figure), Machine(long + "b" + long, figure)]))) == 4
+
+
+def test_a_roofline_shows_the_part_that_was_asked_for() -> None:
+    lines, ops = roofs(CEILINGS, CEILINGS), [operator(1)]
+    whole = roofline(lines, ops)
+    part = roofline(lines, ops, (-1.0, 1.0, 8.0, 11.0))
+    assert part.layout.xaxis.range == (-1.0, 1.0) and part.layout.yaxis.range == (8.0, 11.0)
+    assert part.layout.meta["whole"] == whole.layout.meta["whole"]
+    assert tuple(part.layout.meta["whole"][:2]) == pytest.approx(whole.layout.xaxis.range)
+
+
+def test_the_grid_is_sorted_as_the_address_says() -> None:
+    data = [operators._row(operator(1), on_device=False)]
+    usual, asked = operators.columns(data), operators.columns(data, ("name", "asc"))
+    assert [(c["field"], c["sort"]) for c in usual if "sort" in c] == [("gain", "desc")]
+    assert [(c["field"], c["sort"]) for c in asked if "sort" in c] == [("name", "asc")]
+    assert {c["field"] for c in usual} == set(COLUMNS)
+
+
+def test_an_address_holds_zoom_sort_and_hidden_classes() -> None:
+    query = parse("?zoom=-1,2.5,8,12&sort=time:asc&hide=memory,host")
+    assert query.zoom == (-1.0, 2.5, 8.0, 12.0) and query.sort == ("time", "asc")
+    assert query.hide == {"memory", "host"} and parse("?zoom=&sort=&hide=") == Query()
 
 
 def test_curves_of_two_machines_are_told_apart() -> None:

@@ -12,7 +12,7 @@ from dashboard_runs import ESCAPES, HOSTILE_FILE, MARKUP, SAMPLES, SCRIPT, hosti
 from flask.testing import FlaskClient
 
 from probe.cli import main
-from probe.dashboard import security
+from probe.dashboard import kept_memory, security
 from probe.dashboard.app import PAGES, create_app, grouped, shown
 from probe.dashboard.loaded import Library
 from probe.dashboard.security import access
@@ -129,6 +129,11 @@ def test_another_address_demands_a_token(held: Library) -> None:
     assert outside.get("/runs", base_url=HERE, buffered=True).status_code == 200
 
 
+def test_memory_is_given_back_where_the_system_can() -> None:
+    kept_memory.give_back()
+    assert kept_memory._of_libc("no_such_function") is None
+
+
 def test_loopback_demands_none_and_tokens_differ() -> None:
     assert access("127.0.0.1").token is None
     assert access("0.0.0.0").token != access("0.0.0.0").token
@@ -139,7 +144,9 @@ def test_loopback_demands_none_and_tokens_differ() -> None:
     [
         ("/nowhere", 404), ("/overview/deeper", 404), ("/overview?run=x", 400), ("/overview?run=000000000000", 404),
         ("/compare?base=000000000000", 404), ("/overview?op=x", 400), ("/timeline?from=nan", 400),
-        ("/overview?by=x", 400),
+        ("/overview?by=x", 400), ("/operators?sort=time", 400), ("/operators?sort=x:asc", 400),
+        ("/roofline?zoom=1,2,3", 400), ("/roofline?zoom=2,1,3,4", 400), ("/roofline?zoom=a,b,c,d", 400),
+        ("/roofline?zoom=nan,1,1,2", 400), ("/roofline?zoom=0,1e9,0,1", 400), ("/roofline?hide=idle,x", 400),
         ("/assets/../app.py", 404), ("/assets/%2e%2e/app.py", 404), ("/assets/none.js", 404),
         ("/_dash-component-suites/dash/../../app.py", 404), ("/_dash-component-suites/none/x.js", 404),
         ("/api/run/../op/1", 404), ("/api/run/000000000000/op/0", 404), ("/api/run/RUN/op/x", 404),
@@ -228,8 +235,8 @@ def test_the_exported_page_shows_hostile_names_as_text(client: FlaskClient, held
     held.analysis(hostile).done.wait(60)
     answer = client.get(f"/api/run/{hostile}/report", base_url=HERE, buffered=True)
     text = answer.get_data(as_text=True)
-    assert "<img src=x" not in text and "<script" not in text and "\x1b" not in text
-    assert len(answer.data) < 1_500_000
+    assert "<img src=x" not in text and text.count("<script") == text.count("</script") == 2 and "\x1b" not in text
+    assert '<div class="timeline">' in text and len(answer.data) < 1_500_000
     assert "attachment" in answer.headers["Content-Disposition"] and "<" not in answer.headers["Content-Disposition"]
 
 
@@ -254,6 +261,14 @@ def test_a_trace_that_cannot_be_read_is_said_on_the_page(held: Library) -> None:
 def test_a_run_that_went_away_has_a_page_of_its_own(held: Library) -> None:
     assert any("No such run" in said for said in texts(shown(held, "/overview", "?run=000000000000", "")[0]))
     assert any("hexadecimal" in said for said in texts(shown(held, "/overview", "?run=zz", "")[0]))
+
+
+def test_a_comparison_takes_the_analyses_that_are_there(held: Library, run: str, monkeypatch: Any) -> None:
+    base = id_of(held, "starved_loader")
+    for identity in (run, base):
+        held.analysis(identity).done.wait(60)
+    monkeypatch.setattr("probe.sides.examine", lambda *_: pytest.fail("a run was analysed again"))
+    assert held.comparison(base, run, 60).result().rows
 
 
 def test_two_runs_are_compared(held: Library, run: str) -> None:

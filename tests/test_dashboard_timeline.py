@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import probe
 from probe.dashboard.timeline.ask import meta, occurrence, statistics
-from probe.dashboard.timeline.build import Recorded, build
-from probe.dashboard.timeline.index import CODES, Index, Lane, lane
-from probe.dashboard.timeline.tiles import Tiles, Window, marks, tile
+from probe.report.timeline.build import Recorded, build
+from probe.report.timeline.index import CODES, Index, Lane, lane
+from probe.report.timeline.tiles import Tiles, Window, marks, tile
 
 
 def _lane(rows: list[tuple[int, int]]) -> Lane:

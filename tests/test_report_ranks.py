@@ -53,7 +53,7 @@ def test_markdown(large: Analysis) -> None:
 
 def test_page(one: Analysis) -> None:
     few = replace(many_ranks.with_ranks(one, 5, {2: 1e-3}), collectives=COLLECTIVES, scaling=SCALING)
-    assert_golden("ranks_5.html", html.render(few))
+    assert_golden("ranks_5.html", html.body(few))
 
 
 def test_one_rank_without_collectives_has_nothing_of_this(one: Analysis) -> None:

@@ -68,4 +68,4 @@ def test_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = probe.analyze("transformer_step", ceilings="ceilings.json")
     assert_golden("transformer_step.txt", as_text(analysis))
     assert_golden("transformer_step.md", markdown.render(analysis))
-    assert_golden("transformer_step.html", html.render(analysis))
+    assert_golden("transformer_step.html", html.body(analysis))

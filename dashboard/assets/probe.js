@@ -167,12 +167,20 @@
       if (turned) group.setAttribute("transform", "rotate(" + angle.toFixed(2) + "," + turned[2] + "," + turned[3] + ")");
     }
   }
+  /* The stretch of the roofline's axes that is shown; not in the address where it is all of them */
+  function zoomed(plot) {
+    const layout = plot._fullLayout, whole = layout && layout.meta && layout.meta.whole;
+    if (!whole) return;
+    const now = [...layout.xaxis.range, ...layout.yaxis.range];
+    probe.address({ zoom: now.some((end, i) => Math.abs(end - whole[i]) > 1e-3) ? now.map((end) => +end.toFixed(3)).join(",") : null });
+  }
   function attach(plot) {
     if (plot._probe || !plot.on) return;
     plot._probe = true;
     const after = () => { slopes(plot); ring(plot); };
     plot.on("plotly_afterplot", after);
     plot.on("plotly_relayouting", after);
+    plot.on("plotly_relayout", () => zoomed(plot));
     plot.on("plotly_click", (event) => {
       const op = event.points[0] && event.points[0].customdata;
       if (op !== undefined && op !== null) probe.select(+op, "figure");
@@ -186,6 +194,13 @@
     window.dash_ag_grid.getApiAsync("grid").then((api) => api.setGridOption("quickFilterText", words || ""));
   }
 
+  /* The column that the grid is sorted by; in the address where it is not the usual one */
+  function sorted(api) {
+    const by = api.getColumnState().find((column) => column.sort);
+    const value = by ? by.colId + ":" + by.sort : null;
+    probe.address({ sort: value === "gain:desc" ? null : value });
+  }
+
   /* What a page just showed is marked, and drawn into, as soon as it stands */
   let due = 0;
   function settle() {
@@ -194,7 +209,11 @@
     show("page");
     card();
     const grid = document.getElementById("grid");
-    if (grid && !grid._filtered && window.dash_ag_grid) { grid._filtered = true; filter(probe.asked("q")); }
+    if (grid && !grid._filtered && window.dash_ag_grid) {
+      grid._filtered = true;
+      filter(probe.asked("q"));
+      window.dash_ag_grid.getApiAsync("grid").then((api) => api.addEventListener("sortChanged", () => sorted(api)));
+    }
     if (probe.selected !== null && probe.asked("op") !== String(probe.selected)) probe.address({ op: probe.selected });
     const title = document.getElementById("title"), run = document.getElementById("run-id");
     if (title) document.title = title.textContent + (run && run.dataset.name ? " · " + run.dataset.name : "") + " · probe";
@@ -213,6 +232,8 @@
       const on = at.getAttribute("aria-pressed") !== "true";
       at.setAttribute("aria-pressed", on);
       at.closest(".card").classList.toggle("hide-" + at.dataset.class, !on);
+      const hidden = [...at.parentNode.querySelectorAll("[data-class][aria-pressed=false]")];
+      probe.address({ hide: hidden.map((one) => one.dataset.class).join(",") });
     } else if (at.dataset.module) window.dash_clientside.set_props("grid-search", { value: at.dataset.module });
   });
 
@@ -235,7 +256,7 @@
 
   const searched = (search, changed) => {
     const parts = new URLSearchParams(search || "");
-    ["op", "from", "to", "q"].forEach((name) => parts.delete(name));
+    ["op", "from", "to", "q", "sort", "zoom", "hide"].forEach((name) => parts.delete(name));
     for (const [name, value] of Object.entries(changed)) if (value) parts.set(name, value); else parts.delete(name);
     return "?" + parts.toString();
   };

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from probe.dashboard.figures.axes import axis, layout, logarithmic, said
-from probe.dashboard.palette import SERIES, SERIES_LIGHT
 from probe.report.curves import Figure, Series, published, tick
+from probe.report.palette import SERIES, SERIES_LIGHT
+from probe.report.text import shorten
 from probe.units import format_value
 
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "x", "star", "pentagon")
 LINEAR_BELOW = 4.0  # times the least value: closer together, a logarithmic axis would show noise
 MOST_TICKS = 7
+LONGEST_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,7 @@ def curves(machines: Sequence[Machine]) -> go.Figure:
     """The series of the machines' figures of one question, a colour and a mark each."""
     figure = go.Figure()
     drawn = [(machine, series) for machine in machines for series in machine.figure.series]
-    for number, (machine, series) in enumerate(drawn):
-        name = " · ".join(part for part in (machine.name if len(machines) > 1 else "", series.name) if part)
+    for number, ((machine, series), name) in enumerate(zip(drawn, names(machines), strict=True)):
         figure.add_trace(_curve(machine.figure, series, number, name))
         if len(machines) == 1:
             for trace in _published(machine.figure, series, number):
@@ -51,6 +52,18 @@ def curves(machines: Sequence[Machine]) -> go.Figure:
         )
     )  # fmt: skip
     return figure
+
+
+def names(machines: Sequence[Machine]) -> list[str]:
+    """What each curve is called, no two the same: its machine where there are several, and what sets it apart."""
+    found: list[str] = []
+    for machine in machines:
+        for series in machine.figure.series:
+            words = (machine.name if len(machines) > 1 else "", series.name)
+            name = shorten(" · ".join(part for part in words if part), LONGEST_NAME)
+            again = sum(1 for other in found if other.rpartition(" #")[0] == name or other == name)
+            found.append(f"{name} #{again + 1}" if again else name)
+    return found
 
 
 def _vertical(values: Sequence[float], unit: str) -> dict[str, object]:

@@ -6,14 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
 from probe.analysis import Operator
 from probe.dashboard.figures.axes import INK, layout, logarithmic, said, si
-from probe.dashboard.palette import BOUNDS, LOOKS
 from probe.device import Ceilings
+from probe.report.palette import BOUNDS, LOOKS
 from probe.units import format_bytes_per_s, format_flops_per_s, format_fraction, format_time
 
 MOST_MARKS = 400  # drawn one by one; the others are thinned to one small mark a cell
@@ -25,6 +25,9 @@ LEAST_SHARE = 1e-3  # of the step: smaller operators do not stretch the axes
 SAME_HEIGHT = 1.02  # roofs closer than that share a label
 LABEL_GAP = 0.034  # of the height, between two labels on the right
 ASPECT = 1.9  # width by height of the plot for which the slope of labels is set; a page sets it to its own
+
+
+Zoom: TypeAlias = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -85,24 +88,30 @@ def plane(lines: Sequence[Roof], ops: Sequence[Operator]) -> Plane:
     return Plane(max(low_x, 1e-4), high_x, max(bottom / 2, top / 1e8), top * 3)
 
 
-def roofline(lines: Sequence[Roof], ops: Sequence[Operator]) -> go.Figure:
-    """The figure. `meta.slopes`: the annotations that lie along a memory roof, which a page turns to its own shape."""
+def roofline(lines: Sequence[Roof], ops: Sequence[Operator], zoom: Zoom | None = None) -> go.Figure:
+    """The figure. `meta.slopes`: the annotations that lie along a memory roof, which a page turns to its own shape.
+
+    `zoom`: the part of both axes that is shown, in powers of ten; `meta.whole` is all of them.
+    """
     shown = placed(ops)
     area = plane(lines, shown)
     figure = go.Figure()
     for trace in (*lines_of(lines, area), *_shade(shown[MOST_MARKS:]), *_marks(shown[:MOST_MARKS])):
         figure.add_trace(trace)
     labels = roof_labels(lines, area)
+    whole = tuple(math.log10(end) for end in (area.low_x, area.high_x, area.low_y, area.high_y))
     figure.update_layout(
         layout(
             annotations=labels,
             margin={"l": 68, "r": 178, "t": 14, "b": 50},
-            meta={"slopes": [i for i, label in enumerate(labels) if label.get("textangle")]},
+            meta={"slopes": [i for i, label in enumerate(labels) if label.get("textangle")], "whole": whole},
             xaxis=logarithmic("Arithmetic intensity, FLOP per byte of DRAM", area.low_x, area.high_x, si),
             yaxis=logarithmic("Achieved, FLOP/s", area.low_y, area.high_y, si),
             dragmode="pan",
         )
     )
+    if zoom is not None:
+        figure.update_xaxes(range=zoom[:2]).update_yaxes(range=zoom[2:])
     return figure
 
 

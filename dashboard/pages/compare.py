@@ -41,7 +41,7 @@ def render(view: View) -> Component:
         ],
         className="pickers",
     )
-    return html.Div([picked, *_answer(view, base, new)], className="page")
+    return html.Div([picked, *_answer(view, base, new)], className="page bounded")
 
 
 def _sides(view: View, runs: list[Entry]) -> tuple[Entry | None, Entry]:

@@ -9,13 +9,13 @@ from dash import html
 from dash.development.base_component import Component
 
 from probe.dashboard.catalogue import Entry
-from probe.dashboard.figures.curves import Machine, curves
-from probe.dashboard.palette import SERIES
+from probe.dashboard.figures.curves import Machine, curves, names
 from probe.dashboard.pieces import card, empty, failed, graph, table, text
 from probe.dashboard.view import View
 from probe.errors import ProbeError
 from probe.measurement import Measurement, MicrobenchResult
 from probe.report.curves import Alone, arrange, merged, split
+from probe.report.palette import SERIES
 from probe.report.ranks import Column
 from probe.units import UNKNOWN, format_value
 
@@ -47,16 +47,19 @@ def _picker(there: Sequence[Entry], chosen: Sequence[Entry]) -> Component:
 
 def _figures(results: Sequence[tuple[Entry, MicrobenchResult]]) -> Iterator[Component]:
     """A card a question; the machines that answered it stand together."""
-    by_title: dict[str, list[Machine]] = {}
-    for entry, result in results:
+    by_title: dict[tuple[str, str], list[Machine]] = {}  # and unit: one suite may measure seconds and cycles
+    for (_, result), name in zip(results, _names(results), strict=True):
         for figure in (part for whole in arrange(result.measurements)[0] for part in split(whole)):
-            by_title.setdefault(figure.title, []).append(Machine(_name(entry, result), merged(figure)))
-    cards = [_card(number, title, machines) for number, (title, machines) in enumerate(by_title.items())]
+            by_title.setdefault((figure.title, figure.unit), []).append(Machine(name, merged(figure)))
+    cards = [_card(number, title, machines) for number, ((title, _), machines) in enumerate(by_title.items())]
     yield html.Div(cards, className="tiles")
 
 
-def _name(entry: Entry, result: MicrobenchResult) -> str:
-    return f"{text(result.device.name, 40)} ({text(entry.name, 30)})"
+def _names(results: Sequence[tuple[Entry, MicrobenchResult]]) -> list[str]:
+    """What tells the machines apart: the file where all are the same device, else device and file."""
+    if len({result.device.name for _, result in results}) == 1 < len(results):
+        return [text(entry.name, 40) for entry, _ in results]
+    return [f"{text(result.device.name, 30)} ({text(entry.name, 24)})" for entry, result in results]
 
 
 def _card(number: int, title: str, machines: list[Machine]) -> Component:
@@ -70,25 +73,21 @@ def _heading(title: str) -> str:
 
 
 def _legend(machines: list[Machine]) -> Component:
-    names = [
-        " · ".join(part for part in (machine.name if len(machines) > 1 else "", series.name) if part)
-        for machine in machines
-        for series in machine.figure.series
-    ]
-    if names == [""]:
+    called = names(machines)
+    if called == [""]:
         return html.Div(className="legend")
     return html.Div(
-        [html.Span([html.I(className=f"swatch s{n % SERIES}"), text(name, 60)]) for n, name in enumerate(names)],
+        [html.Span([html.I(className=f"swatch s{n % SERIES}"), text(name, 80)]) for n, name in enumerate(called)],
         className="legend",
     )
 
 
 def _alone(results: Sequence[tuple[Entry, MicrobenchResult]]) -> Iterator[Component]:
     """What makes no curve, as tables."""
-    for entry, result in results:
+    for (_, result), name in zip(results, _names(results), strict=True):
         groups = [(alone, m) for alone in arrange(result.measurements)[1] for m in alone.measurements]
         if groups:
-            title = "Single figures" if len(results) == 1 else f"Single figures, {_name(entry, result)}"
+            title = "Single figures" if len(results) == 1 else f"Single figures, {name}"
             yield card(title, table(_columns(groups)))
 
 

@@ -41,7 +41,7 @@ def render(view: View) -> Component:
         id="group-by", value=by, size="xs", data=[{"value": name, "label": LABELS[name]} for name in GROUPINGS]
     )
     tools = html.Div([_search(view.query.text), html.Span("Group", className="soft"), group], className="tools")
-    main = card("Operators", grid(rows(analysis, by)), note=note, extra=tools, style="fills")
+    main = card("Operators", grid(rows(analysis, by), view.query.sort), note=note, extra=tools, style="fills")
     return html.Div(
         [html.Div([main, html.Div(side, className="side")], className="split wide")], className="page fixed"
     )
@@ -143,12 +143,12 @@ def _rate(ops: Iterable[Operator], seconds: float, which: str) -> float | None:
     return float(sum(done)) / seconds
 
 
-def grid(data: list[dict[str, Any]]) -> Component:
-    """The grid; a click on a row chooses its operator."""
+def grid(data: list[dict[str, Any]], sort: tuple[str, str] | None = None) -> Component:
+    """The grid, sorted as the address says; a click on a row chooses its operator."""
     drawn = dag.AgGrid(
         id="grid",
         rowData=data,
-        columnDefs=columns(data),
+        columnDefs=columns(data, sort),
         getRowId="params.data.id",
         columnSize=None,
         defaultColDef={
@@ -174,8 +174,13 @@ def grid(data: list[dict[str, Any]]) -> Component:
     return html.Div(drawn, className="gridbox")
 
 
-def columns(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the grid shows of each row; bars are on the scale of the largest."""
+def columns(data: list[dict[str, Any]], sort: tuple[str, str] | None = None) -> list[dict[str, Any]]:
+    """What the grid shows of each row; bars are on the scale of the largest. By default most to gain comes first."""
+    by, direction = sort or ("gain", "desc")
+    return [{**column, **({"sort": direction} if column["field"] == by else {})} for column in _columns(data)]
+
+
+def _columns(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
     number = {"type": "rightAligned", "filter": "agNumberColumnFilter"}
 
     def shown(function: str) -> dict[str, Any]:
@@ -201,7 +206,7 @@ def columns(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {"field": "bound", "headerName": "Bound", "width": 122, "cellRenderer": "ProbeBound"},
         {"field": "time", "headerName": "Time", "width": 100, **bar("time", "probeTime")},
         {"field": "roof", "headerName": "Of roof", "width": 88, **roof},
-        {"field": "gain", "headerName": "To gain", "width": 100, "sort": "desc", **bar("gain", "probeTime")},
+        {"field": "gain", "headerName": "To gain", "width": 100, **bar("gain", "probeTime")},
         {"field": "share", "headerName": "Share", "width": 76, **shown("probePercent")},
         {"field": "calls", "headerName": "Calls", "width": 72, **shown("probeCalls")},
         {"field": "limiter", "headerName": "Limiter", "width": 122},

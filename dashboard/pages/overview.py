@@ -12,8 +12,10 @@ from probe.dashboard.pieces import attributes, card, kpi, operator_link, parts_b
 from probe.dashboard.view import View
 from probe.findings import Finding
 from probe.report import verdict
-from probe.report.analysis import by_possible_gain, uses_device
-from probe.units import format_bytes, format_fraction, format_si, format_time
+from probe.report.analysis import by_possible_gain
+from probe.report.kpis import kpis
+from probe.report.verification import MARKS
+from probe.units import format_fraction, format_time
 
 TOP = 8
 IDLE_SHOWN = 3
@@ -27,7 +29,7 @@ def render(view: View) -> Component:
         [
             html.P(text(verdict.sentence(analysis)), className="verdict"),
             html.P(text(said), className="verdict second") if said else None,
-            html.Div(list(_kpis(analysis)), className="kpis"),
+            html.Div([kpi(text(k.label), k.value, k.of, text(k.below, 40)) for k in kpis(analysis)], className="kpis"),
             card(
                 "Where the step goes",
                 parts_bar(analysis.time_s, analysis.time_interval_s),
@@ -39,40 +41,6 @@ def render(view: View) -> Component:
         ],
         className="page",
     )
-
-
-def _kpis(analysis: Analysis) -> Iterator[Component]:
-    """Step time with its spread, what it gets through, how busy, what could be gained, memory."""
-    steps, use = analysis.steps, analysis.utilisation
-    step_s = analysis.time_s.get("step")
-    spread = f"p50 {format_time(steps.p50_s)} · p95 {format_time(steps.p95_s)}" if steps.p50_s else ""
-    profiled = f"{format_time(steps.profiled_mean_s)} while recorded" if steps.profiled_mean_s else ""
-    yield kpi("Step time", format_time(step_s), f"n {steps.n}", spread or profiled)
-    rate = steps.throughput.tokens_per_s or steps.throughput.samples_per_s
-    if rate:
-        unit = "tokens/s" if steps.throughput.tokens_per_s else "samples/s"
-        other = steps.throughput.samples_per_s if unit == "tokens/s" else None
-        yield kpi("Throughput", format_si(rate, unit), "", f"{format_si(other, 'samples/s')}" if other else "")
-    busy = "device works" if uses_device(analysis) else "an operator runs"
-    yield kpi("Busy", format_fraction(use.device_busy_fraction), "of the step", f"{busy}; the rest waits")
-    if use.mfu_fraction is not None or use.mbu_fraction is not None:
-        below = f"memory {format_fraction(use.mbu_fraction)} of its peak" if use.mbu_fraction is not None else ""
-        yield kpi("Model FLOP utilisation", format_fraction(use.mfu_fraction), "of the peak", below)
-    share = gain_fraction(analysis)
-    gain_s = share * step_s if share is not None and step_s else None
-    below = "if every operator met its roof"
-    yield kpi("To gain, at most", format_time(gain_s), f"{format_fraction(share, 0)} of the step", below)
-    if analysis.memory is not None and analysis.memory.peak_bytes:
-        known = analysis.memory
-        below = f"of {format_bytes(known.capacity_bytes)}" if known.capacity_bytes else (known.peak_at or "")
-        yield kpi("Peak memory", format_bytes(known.peak_bytes), "", text(below, 40))
-
-
-def gain_fraction(analysis: Analysis) -> float | None:
-    """What the operators could gain together as a share of the step; of the recorded steps, whose times they have."""
-    gain_s = sum(op.recoverable_s or 0.0 for op in analysis.ops)
-    recorded_s = analysis.steps.profiled_mean_s or analysis.time_s.get("step")
-    return min(gain_s / recorded_s, 1.0) if recorded_s else None
 
 
 def _causes(analysis: Analysis) -> Iterator[Component]:
@@ -113,9 +81,8 @@ def _fix(number: int, finding: Finding) -> Component:
 
 
 def _sign(finding: Finding) -> str:
-    """A tick for what was accepted, and for nothing else."""
-    verdicts = {"accept": "✓ ", "reject": "✗ "}
-    return verdicts.get(finding.verified.verdict, "~ ") if finding.verified else ""
+    """The mark of the verdict: a tick for what was accepted, and for nothing else."""
+    return f"{MARKS[finding.verified.verdict]} " if finding.verified else ""
 
 
 def _operators(view: View, analysis: Analysis) -> Component:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from dash import html
 from dash.development.base_component import Component
 
@@ -9,10 +11,10 @@ from probe import datasheets
 from probe.analysis import Analysis
 from probe.dashboard.figures.roofline import MOST_MARKS, placed, roofline, roofs
 from probe.dashboard.pages.operators import op_card
-from probe.dashboard.palette import BOUNDS
 from probe.dashboard.pieces import attributes, card, empty, graph, mark, operator_link, pill, text
 from probe.dashboard.view import View
 from probe.report.analysis import roofs_met
+from probe.report.palette import BOUNDS
 from probe.units import format_fraction, format_time
 
 LISTED = 10
@@ -34,8 +36,10 @@ def render(view: View) -> Component:
     sheet = datasheets.find(analysis.source.device or "")
     lines = roofs(ceilings, roofs_met(analysis, ceilings), sheet.ceilings() if sheet else None)
     label = f"Roofline: {len(shown)} operators under the ceilings of {text(ceilings.device, 80)}"
-    figure = graph(roofline(lines, shown), "roofline", "calc(100vh - 330px)", label)
-    drawing = card("Roofline", figure, note=_note(analysis, len(shown)), extra=_isolate(analysis), style="tall")
+    figure = graph(roofline(lines, shown, view.query.zoom), "roofline", "calc(100vh - 330px)", label)
+    hidden = view.query.hide
+    style = " ".join(("tall", *(f"hide-{bound}" for bound in BOUNDS if bound in hidden)))
+    drawing = card("Roofline", figure, note=_note(analysis, len(shown)), extra=_isolate(analysis, hidden), style=style)
     return html.Div([html.Div([drawing, op_card()], className="split"), _nearest(analysis)], className="page")
 
 
@@ -45,7 +49,7 @@ def _note(analysis: Analysis, shown: int) -> str:
     return f"{most} · ceilings {origin} · area by time to gain · solid roofs are met by an operator"
 
 
-def _isolate(analysis: Analysis) -> Component:
+def _isolate(analysis: Analysis, hidden: Collection[str]) -> Component:
     """A button a class: pressed, its marks are shown."""
     there = [bound for bound in BOUNDS if any(op.bound == bound and op.intensity for op in analysis.ops)]
     buttons = [
@@ -53,7 +57,7 @@ def _isolate(analysis: Analysis) -> Component:
             [mark(bound), bound],
             type="button",
             className="toggle",
-            **attributes({"data-class": bound, "aria-pressed": "true"}),
+            **attributes({"data-class": bound, "aria-pressed": str(bound not in hidden).lower()}),
         )
         for bound in there
     ]

@@ -6,9 +6,9 @@ from dash import html
 from dash.development.base_component import Component
 
 from probe.dashboard.pages.operators import op_card
-from probe.dashboard.palette import CLASSES
 from probe.dashboard.pieces import attributes, card, empty, mark
 from probe.dashboard.view import View
+from probe.report.palette import CLASSES
 
 KEYS = (
     ("W S", "or wheel: zoom"),

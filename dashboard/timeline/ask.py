@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from probe.dashboard.palette import CLASSES
-from probe.dashboard.timeline.index import Index, Lane
+from probe.report.palette import CLASSES
 from probe.report.text import printable
+from probe.report.timeline.index import Index, Lane
 
 MOST_ROWS = 14
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from probe.dashboard.readings import amount, words
-from probe.dashboard.timeline.index import Track
+from probe.report.timeline.index import Track
 from probe.telemetry import Samples, Telemetry
 
 MOST_TRACKS, MOST_POINTS = 8, 1200

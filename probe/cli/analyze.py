@@ -57,11 +57,10 @@ def command(
     explain: Annotated[Optional[str], typer.Option("--explain", help="Explain a rule by its code (F06).")] = None,
 ) -> None:
     """Show where the time goes, what bounds it, and what to change first. Exit code 3: a --fail-on condition held."""
-    from probe import api
+    from probe import api, timelines
     from probe.cli.output import console, print_json, progress_bar, refuse_unwritable, write_text
     from probe.conditions import parse
     from probe.report import analysis as terminal
-    from probe.report import html as page
     from probe.report import markdown, rules
 
     if explain is not None:
@@ -80,7 +79,7 @@ def command(
     if md is not None:
         write_text(md, markdown.render(found, top))
     if html is not None:
-        write_text(html, page.render(found, top))
+        write_text(html, timelines.page(found, top, sources, steps_of(steps), window_of(window)))
     if as_json:
         print_json(found.to_json())
     else:

@@ -18,7 +18,9 @@ from probe.report import memory, parts, ranks_terminal, verdict
 from probe.report.conditions import serving_lines, spending, telemetry_words
 from probe.report.ranks import clocks
 from probe.report.roofline import Point, draw
+from probe.report.telemetry_phases import phase_words
 from probe.report.text import kernel_name, printable, shorten
+from probe.report.verification import MARKS, STYLES
 from probe.units import UNKNOWN, format_fraction, format_si, format_time
 
 WIDTH = 80
@@ -79,8 +81,9 @@ def _fix(number: int, finding: Finding) -> RenderableType:
     if finding.how:
         lines.append(Padding(Text.assemble(("→ ", "green"), (printable(finding.how), "cyan")), (0, 0, 0, 2)))
     proved = verdict.proof(finding)
-    if proved:
-        lines.append(Padding(Text.assemble(("✓ ", "green"), proved), (0, 0, 0, 2)))
+    if proved and finding.verified is not None:
+        mark = (f"{MARKS[finding.verified.verdict]} ", STYLES[finding.verified.verdict])
+        lines.append(Padding(Text.assemble(mark, proved), (0, 0, 0, 2)))
     return Group(title, *lines)
 
 
@@ -151,6 +154,9 @@ def fact_lines(analysis: Analysis) -> Iterator[tuple[str, str]]:
     seen = telemetry_words(analysis.telemetry)
     if seen:
         yield "telemetry", seen
+    phases = phase_words(analysis.telemetry)
+    if phases:
+        yield "phases", phases
     if analysis.ceilings is not None:
         yield "ceilings", _ceilings(analysis.ceilings)
     narrower = precision(analysis)

@@ -1,33 +1,30 @@
-"""The report as one self-contained page, and as a fragment for notebooks. Plain for now: no scripts, no requests."""
+"""The report as one self-contained page that opens from disk and asks for nothing, and the same for a notebook.
+
+Everything stands on it as text, tables and still pictures; a script of its own (assets/report.js) puts a roofline, a
+table of operators and a timeline that people can zoom, sort and search in the place of the still ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from html import escape
+from base64 import b64encode
+from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 
-from probe.analysis import PARTS, Analysis, Operator
-from probe.findings import Finding
-from probe.memory_use import Memory
-from probe.multirank import CollectiveRow, Rank
-from probe.report import memory, memory_svg, ranks_svg, verdict
-from probe.report.analysis import by_possible_gain, calls_text, fact_lines, operator_name, roofs_met, uses_device
-from probe.report.ranks import Column, collective_columns, footnotes, others, rank_columns, rank_notes, scaling_columns
-from probe.report.roofline_svg import draw
-from probe.report.text import printable
-from probe.scaling import Scaling
-from probe.units import UNKNOWN, format_fraction, format_time
+from probe.analysis import Analysis
+from probe.report import html_findings, html_timeline, roofline_svg, verdict
+from probe.report import html_tables as tables
+from probe.report.analysis import fact_lines, roofs_met
+from probe.report.html_data import payload
+from probe.report.html_tables import text
+from probe.report.html_timeline import Strip
+from probe.report.timeline.index import Index
 
-# Colours told apart by people with the common colour-vision deficiencies (Okabe and Ito's palette).
-COLOURS = {
-    "compute": "#0072b2",
-    "memory": "#e69f00",
-    "latency": "#cc79a7",
-    "overhead": "#f0e442",
-    "communication": "#009e73",
-    "host": "#d55e00",
-    "idle": "#b8bcc4",
-    "unknown": "#8a8f98",
-}
+ASSETS = Path(__file__).parent / "assets"
+LARGEST_PAGE_BYTES, LARGEST_CELL_BYTES = 1_500_000, 500_000  # of a page; of the output of a notebook's cell
+COLOURS = {name: f"var(--{name})" for name in html_timeline.CODES}
+LONGEST_NOTE = 1000  # characters
 
 PAGE_STYLE = "body{margin:0}@media (prefers-color-scheme:dark){body{background:#14171b}}"
 STYLE = """
@@ -64,158 +61,106 @@ MANY_STYLE = """
 """
 
 
-def render(analysis: Analysis, top: int = 20) -> str:
-    """A whole page that opens from disk with no network."""
-    return (
+def render(analysis: Analysis, top: int = 20, timeline: Index | None = None, notes: tuple[str, ...] = ()) -> str:
+    """A whole page that opens from disk with no network. `notes`: what else to say of it, such as of the timeline."""
+    strip = html_timeline.strip(timeline) if timeline is not None else None
+    script = _asset("report.js")
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{_hash(script)}'"
+    head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>probe: {_text(analysis.source.path)}</title><style>{PAGE_STYLE}{_style(analysis)}</style></head>"
-        f"<body>{_body(analysis, top)}</body></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>probe: {text(analysis.source.path)}</title><style>{PAGE_STYLE}{_style(analysis)}</style></head><body>"
     )
+    still = body(analysis, top, strip, notes)
+    room = LARGEST_PAGE_BYTES - len((head + still + script).encode()) - 200
+    return f"{head}{_alive(still, payload(analysis, top, strip, room, page=True), script)}</body></html>\n"
 
 
 def fragment(analysis: Analysis, top: int = 20) -> str:
-    """The report for a notebook's output cell."""
-    return f"<style>{_style(analysis)}</style>{_body(analysis, top)}"
+    """The report for a notebook's output cell, without a timeline; where scripts are not run it is still whole."""
+    still, script, style = body(analysis, top), _asset("report.js"), _style(analysis)
+    room = LARGEST_CELL_BYTES - len((still + script + style).encode())
+    return f"<style>{style}</style>{_alive(still, payload(analysis, top, None, room, page=False), script)}"
+
+
+def _alive(still: str, data: str, script: str) -> str:
+    """The still page with the data and the script that make it move."""
+    return (
+        f'<main class="probe report">{still}<script type="application/json">{data}</script></main>'
+        f"<script>{script}</script>"
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """What a browser compares an inline script with."""
+    return b64encode(sha256(script.encode()).digest()).decode()
 
 
 def _style(analysis: Analysis) -> str:
     many = len(analysis.ranks) > 1 or analysis.collectives or analysis.scaling is not None
-    return STYLE + MANY_STYLE if many else STYLE
+    return STYLE + (MANY_STYLE if many else "") + _asset("report.css")
 
 
-def _body(analysis: Analysis, top: int) -> str:
-    return f'<main class="probe">{"".join(_sections(analysis, top))}</main>'
+def body(analysis: Analysis, top: int = 20, strip: Strip | None = None, notes: tuple[str, ...] = ()) -> str:
+    """Everything that stands on the page, without a script."""
+    return "".join(
+        (*_overview(analysis), *_scale(analysis, top), _work(analysis, top, strip), *_facts(analysis, notes))
+    )
 
 
-def _sections(analysis: Analysis, top: int) -> Iterator[str]:
+def _overview(analysis: Analysis) -> Iterator[str]:
+    """The verdict, the figures, what to change first, where the step goes."""
     source = analysis.source
     many = f"{source.ranks} ranks" if source.ranks > 1 else None
     where = " · ".join(x for x in (source.path, many, source.device, source.torch and f"torch {source.torch}") if x)
-    yield f'<h1>{_text(where)}</h1><p class="verdict">{_text(verdict.sentence(analysis))}</p>'
+    button = '<button type="button" class="theme" hidden>Theme</button>'
+    yield f"<header><h1>{text(where)}</h1>{button}</header>"
+    yield f'<p class="verdict">{text(verdict.sentence(analysis))}</p>'
     said = verdict.of_ranks(analysis)
     if said:
-        yield f'<p class="ranks">{_text(said)}</p>'
-    if analysis.findings:
-        yield "<h2>What to change first</h2>" + "".join(_fix(f) for f in verdict.first(analysis.findings))
-    yield "<h2>Where the step goes</h2>" + _parts(analysis)
+        yield f'<p class="ranks">{text(said)}</p>'
+    yield tables.figures(analysis) + html_findings.draw(analysis)
+    yield "<h2>Where the step goes</h2>" + tables.parts(analysis.time_s, analysis.time_interval_s)
+
+
+def _scale(analysis: Analysis, top: int) -> Iterator[str]:
+    """Ranks, collectives, scaling and memory, where there are any."""
     if len(analysis.ranks) > 1:
-        yield "<h2>Ranks</h2>" + _ranks(analysis.ranks, {s.rank for s in analysis.stragglers})
+        yield "<h2>Ranks</h2>" + tables.ranks(analysis.ranks, {s.rank for s in analysis.stragglers})
     if analysis.collectives:
-        yield "<h2>Collectives, most time first</h2>" + _collectives(analysis.collectives, top)
+        yield "<h2>Collectives, most time first</h2>" + tables.collectives(analysis.collectives, top)
     if analysis.scaling is not None:
-        yield "<h2>Scaling</h2>" + _scaling(analysis.scaling)
+        yield "<h2>Scaling</h2>" + tables.scaling(analysis.scaling)
     if analysis.memory is not None:
-        yield "<h2>Memory</h2>" + _memory(analysis.memory, top)
+        yield "<h2>Memory</h2>" + tables.memory_of(analysis.memory, top)
+
+
+def _work(analysis: Analysis, top: int, strip: Strip | None) -> str:
+    """Roofline, operators and timeline; the card of what is chosen stands beside them where the script runs."""
+    parts = []
     if analysis.ceilings is not None:
-        drawing = draw(roofs_met(analysis, analysis.ceilings), analysis.ops, COLOURS)
-        yield f"<h2>Roofline</h2>{drawing}" if drawing else ""
-    yield "<h2>Operators, most time to gain first</h2>" + _operators(analysis, top)
-    facts = "".join(f"<dt>{_text(label)}</dt><dd>{_text(text)}</dd>" for label, text in fact_lines(analysis))
+        drawing = roofline_svg.draw(roofs_met(analysis, analysis.ceilings), analysis.ops, COLOURS)
+        parts += [f'<h2>Roofline</h2><div class="roofline">{drawing}</div>'] if drawing else []
+    table = tables.operators(analysis, top)
+    parts.append(f'<h2>Operators, most time to gain first</h2><div class="operators">{table}</div>')
+    if strip is not None:
+        drawing = html_timeline.draw(strip, COLOURS)
+        note = text(html_timeline.note(strip))
+        parts.append(f'<h2>Timeline</h2><div class="timeline">{drawing}</div><p class="note">{note}</p>')
+    card = '<div class="aside"><section class="opcard" aria-live="polite" hidden></section></div>'
+    return f'<div class="work"><div class="views">{"".join(parts)}</div>{card}</div>'
+
+
+def _facts(analysis: Analysis, more: tuple[str, ...]) -> Iterator[str]:
+    facts = "".join(
+        f"<dt>{text(label)}</dt><dd>{text(said, LONGEST_NOTE)}</dd>" for label, said in fact_lines(analysis)
+    )
     yield f"<h2>What the figures stand on</h2><dl>{facts}</dl>"
-    notes = [*(f"quality: {r}" for r in analysis.quality.reasons), *analysis.warnings]
-    yield "".join(f'<p class="warning">! {_text(note)}</p>' for note in notes)
-
-
-def _text(text: str) -> str:
-    return escape(printable(text))
-
-
-def _fix(finding: Finding) -> str:
-    how = f"<code>{_text(finding.how)}</code>" if finding.how else ""
-    proved = verdict.proof(finding)
-    proof = f"<p>✓ {_text(proved)}</p>" if proved else ""
-    return (
-        f'<section class="fix"><header><span>{_text(finding.title)} · {_text(finding.code)}</span>'
-        f"<span>{_text(verdict.saving(finding))}</span></header><p>{_text(finding.summary)}</p>{how}{proof}</section>"
-    )
-
-
-def _parts(analysis: Analysis) -> str:
-    total = sum(analysis.time_s[part] or 0.0 for part in PARTS)
-    if total <= 0:
-        return "<p>No time was recorded.</p>"
-    shares = {part: (analysis.time_s[part] or 0.0) / total for part in PARTS}
-    bar = "".join(
-        f'<div style="flex:{share:.4f};background:{COLOURS[part]}" title="{part} {format_fraction(share)}"></div>'
-        for part, share in shares.items()
-        if share > 0
-    )
-    legend = "".join(
-        f'<li><i style="background:{COLOURS[part]}"></i>{part} {format_time(analysis.time_s[part])} '
-        f"({format_fraction(share)})</li>"
-        for part, share in sorted(shares.items(), key=lambda item: -item[1])
-        if share > 0
-    )
-    return f'<div class="bar">{bar}</div><ul>{legend}</ul>'
-
-
-def _ranks(ranks: Sequence[Rank], late: Collection[int]) -> str:
-    """The picture with its legend, and a row a rank."""
-    drawing = ranks_svg.draw_ranks(ranks, late)
-    legend = "".join(f'<li><i style="background:{colour}"></i>{text}</li>' for colour, text in ranks_svg.LEGEND)
-    picture = f"<ul>{legend}</ul>{drawing}" if drawing else ""
-    note = "".join(f'<p class="note">{_text(text)}</p>' for text in rank_notes(ranks))
-    return picture + _table(rank_columns(ranks), "scroll tall", [rank.rank in late for rank in ranks]) + note
-
-
-def _collectives(rows: Sequence[CollectiveRow], top: int) -> str:
-    shown = rows[:top]
-    rest = [others(rows[top:])] if len(rows) > top else []
-    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in (*rest, *footnotes(shown)))
-    return _table(collective_columns(shown), "scroll") + notes
-
-
-def _memory(found: Memory, top: int) -> str:
-    """The peak, the picture over time, who held it and what would lower it."""
-    tables = [memory.holder_columns(found, top)] if found.holders else []
-    tables += [memory.forecast_columns(found, top)] if found.forecast else []
-    notes = "".join(f'<p class="warning">! {_text(note)}</p>' for note in found.notes)
-    said = f"<p>{_text(memory.sentence(found))}</p>"
-    return said + memory_svg.draw(found) + "".join(_table(columns, "scroll") for columns in tables) + notes
-
-
-def _scaling(scaling: Scaling) -> str:
-    note = f'<p class="note">{_text(scaling.assumption)}</p>'
-    return ranks_svg.draw_scaling(scaling) + _table(scaling_columns(scaling), "scroll narrow") + note
-
-
-def _table(columns: Sequence[Column], kind: str, late: Sequence[bool] | None = None) -> str:
-    """Columns of text as a table; the rows of late ranks stand out."""
-    css = [" class=n" if column.numeric else "" for column in columns]
-    head = "".join(f"<th{c}>{_text(column.title)}</th>" for column, c in zip(columns, css, strict=True))
-    body = ""
-    for place, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        row = "".join(f"<td{c}>{_text(cell)}</td>" for cell, c in zip(cells, css, strict=True))
-        body += f"<tr class=late>{row}</tr>" if late and late[place] else f"<tr>{row}</tr>"
-    return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _operators(analysis: Analysis, top: int) -> str:
-    time = "device" if uses_device(analysis) else "time"
-    head = "".join(
-        f"<th{' class=n' if numeric else ''}>{label}</th>"
-        for label, numeric in (
-            ("#", True), ("operator", False), ("shapes", False), ("calls", True), (time, True), ("share", True),
-            ("bound", False), ("of roof", True), ("to gain", True), ("evidence", False),
-        )
-    )  # fmt: skip
-    rows = "".join(_row(op, time == "device") for op in by_possible_gain(analysis.ops)[:top])
-    more = len(analysis.ops) - top
-    foot = f'<tr><td></td><td colspan="9">{more} more</td></tr>' if more > 0 else ""
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}{foot}</tbody></table></div>'
-
-
-def _row(op: Operator, on_device: bool) -> str:
-    shapes = _text(op.shapes or UNKNOWN)
-    numbers = (format_time(op.device_s if on_device else op.self_s), format_fraction(op.share_fraction))
-    gains = (format_fraction(op.roof_fraction, 0), format_time(op.recoverable_s))
-    return (
-        f'<tr><td class="n">{op.index}</td><td>{_text(operator_name(op.name))}</td>'
-        f'<td class="shape" title="{shapes}">{shapes}</td><td class="n">{calls_text(op.calls)}</td>'
-        + "".join(f'<td class="n">{n}</td>' for n in numbers)
-        + f"<td>{_text(op.bound)}{_text(f' ({op.limiter})') if op.limiter else ''}</td>"
-        + "".join(f'<td class="n">{n}</td>' for n in gains)
-        + f'<td class="why">{_text("; ".join(op.evidence))}</td></tr>'
-    )
+    notes = [*(f"quality: {r}" for r in analysis.quality.reasons), *analysis.warnings, *more]
+    yield "".join(f'<p class="warning">! {text(note, LONGEST_NOTE)}</p>' for note in notes)

@@ -9,17 +9,37 @@ from html import escape
 
 from probe.analysis import Operator
 from probe.device import Ceilings
-from probe.report.text import printable
+from probe.report.text import printable, shorten
 from probe.units import format_bytes_per_s, format_flops_per_s, format_si, format_time
 
 WIDTH, HEIGHT = 1072, 400
 LEFT, RIGHT, TOP, BOTTOM = 96, 190, 14, 44
 DOTS = 40  # operators shown, those with most time to gain
+LONGEST_NAME = 200
+CIRCLE = "M-1 0A1 1 0 1 0 1 0A1 1 0 1 0 -1 0Z"
+# By what bounds an operator, the same as in assets/report.js; a circle for the others.
+OUTLINES = {
+    "memory": "M-.9 -.9H.9V.9H-.9Z",
+    "latency": "M0 -1.1L1.05 .8H-1.05Z",
+    "overhead": "M0 1.1L1.05 -.8H-1.05Z",
+    "communication": "M0 -1.2L1.2 0L0 1.2L-1.2 0Z",
+    "host": "M-.4 -1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z",
+}
 INK, SOFT = "currentColor", "#8a94a0"
 
 
 @dataclass(frozen=True)
-class _Plane:
+class Roof:
+    """A ceiling: bytes a second (sloped) or operations a second (flat). `met`: an operator can come up against it."""
+
+    label: str
+    rate: float
+    sloped: bool
+    met: bool
+
+
+@dataclass(frozen=True)
+class Plane:
     """Logarithmic axes: intensity in FLOP/byte against FLOP/s."""
 
     low_x: float
@@ -41,14 +61,30 @@ def draw(ceilings: Ceilings, ops: Sequence[Operator], colours: Mapping[str, str]
     bandwidth, peaks = ceilings.dram_bytes_per_s, ceilings.flops_per_s
     if not bandwidth or not peaks:
         return ""
-    placed = [op for op in ops if op.intensity and op.achieved_flops_per_s][:DOTS]
-    plane = _plane(ceilings, placed)
-    parts = [*_axes(plane), *_roofs(plane, ceilings), *(_dot(plane, op, colours) for op in reversed(placed))]
+    shown = placed(ops)[:DOTS]
+    plane = plane_of(ceilings, shown)
+    parts = [*_axes(plane), *_roofs(plane, ceilings), *(_dot(plane, op, colours) for op in reversed(shown))]
     label = "Roofline: rate against arithmetic intensity"
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _plane(ceilings: Ceilings, ops: Sequence[Operator]) -> _Plane:
+def placed(ops: Sequence[Operator]) -> list[Operator]:
+    """The operators that have a place in the plane, in their order."""
+    return [op for op in ops if op.intensity and op.achieved_flops_per_s]
+
+
+def roofs(ceilings: Ceilings) -> list[Roof]:
+    """The lines to draw: of memory by level, DRAM's first, then of arithmetic by type, the highest first."""
+    memory = {"DRAM": ceilings.dram_bytes_per_s or 0.0}
+    memory |= {n: lv.bytes_per_s for n, lv in ceilings.levels.items() if n != "DRAM" and lv.bytes_per_s}
+    flat = sorted(ceilings.flops_per_s.items(), key=lambda item: -item[1])
+    return [
+        *(Roof(f"{name} {format_bytes_per_s(rate)}", rate, True, name == "DRAM") for name, rate in memory.items()),
+        *(Roof(f"{name} {format_flops_per_s(rate)}", rate, False, True) for name, rate in flat),
+    ]
+
+
+def plane_of(ceilings: Ceilings, ops: Sequence[Operator]) -> Plane:
     """Axes that hold every roof's ridge and every dot."""
     bandwidth = ceilings.dram_bytes_per_s or 1.0
     rates = [op.achieved_flops_per_s or 1.0 for op in ops]
@@ -57,10 +93,10 @@ def _plane(ceilings: Ceilings, ops: Sequence[Operator]) -> _Plane:
     ridge = top / bandwidth
     low_x, high_x = min([0.05, *intensities]) / 1.5, max([ridge * 8, *intensities]) * 1.5
     low_y = min([bandwidth * low_x, *rates]) / 1.5
-    return _Plane(max(low_x, 1e-3), high_x, max(low_y, top / 1e7), top * 2)
+    return Plane(max(low_x, 1e-3), high_x, max(low_y, top / 1e7), top * 2)
 
 
-def _axes(plane: _Plane) -> Iterator[str]:
+def _axes(plane: Plane) -> Iterator[str]:
     """Grid lines and ticks at powers of ten."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     for power in _powers(plane.low_x, plane.high_x):
@@ -83,47 +119,50 @@ def _label(x: float, y: float, text: str, anchor: str, colour: str = SOFT) -> st
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" fill="{colour}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _roofs(plane: _Plane, ceilings: Ceilings) -> Iterator[str]:
+def _roofs(plane: Plane, ceilings: Ceilings) -> Iterator[str]:
     """Each memory roof up to the highest compute roof, each compute roof from its ridge point on."""
+    lines = roofs(ceilings)
     top = max(ceilings.flops_per_s.values())
-    memory = {"DRAM": ceilings.dram_bytes_per_s or 0.0}
-    memory |= {n: lv.bytes_per_s for n, lv in ceilings.levels.items() if n != "DRAM" and lv.bytes_per_s}
-    for name, rate in memory.items():
-        begin = max(plane.low_x, plane.low_y / rate)
-        start, end = (plane.x(begin), plane.y(begin * rate)), (plane.x(top / rate), plane.y(top))
-        style = 'stroke-width="2.5"' if name == "DRAM" else 'stroke-width="1.2" stroke-dasharray="5 4"'
-        yield f'<path d="M{start[0]:.1f} {start[1]:.1f}L{end[0]:.1f} {end[1]:.1f}" stroke="{INK}" fill="none" {style}/>'
-        middle = math.sqrt(begin * top / rate)
-        x, y = plane.x(middle), plane.y(middle * rate)
-        angle = -math.degrees(math.atan2(start[1] - end[1], end[0] - start[0]))
-        text = escape(f"{name} {format_bytes_per_s(rate)}")
-        yield (
-            f'<text transform="translate({x:.1f} {y - 6:.1f}) rotate({angle:.1f})" font-size="12" fill="{INK}" '
-            f'text-anchor="middle">{text}</text>'
-        )
-    yield from _flat_roofs(plane, ceilings)
+    for roof in lines:
+        if roof.sloped:
+            yield from _slope(plane, roof, top)
+    yield from _flat_roofs(plane, [roof for roof in lines if not roof.sloped], ceilings.dram_bytes_per_s or 1.0)
 
 
-def _flat_roofs(plane: _Plane, ceilings: Ceilings) -> Iterator[str]:
+def _slope(plane: Plane, roof: Roof, top: float) -> Iterator[str]:
+    begin = max(plane.low_x, plane.low_y / roof.rate)
+    start, end = (plane.x(begin), plane.y(begin * roof.rate)), (plane.x(top / roof.rate), plane.y(top))
+    style = 'stroke-width="2.5"' if roof.met else 'stroke-width="1.2" stroke-dasharray="5 4"'
+    yield f'<path d="M{start[0]:.1f} {start[1]:.1f}L{end[0]:.1f} {end[1]:.1f}" stroke="{INK}" fill="none" {style}/>'
+    middle = math.sqrt(begin * top / roof.rate)
+    x, y = plane.x(middle), plane.y(middle * roof.rate)
+    angle = -math.degrees(math.atan2(start[1] - end[1], end[0] - start[0]))
+    yield (
+        f'<text transform="translate({x:.1f} {y - 6:.1f}) rotate({angle:.1f})" font-size="12" fill="{INK}" '
+        f'text-anchor="middle">{escape(printable(roof.label))}</text>'
+    )
+
+
+def _flat_roofs(plane: Plane, lines: Sequence[Roof], bandwidth: float) -> Iterator[str]:
     """Compute roofs, their labels to the right, moved apart where they would touch."""
     last = -math.inf
-    for name, rate in sorted(ceilings.flops_per_s.items(), key=lambda item: -item[1]):
-        y = plane.y(rate)
-        ridge = rate / (ceilings.dram_bytes_per_s or 1.0)
+    for roof in lines:
+        y = plane.y(roof.rate)
+        ridge = roof.rate / bandwidth
         yield f'<path d="M{plane.x(ridge):.1f} {y:.1f}H{WIDTH - RIGHT}" stroke="{INK}" stroke-width="1.6"/>'
         last = max(y + 4, last + 15)
-        yield _label(WIDTH - RIGHT + 8, last, f"{name} {format_flops_per_s(rate)}", "start", INK)
+        yield _label(WIDTH - RIGHT + 8, last, printable(roof.label), "start", INK)
 
 
-def _dot(plane: _Plane, op: Operator, colours: Mapping[str, str]) -> str:
-    """One operator; its size grows with the time to gain."""
+def _dot(plane: Plane, op: Operator, colours: Mapping[str, str]) -> str:
+    """One operator, its shape and colour by what bounds it; its size grows with its share of the step."""
     radius = 4 + 6 * math.sqrt(min(max(op.share_fraction, 0.0), 1.0))
-    title = escape(
-        f"#{op.index} {printable(op.name)} {op.shapes or ''}: {op.bound}, {format_time(op.recoverable_s)} to gain"
-    )
+    name, shapes = shorten(printable(op.name), LONGEST_NAME), shorten(printable(op.shapes or ""), LONGEST_NAME)
+    title = escape(f"#{op.index} {name} {shapes}: {op.bound}, {format_time(op.recoverable_s)} to gain")
     x, y = plane.x(op.intensity or 1.0), plane.y(op.achieved_flops_per_s or 1.0)
     return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{colours[op.bound]}" fill-opacity=".85" '
-        f'stroke="{INK}" stroke-opacity=".5"><title>{title}</title></circle>'
+        f'<path d="{OUTLINES.get(op.bound, CIRCLE)}" transform="translate({x:.1f} {y:.1f}) scale({radius:.1f})" '
+        f'fill="{colours[op.bound]}" fill-opacity=".85" stroke="{INK}" stroke-opacity=".5" stroke-width=".1">'
+        f"<title>{title}</title></path>"
         + (_label(x, y - radius - 3, str(op.index), "middle", INK) if op.index < 10 else "")
     )

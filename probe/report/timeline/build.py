@@ -11,10 +11,8 @@ import numpy.typing as npt
 from probe.analysis import Analysis
 from probe.analyzers.op_table import OpGroups, dtypes_text, group_operators, operators, shapes_text
 from probe.analyzers.steps import recorded_steps
-from probe.dashboard.palette import CLASSES
-from probe.dashboard.timeline.index import PYTHON, RANGE, Index, Lane, LaneKind, Uint8s, lane
-from probe.dashboard.timeline.tracks import tracks
-from probe.telemetry import Telemetry
+from probe.report.palette import CLASSES
+from probe.report.timeline.index import PYTHON, RANGE, Index, Lane, LaneKind, Uint8s, lane
 from probe.trace import MODULE_PREFIX, Int32s, Int64s, Trace
 
 OVERHEAD, COMMUNICATION, UNKNOWN = (CLASSES.index(name) for name in ("overhead", "communication", "unknown"))
@@ -44,7 +42,7 @@ class _Names:
         )
 
 
-def build(recorded: Sequence[Recorded], analysis: Analysis, telemetry: Telemetry | None = None) -> Index:
+def build(recorded: Sequence[Recorded], analysis: Analysis) -> Index:
     """The timeline of the ranks' traces, on one clock where they say what time it was."""
     names = _Names({})
     origin = min((one.trace.start_unix_ns for one in recorded), default=0)
@@ -62,8 +60,8 @@ def build(recorded: Sequence[Recorded], analysis: Analysis, telemetry: Telemetry
             steps = [(n, start + shift, end + shift) for n, start, end in rows]
     begin = min((int(row.start_ns[0]) for row in lanes), default=0)
     end = max((int(row.until_ns[-1]) for row in lanes), default=begin + 1)
-    sampled = tracks(telemetry, recorded[0].trace.start_unix_ns, begin, end) if telemetry and recorded else ()
-    return Index(tuple(names.number), tuple(lanes), tuple(steps), sampled, begin, max(end, begin + 1))
+    first = recorded[0].trace.start_unix_ns if recorded else 0
+    return Index(tuple(names.number), tuple(lanes), tuple(steps), (), begin, max(end, begin + 1), first)
 
 
 def _shifted(row: Lane, by_ns: int) -> Lane:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
-from probe.dashboard.timeline.index import CODES, Index, Lane
+from probe.report.timeline.index import CODES, Index, Lane
 
 PIXELS_PER_BIN = 1.5
 HELD_TILES = 24
@@ -70,14 +71,18 @@ class Marks:
 def tile(index: Index, window: Window) -> bytes:
     """The marks of the window's lanes as a message."""
     numbers = range(window.first_lane, min(window.last_lane, len(index.lanes)))
-    drawn = [(number, marks(index.lanes[number], window)) for number in numbers]
+    return message([(number, marks(index.lanes[number], window)) for number in numbers], window.begin_ns)
+
+
+def message(drawn: Sequence[tuple[int, Marks]], begin_ns: float) -> bytes:
+    """Marks of lanes, each with its lane's number, as a message; starts count from `begin_ns`."""
     total = sum(len(found.count) for _, found in drawn)
 
     def column(name: str, kind: str) -> bytes:
         parts = [getattr(found, name) for _, found in drawn]
         return (np.concatenate(parts) if parts else np.empty(0)).astype(kind).tobytes()
 
-    start = [found.start_ns - window.begin_ns for _, found in drawn]
+    start = [found.start_ns - begin_ns for _, found in drawn]
     lanes = [np.full(len(found.count), number) for number, found in drawn]
     return b"".join(
         (

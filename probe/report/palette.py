@@ -2,7 +2,7 @@
 
 The least CIEDE2000 difference of two of them under normal, protan, deutan and tritan vision is above 16 in both themes,
 their contrast with the ground at least 3:1. A mark always goes with the colour: nothing is told by colour alone.
-The same colours stand in assets/probe.css; a test keeps them equal.
+The same colours stand in dashboard/assets/probe.css and report/assets/report.css; tests keep them equal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOOKS = {
     "idle": Look("#3A465E", "#C3CBD8", "□", "square-open"),
     "unknown": Look("#656A71", "#4E5259", "○", "circle-open"),
 }
-CLASSES = PARTS  # the code of a class is its place here; tiles and assets/timeline.js count on it
+CLASSES = PARTS  # the code of a class is its place here; tiles and the scripts that draw them count on it
 BOUNDS = tuple(name for name in CLASSES if name != "idle")
 DARK_GROUND, LIGHT_GROUND = "#121826", "#FFFFFF"
 SERIES = 9  # colours --s0 to --s8 of assets/probe.css, for curves that are no classes

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from probe.dashboard.palette import CLASSES
+from probe.report.palette import CLASSES
 from probe.trace import Int32s, Int64s
 
 LaneKind: TypeAlias = Literal["ops", "runtime", "device", "ranges", "python"]
@@ -44,7 +44,7 @@ class Track:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """A whole timeline. `steps`: number, start and end of each."""
+    """A whole timeline. `steps`: number, start and end of each; `tracks`: sampled beside it, where they were added."""
 
     names: tuple[str, ...]
     lanes: tuple[Lane, ...]
@@ -52,6 +52,7 @@ class Index:
     tracks: tuple[Track, ...]
     begin_ns: int
     end_ns: int
+    start_unix_ns: int = 0  # the wall clock at 0, by the first rank's trace; 0 where that is not known
 
     @property
     def events(self) -> int:
@@ -65,4 +66,7 @@ def lane(
     """A lane of start, end, name, op and code in any order."""
     order = np.argsort(columns[0], kind="stable")
     start, end, name, op, code = (column[order] for column in columns)
-    return Lane(group, label, kind, start, end, np.maximum.accumulate(end), name, op, code)  # type: ignore[arg-type]
+    until = np.maximum.accumulate(end)
+    if np.array_equal(until, end):  # the usual case: held once
+        until = end
+    return Lane(group, label, kind, start, end, until, name, op, code)  # type: ignore[arg-type]
