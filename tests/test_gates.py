@@ -15,9 +15,9 @@ from probe.analyzers.gates.counts import count_metrics
 from probe.analyzers.gates.evidence import Blocks, Counted, OperatorTimes, Session
 from probe.analyzers.gates.limits import EXACT_LIMITS, Limits
 from probe.analyzers.gates.paired import judge
-from probe.analyzers.gates.sequential import LOOKS, bounds, minimum_detectable_fraction, surely_slower
+from probe.analyzers.gates.sequential import ALPHA, LOOKS, PER_LOOK, bounds, minimum_detectable_fraction, surely_slower
 from probe.gate_result import GateResult, Metric, Side
-from probe.stats import student_tail
+from probe.stats import student_quantile, student_tail
 
 SIDES = Side("base"), Side("new")
 STEP_S = 0.01
@@ -175,7 +175,17 @@ def test_few_of_many_equal_operators_are_called_slower() -> None:
     for _ in range(200):
         series = {str(i): rng.normal(math.log(1.05), 0.02, 5).tolist() for i in range(30)}  # at the floor itself
         wrong += bool(surely_slower(series, dict.fromkeys(series, 0.05)))
-    assert wrong <= 12  # 2.1 % expected
+    assert wrong <= 4  # 0.35 % in 2000
+
+
+def test_all_looks_together_err_as_seldom_as_promised() -> None:
+    """Series exactly at the limit, stopped at the first look that calls them slower."""
+    series = np.random.default_rng(11).standard_normal((200_000, LOOKS[-1]))
+    slower = np.zeros(len(series), bool)
+    for n in LOOKS:
+        seen = series[:, :n]
+        slower |= seen.mean(1) > student_quantile(n - 1, 1 - 2 * ALPHA * PER_LOOK) * seen.std(1, ddof=1) / math.sqrt(n)
+    assert 0.9 * ALPHA < slower.mean() < 1.1 * ALPHA
 
 
 @pytest.mark.parametrize(
