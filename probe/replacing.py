@@ -126,10 +126,15 @@ class _Making:
         if isinstance(modules, str):
             return modules
         forms = [(path, form_of(module, verified.candidate or "")) for path, module in modules.items()]
+        fit = [(path, form) for path, form in forms if not isinstance(form, str)]
         wrong = next((form for _, form in forms if isinstance(form, str)), None)
-        if wrong is not None:
+        classes = sorted({type(module).__name__ for module in modules.values()})
+        meant = {type(form.module) for _, form in fit}  # `*` may stand for modules of several classes
+        if wrong is not None and (len(classes) == 1 or not fit):
             return wrong
-        return self._put_in([(path, form) for path, form in forms if not isinstance(form, str)], finding, verified)
+        if len(meant) > 1:
+            return f"{finding.module} stands for modules of several classes ({', '.join(classes)}): edit the code"
+        return self._put_in(fit, finding, verified)
 
     def _modules(self, finding: Finding) -> dict[str, Any] | str:
         """By path; why there are none."""
@@ -139,8 +144,6 @@ class _Making:
         found = {path: named[path] for path in named if path and _same(path, finding.module)}
         if not found:
             return f"the model has no module {finding.module}"
-        if len({type(one) for one in found.values()}) > 1:
-            return f"{finding.module} names modules of several classes"
         taken = [change.path for change in self.changed]
         if any(_inside(a, b) or _inside(b, a) for a in found for b in taken):
             return "a module in it, or around it, has been changed already"
