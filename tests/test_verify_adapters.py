@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -188,3 +190,14 @@ def test_the_real_liger_has_these_signatures(stand_in: Any) -> None:
     assert [(p.name, p.default) for p in found.values()] == [
         (p.name, p.default) for p in inspect.signature(stand_in).parameters.values()
     ]
+
+
+def test_the_real_ligers_kernels_compute_the_same() -> None:
+    """In a process of its own: Triton interprets from the first import on, or not at all."""
+    pytest.importorskip("liger_kernel")
+    script = Path(__file__).with_name("liger_interpreted.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    worst = dict(line.split() for line in done.stdout.splitlines() if line.split()[0] in KINDS)
+    assert len(worst) == 5
+    assert all(float(difference) < 1e-5 for difference in worst.values()), done.stdout

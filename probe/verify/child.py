@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import signal
+import threading
 import warnings
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from probe.verify.task import Task
@@ -17,6 +20,7 @@ TRYING, RESULT, FAILED, DONE = "trying", "result", "failed", "done"
 def main(task: Task, parent: Connection) -> None:
     """Entry of the process. Messages: (TRYING, name), (RESULT, Result), (FAILED, reason), (DONE, None)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # they are of the user's machine, not of the verdict
     logging.disable(logging.WARNING)
     try:
@@ -25,6 +29,14 @@ def main(task: Task, parent: Connection) -> None:
         parent.send((FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
     parent.send((DONE, None))
     parent.close()
+
+
+def _end_with_parent() -> None:
+    """Nobody waits for the verdict of a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run(task: Task, parent: Connection) -> None:
