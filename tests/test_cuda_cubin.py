@@ -22,7 +22,10 @@ extern "C" __global__ void empty() {}
 """
 
 
-@pytest.fixture(scope="module", params=[(n, a) for n in nvrtc.available() for a in (70, 75, 80, 90, 120)], ids=str)
+COMPILED = [(n, a) for n in nvrtc.available() for a in (70, 75, 80, 90, 120)]
+
+
+@pytest.fixture(scope="module", params=COMPILED, ids=[f"{n.version}-sm_{a}" for n, a in COMPILED])
 def code(request: pytest.FixtureRequest) -> bytes:
     compiler, architecture = request.param
     if architecture not in compiler.architectures:

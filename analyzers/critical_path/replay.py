@@ -167,57 +167,66 @@ class Replay:
 
     @cached_property
     def _lists(self) -> _Lists:
-        """The graph as lists, for a loop over single numbers is quicker with them."""
-        graph = self.graph
+        """What is walked as lists, for a loop over single numbers is quicker with them."""
+        graph, walked = self.graph, self._window[1]
+        inside = np.zeros(len(graph), bool)
+        inside[walked] = True
+        waits = inside[graph.other.later]
+        later, earlier, lag = graph.other.later[waits], graph.other.earlier[waits], graph.other.lag_ns[waits]
+        read = np.unique(np.concatenate([graph.before[walked], graph.launch[walked], earlier]))
+        read = read[read != NONE]
+        nodes = np.concatenate([walked, read[~inside[read]]])
+        place = np.full(len(graph) + 1, NONE, np.int64)  # the last is that of NONE
+        place[nodes] = np.arange(len(nodes))
         other: dict[int, list[tuple[int, int]]] = {}
-        columns = (graph.other.later.tolist(), graph.other.earlier.tolist(), graph.other.lag_ns.tolist())
-        for later, earlier, lag in zip(*columns, strict=True):
-            other.setdefault(later, []).append((earlier, lag))
+        for at, source, wait in zip(place[later].tolist(), place[earlier].tolist(), lag.tolist(), strict=True):
+            other.setdefault(at, []).append((source, wait))
         return _Lists(
-            order=self._window[1].tolist(),
-            before=graph.before.tolist(),
-            launch=graph.launch.tolist(),
-            launch_lag=graph.launch_lag_ns.tolist(),
+            before=place[graph.before[walked]].tolist(),
+            launch=place[graph.launch[walked]].tolist(),
+            launch_lag=graph.launch_lag_ns[walked].tolist(),
             other=other,
-            ready=graph.ready_ns.tolist(),
-            end=graph.end_ns.tolist(),
-            free=frozenset(np.flatnonzero(graph.bound_by == NONE).tolist()),
+            free=(graph.bound_by[walked] == NONE).tolist(),
+            ready=graph.ready_ns[nodes].tolist(),
+            end=graph.end_ns[nodes].tolist(),
         )
 
     def _walk(self, lag: Int64s, cost: Int64s, launch_lags: Int64s | None = None) -> Int64s:
         """When each node ends, from what it waits for: one after another, for each depends on the last."""
         lists, walked = self._lists, self._window[1]
-        before, launch, other = lists.before, lists.launch, lists.other
-        launch_lag = lists.launch_lag if launch_lags is None else launch_lags.tolist()
+        other = lists.other
+        launch_lag = lists.launch_lag if launch_lags is None else launch_lags[walked].tolist()
         ready, end = lists.ready.copy(), lists.end.copy()
-        for node, own_lag, own_cost in zip(lists.order, lag[walked].tolist(), cost[walked].tolist(), strict=True):
-            previous, issued = before[node], launch[node]
-            at = ready[node] if node in lists.free else _NEVER
+        columns = (lists.before, lists.launch, launch_lag, lists.free, lag[walked].tolist(), cost[walked].tolist())
+        for node, (previous, issued, wait, free, own_lag, own_cost) in enumerate(zip(*columns, strict=True)):
+            at = ready[node] if free else _NEVER
             if previous != NONE:
                 at = end[previous] + own_lag
             if issued != NONE:
-                at = max(at, ready[issued] + launch_lag[node])
+                at = max(at, ready[issued] + wait)
             if node in other:
-                at = max(at, max(end[earlier] + wait for earlier, wait in other[node]))
+                at = max(at, max(end[earlier] + lag_ns for earlier, lag_ns in other[node]))
             ready[node] = at
             end[node] = at + own_cost
         found = self.graph.end_ns.copy()
-        found[walked] = [end[node] for node in lists.order]
+        found[walked] = end[: len(walked)]
         return found
 
 
 @dataclass(frozen=True)
 class _Lists:
-    """A graph's columns; `order`: the nodes to be walked; `free`: those that wait for nothing."""
+    """Columns of the nodes that are walked, in the order of the walk; nodes are numbered by their place in it.
 
-    order: list[int]
+    ready, end: as recorded, of those nodes and then of others that they wait for. free: whether it waits for nothing.
+    """
+
     before: list[int]
     launch: list[int]
     launch_lag: list[int]
     other: dict[int, list[tuple[int, int]]]
+    free: list[bool]
     ready: list[int]
     end: list[int]
-    free: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)
