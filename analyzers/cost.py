@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.analyzers.telemetry import BARE, MIN_READINGS, Mask
+from probe.analyzers.telemetry_readings import BARE, MIN_READINGS, Mask
 from probe.cost import Cost, Energy
 from probe.price import Price
 from probe.telemetry import Samples, Telemetry

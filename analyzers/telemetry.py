@@ -13,26 +13,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from probe.analyzers.telemetry_bounds import (
+    SATURATED_FRACTION,
+    UNUSED_FRACTION,
+    OperatorFacts,
+    bound_confidence,
+    operator_confidence,
+)
+from probe.analyzers.telemetry_phases import phases_of
+from probe.analyzers.telemetry_readings import MIN_READINGS, Readings, quantity_of, readings_of, within
+from probe.analyzers.telemetry_units import agreed
 from probe.nvml import event_reasons
-from probe.telemetry import BoundConfidence, Judgement, Quantity, Samples, SourceUse, Telemetry, TelemetryUse
+from probe.telemetry import Judgement, Quantity, Samples, SourceUse, Telemetry, TelemetryUse
 from probe.units import format_si, format_time
 
-MIN_READINGS = 3
 HELD_FRACTION = 0.1  # of the readings in which a reason must hold, as for microbenchmarks
 SLOW_FRACTION = 0.75  # of the highest clock, below which nvbench discards a measurement too
-BUSY_FRACTION = 0.5  # utilisation from which a clock counts: an idle GPU lowers it
-SATURATED_FRACTION = 0.6  # DRAM's interface active while kernels run; what copies reach is about 0.8 to 0.9
-UNUSED_FRACTION = 0.3
 DEVICE_BUSY_FRACTION = 0.95  # some kernel runs: of an overhead-bound step there are gaps
 CONTENDED_FRACTION = 0.05  # of the time in which the loop's thread wanted a core and had none
 STARVED_FRACTION = 0.1  # of a step waiting for data
 GIL_WAIT_S = 2e-3  # mean; a thread that always holds the GIL gives it up after 5 ms (sys.getswitchinterval)
 PAUSED_FRACTION = 0.01
-BARE = ("wait", "after")
 SLOWDOWNS = ("hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake_slowdown")
-COUNTERS = ("energy_j", "ecc_corrected_errors", "ecc_uncorrected_errors", "pcie_replays", "xid", "clocks_event_reasons")
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -43,34 +45,25 @@ class RunFacts:
     step_s: float | None = None
     data_wait_s: float | None = None
     busy_fraction: float | None = None  # of the device, while steps were recorded
+    busy_s: float | None = None  # the same, of a recorded step
+    ops: tuple[OperatorFacts, ...] = ()  # of a device whose kernels were recorded
 
 
 def telemetry_use(telemetry: Telemetry, sources: Mapping[str, Any], facts: RunFacts) -> TelemetryUse:
     """The summary of a run's telemetry. `sources`: how each was read, as the run says it."""
+    telemetry, contradictions = agreed(telemetry)
     quantities = tuple(q for samples in telemetry.samples for q in _quantities(samples, telemetry))
-    judgements = (*_of_gpus(telemetry, facts), *_of_host(telemetry, facts), *_of_clock(telemetry))
-    return TelemetryUse(tuple(_uses(telemetry, sources)), quantities, judgements, bound_confidence(judgements, facts))
-
-
-# Which judgement speaks for or against which class; the strongest word that was said counts.
-SPEAKS = {
-    ("dram-idle", "memory"): "contradicted", ("sm-idle", "compute"): "contradicted",
-    ("dram-busy", "compute"): "doubtful", ("starved", "compute"): "doubtful", ("starved", "memory"): "doubtful",
-    ("starved", "latency"): "doubtful", ("neighbours", "overhead"): "doubtful",
-    ("device-busy", "host"): "doubtful", ("device-busy", "overhead"): "doubtful",
-    ("dram-saturated", "memory"): "confirmed", ("sm-busy", "compute"): "confirmed", ("starved", "host"): "confirmed",
-}  # fmt: skip
-WORDS = ("contradicted", "doubtful", "confirmed")
-
-
-def bound_confidence(judgements: Sequence[Judgement], facts: RunFacts) -> BoundConfidence | None:
-    """Whether the class of the step gains or loses by what was sampled; None where nothing speaks of it."""
-    for word in WORDS:
-        spoken = [one for one in judgements if SPEAKS.get((one.code, facts.bound)) == word]
-        if spoken:
-            evidence = tuple(text for one in spoken for text in (one.says, *one.evidence))
-            return BoundConfidence(facts.bound, word, evidence)
-    return None
+    judgements = (
+        *_of_gpus(telemetry, facts), *_of_host(telemetry, facts), *_of_clock(telemetry), *contradictions,
+    )  # fmt: skip
+    return TelemetryUse(
+        sources=tuple(_uses(telemetry, sources)),
+        quantities=quantities,
+        judgements=judgements,
+        bound=bound_confidence(judgements, facts.bound),
+        ops=tuple(operator_confidence(telemetry, facts.ops, facts.step_s, facts.busy_s)),
+        phases=tuple(phases_of(telemetry)),
+    )
 
 
 def _uses(telemetry: Telemetry, sources: Mapping[str, Any]) -> Iterator[SourceUse]:
@@ -88,19 +81,6 @@ def _uses(telemetry: Telemetry, sources: Mapping[str, Any]) -> Iterator[SourceUs
         yield SourceUse(name, via, 1 / period_s if via and period_s else None, reasons)
 
 
-def within(samples: Samples, telemetry: Telemetry, window: str) -> Mask:
-    """Which readings fell into the steps of a kind; the whole run where its steps are not known."""
-    chosen = [w for w in telemetry.windows if window == "all" or (w.phase in BARE) == (window == "bare")]
-    if window == "recorded":
-        chosen = [w for w in chosen if w.phase == "active"]
-    if window == "all" and not chosen:
-        return np.ones(len(samples), bool)
-    mask = np.zeros(len(samples), bool)
-    for one in chosen:
-        mask |= (samples.at_ns >= one.begin_ns) & (samples.at_ns < one.end_ns)
-    return mask
-
-
 def _quantities(samples: Samples, telemetry: Telemetry) -> Iterator[Quantity]:
     """Mean and extremes of everything that is a level or a rate."""
     for window in ("all", "bare", "recorded"):
@@ -108,52 +88,7 @@ def _quantities(samples: Samples, telemetry: Telemetry) -> Iterator[Quantity]:
         for number, entity in enumerate(samples.entities):
             rows = inside & (samples.entity == number)
             for name, column in samples.columns.items():
-                yield from _quantity(name, column[rows], samples.source, entity, window)
-
-
-def _quantity(name: str, column: npt.NDArray[np.float64], source: str, entity: str, window: str) -> Iterator[Quantity]:
-    known = column[~np.isnan(column)]
-    if not len(known):
-        return
-    if name == "energy_j":
-        used = float(known.max() - known.min())
-        yield Quantity("energy_used_j", source, entity, window, len(known), used, used, used)
-    elif name not in COUNTERS:
-        yield Quantity(
-            name, source, entity, window, len(known), float(known.mean()), float(known.min()), float(known.max())
-        )
-
-
-class _Readings:
-    """The readings of one device over the steps that count."""
-
-    def __init__(self, samples: Samples, rows: Mask) -> None:
-        self._samples, self._rows = samples, rows
-
-    def of(self, name: str) -> npt.NDArray[np.float64]:
-        """What was said, without what was not."""
-        column = self._samples.columns.get(name)
-        chosen = np.empty(0) if column is None else column[self._rows]
-        return chosen[~np.isnan(chosen)]
-
-    def mean(self, name: str) -> float | None:
-        """The mean; None of too few."""
-        known = self.of(name)
-        return float(known.mean()) if len(known) >= MIN_READINGS else None
-
-    def while_busy(self) -> _Readings:
-        """Those in which the GPU worked; all where that was not said."""
-        use = self._samples.columns.get("gpu_utilisation_fraction")
-        if use is None:
-            return self
-        return _Readings(self._samples, self._rows & ~(use < BUSY_FRACTION))
-
-
-def _readings(samples: Samples, telemetry: Telemetry, entity: int) -> _Readings:
-    """Of the bare steps where there are enough, else of the whole run."""
-    of_entity = samples.entity == entity
-    bare = within(samples, telemetry, "bare") & of_entity
-    return _Readings(samples, bare if bare.sum() >= MIN_READINGS else within(samples, telemetry, "all") & of_entity)
+                yield from quantity_of(name, column[rows], samples.source, entity, window)
 
 
 def _of_gpus(telemetry: Telemetry, facts: RunFacts) -> Iterator[Judgement]:
@@ -165,14 +100,14 @@ def _of_gpus(telemetry: Telemetry, facts: RunFacts) -> Iterator[Judgement]:
             continue
         fixed = samples.about.get("gpus") or {}
         for number, entity in enumerate(samples.entities):
-            readings = _readings(samples, telemetry, number)
+            readings = readings_of(samples, telemetry, number)
             for judgement in _of_gpu(entity, readings, fixed.get(entity) or {}, facts):
                 if (judgement.code, entity) not in told:
                     told.add((judgement.code, entity))
                     yield judgement
 
 
-def _of_gpu(entity: str, readings: _Readings, fixed: Mapping[str, Any], facts: RunFacts) -> Iterator[Judgement]:
+def _of_gpu(entity: str, readings: Readings, fixed: Mapping[str, Any], facts: RunFacts) -> Iterator[Judgement]:
     yield from _of_clocks(entity, readings.while_busy(), fixed)
     yield from _of_dram(entity, readings, facts)
     yield from _of_pipes(entity, readings, facts)
@@ -184,7 +119,7 @@ def _of_gpu(entity: str, readings: _Readings, fixed: Mapping[str, Any], facts: R
         yield Judgement("neighbours", entity, says, (f"at most {int(busy.max())} other processes ran on the SMs",))
 
 
-def _of_clocks(entity: str, readings: _Readings, fixed: Mapping[str, Any]) -> Iterator[Judgement]:
+def _of_clocks(entity: str, readings: Readings, fixed: Mapping[str, Any]) -> Iterator[Judgement]:
     """Why the clock was low while the GPU worked, and how low."""
     held = _held(readings.of("clocks_event_reasons"))
     clock, highest = readings.mean("sm_clock_hz"), fixed.get("max_sm_clock_hz")
@@ -216,7 +151,7 @@ def _held(masks: npt.NDArray[np.float64]) -> dict[str, float]:
     return {name: sum(name in told for told in words) / len(words) for name in names}
 
 
-def _of_dram(entity: str, readings: _Readings, facts: RunFacts) -> Iterator[Judgement]:
+def _of_dram(entity: str, readings: Readings, facts: RunFacts) -> Iterator[Judgement]:
     """Whether the class of the step fits what DRAM's interface did while kernels ran."""
     active = readings.mean("dram_active_fraction")
     if active is None:
@@ -236,7 +171,7 @@ def _of_dram(entity: str, readings: _Readings, facts: RunFacts) -> Iterator[Judg
         yield Judgement("dram-busy", entity, says, evidence)
 
 
-def _of_pipes(entity: str, readings: _Readings, facts: RunFacts) -> Iterator[Judgement]:
+def _of_pipes(entity: str, readings: Readings, facts: RunFacts) -> Iterator[Judgement]:
     """Whether the class of the step fits how busy the SMs and the device were."""
     sms = readings.mean("sm_active_fraction")
     if sms is not None and facts.bound == "compute":
@@ -253,7 +188,7 @@ def _of_pipes(entity: str, readings: _Readings, facts: RunFacts) -> Iterator[Jud
         yield Judgement("device-busy", entity, says, (f"a kernel ran in {used:.0%} of the time",))
 
 
-def _of_errors(entity: str, readings: _Readings) -> Iterator[Judgement]:
+def _of_errors(entity: str, readings: Readings) -> Iterator[Judgement]:
     xids = [int(number) for number in readings.of("xid") if number]
     if xids:
         says = f"{entity}: the driver reported Xid {xids[-1]}; sudo dmesg | grep -i xid tells more"
@@ -271,18 +206,18 @@ def _of_errors(entity: str, readings: _Readings) -> Iterator[Judgement]:
 def _of_host(telemetry: Telemetry, facts: RunFacts) -> Iterator[Judgement]:
     host, machine = telemetry.of("host"), telemetry.of("machine")
     if host is not None:
-        readings = _readings(host, telemetry, 0)
-        yield from _of_cores(readings, None if machine is None else _readings(machine, telemetry, 0))
+        readings = readings_of(host, telemetry, 0)
+        yield from _of_cores(readings, None if machine is None else readings_of(machine, telemetry, 0))
         yield from _of_python(readings, host)
     if machine is not None:
-        throttled = _readings(machine, telemetry, 0).mean("cgroup_throttled_fraction")
+        throttled = readings_of(machine, telemetry, 0).mean("cgroup_throttled_fraction")
         if throttled is not None and throttled >= PAUSED_FRACTION:
             says = f"host: the container's CPU quota stopped the process for {throttled:.0%} of the time"
             yield Judgement("cpu-quota", "host", says, ("cpu.stat of the cgroup",))
     yield from _of_data(telemetry, facts)
 
 
-def _of_cores(readings: _Readings, machine: _Readings | None) -> Iterator[Judgement]:
+def _of_cores(readings: Readings, machine: Readings | None) -> Iterator[Judgement]:
     """Whether the loop's thread had a core when it wanted one, and whose work was in the way."""
     queued = readings.mean("loop_run_queue_fraction")
     if queued is None or queued < CONTENDED_FRACTION:
@@ -297,7 +232,7 @@ def _of_cores(readings: _Readings, machine: _Readings | None) -> Iterator[Judgem
     yield Judgement("neighbours", "host", says, tuple(evidence))
 
 
-def _of_python(readings: _Readings, host: Samples) -> Iterator[Judgement]:
+def _of_python(readings: Readings, host: Samples) -> Iterator[Judgement]:
     """Whether the GIL was held, and what the garbage collector took."""
     waited = readings.mean("gil_wait_s")
     if waited is not None and waited >= GIL_WAIT_S:
@@ -329,7 +264,7 @@ def _gpu_use(telemetry: Telemetry) -> Sequence[float | None]:
     samples = telemetry.of("nvml") or telemetry.of("dcgm")
     if samples is None:
         return ()
-    each = (_readings(samples, telemetry, number) for number in range(len(samples.entities)))
+    each = (readings_of(samples, telemetry, number) for number in range(len(samples.entities)))
     return [readings.mean("gpu_utilisation_fraction") for readings in each]
 
 

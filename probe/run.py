@@ -153,6 +153,9 @@ class _Head:
     metrics: dict[str, Metric] = field(default_factory=dict)
     cycles: tuple[Cycle, ...] = ()
     graph: str | None = None  # file of the model's graph, in the run directory
+    closing_s: dict[str, float] = field(
+        default_factory=dict
+    )  # what leaving the block took: recording, graph, telemetry
     collected: dict[str, bool | str] = field(default_factory=dict)  # true, or why not
     telemetry: dict[str, Any] = field(default_factory=dict)  # clock, windows of steps, sources; see docs/telemetry.md
     requests: RequestTimes | None = None  # to a server, where session.request() marked them

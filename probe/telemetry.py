@@ -7,7 +7,7 @@ with; `unix_ns` is the wall clock at the same moment, which traces are stamped w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,22 @@ Int32s: TypeAlias = npt.NDArray[np.int32]
 Float64s: TypeAlias = npt.NDArray[np.float64]
 
 CLOCK_STEP_NS = 50_000_000  # by which wall and monotonic clock may drift apart (NTP slews) before it is called a step
+
+
+class InPhases(NamedTuple):
+    """The annotated phases that the loop was in at one moment, from the outside in."""
+
+    names: tuple[str, ...] = ()
+    whole: int = 0  # how many of them, from the outside, were open ever since the reading before
+
+
+@dataclass(frozen=True, eq=False)
+class PhasesOfRows:
+    """The phases of each reading; arrays [n]."""
+
+    path: Int32s  # into paths
+    whole: Int32s  # as in InPhases
+    paths: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +46,7 @@ class Samples:
     entities: tuple[str, ...]  # UUID of a GPU, "UUID/instance" of a MIG slice, "host"
     columns: dict[str, Float64s]  # the unit is the end of the name
     about: dict[str, Any] = field(default_factory=dict)  # how it was read, and what could not be
+    phases: PhasesOfRows | None = None  # None where the loop annotated nothing
 
     def __len__(self) -> int:
         return len(self.at_ns)
@@ -80,6 +97,17 @@ class Quantity:
 
 
 @dataclass(frozen=True)
+class PhaseUse:
+    """What was sampled while one annotated phase ran."""
+
+    name: str
+    readings: int  # in which it ran, of the source that was read most often
+    share_fraction: float  # of that source's readings in the same steps: of the time, as far as they tell
+    quantities: tuple[Quantity, ...]  # over the readings throughout which it ran
+    reason: str | None = None  # why there are none
+
+
+@dataclass(frozen=True)
 class SourceUse:
     """Whether a source was used, through what, and why the others were not."""
 
@@ -109,6 +137,17 @@ class BoundConfidence:
 
 
 @dataclass(frozen=True)
+class OperatorConfidence:
+    """Whether what the device did fits the class of one operator."""
+
+    op: int  # its index
+    name: str
+    bound: str  # its class
+    says: str  # as of the step
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TelemetryUse:
     """Telemetry as the analysis gives it."""
 
@@ -116,3 +155,5 @@ class TelemetryUse:
     quantities: tuple[Quantity, ...]
     judgements: tuple[Judgement, ...]
     bound: BoundConfidence | None = None  # None: nothing that was sampled speaks for or against it
+    ops: tuple[OperatorConfidence, ...] = ()  # operators about whose class what was sampled decides
+    phases: tuple[PhaseUse, ...] = ()  # what `probe.annotate` named, the longest first

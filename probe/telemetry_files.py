@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from probe.errors import RunError
 from probe.files import atomic_path
-from probe.telemetry import Samples
+from probe.telemetry import PhasesOfRows, Samples
 
 SCHEMA = "probe.telemetry/1"
 MOST_BYTES = 256 << 20  # unpacked, of one part; ours have a few hundred kilobytes
@@ -32,6 +32,7 @@ MOST_BYTES = 256 << 20  # unpacked, of one part; ours have a few hundred kilobyt
 _SCHEMA = re.compile(r"probe\.telemetry/(\d+)")
 _PART = re.compile(r"telemetry\.rank(\d{5,})\.([a-z_]+)\.(\d{4,})\.(parquet|npz)")
 _FIXED = ("at_ns", "unix_ns", "entity")
+_PHASES = ("in_phase", "in_phase_whole")  # only where the loop annotated something
 _HEAD = "probe"  # key of the head: Parquet's metadata, or an array of bytes in the archive
 
 
@@ -63,6 +64,9 @@ def write_part(path: Path, samples: Samples, identity: Mapping[str, Any]) -> int
     columns: dict[str, npt.NDArray[Any]] = {
         "at_ns": samples.at_ns, "unix_ns": samples.unix_ns, "entity": samples.entity, **samples.columns,
     }  # fmt: skip
+    if samples.phases is not None:
+        head["phases"] = [list(path) for path in samples.phases.paths]
+        columns |= dict(zip(_PHASES, (samples.phases.path, samples.phases.whole), strict=True))
     with atomic_path(path) as part:
         text = json.dumps(head, allow_nan=False).encode()
         if path.suffix == ".parquet":
@@ -105,8 +109,13 @@ def pack(directory: Path, rank: int, launch: str, identity: Mapping[str, Any]) -
             path.unlink(missing_ok=True)
 
 
-def read(directory: Path, rank: int, launch: str = "") -> tuple[tuple[Samples, ...], tuple[str, ...]]:
-    """What each source said beside a rank, and a warning for each part that cannot be read or is another run's."""
+def read(
+    directory: Path, rank: int, launch: str = "", clock: Sequence[int] | None = None
+) -> tuple[tuple[Samples, ...], tuple[str, ...]]:
+    """What each source said beside a rank, and a warning for each part that cannot be read or is another's.
+
+    clock: monotonic and wall clock in ns when the rank's telemetry began; no other process has the same.
+    """
     kept: dict[Path, Samples] = {}
     warnings: list[str] = []
     packed: dict[str, int] = {}  # source -> number up to which its archives are in a Parquet file that could be read
@@ -115,7 +124,7 @@ def read(directory: Path, rank: int, launch: str = "") -> tuple[tuple[Samples, .
         if not replaces and number <= packed.get(source, -1):
             continue  # the run was killed before the archive was removed
         try:
-            kept[path] = read_part(path, launch)
+            kept[path] = read_part(path, launch, clock)
         except RunError as error:
             warnings.append(f"telemetry was left out: {error}")
             continue
@@ -126,8 +135,8 @@ def read(directory: Path, rank: int, launch: str = "") -> tuple[tuple[Samples, .
     return tuple(_joined(group) for group in merged), tuple(warnings)
 
 
-def read_part(path: Path, launch: str = "") -> Samples:
-    """One part. Raises RunError in one line for one that is damaged, newer, or of another launch."""
+def read_part(path: Path, launch: str = "", clock: Sequence[int] | None = None) -> Samples:
+    """One part. Raises RunError in one line for one that is damaged, newer, or of another launch, rank or host."""
     try:
         head, columns = _read_parquet(path) if path.suffix == ".parquet" else _read_archive(path)
     except RunError:
@@ -136,6 +145,7 @@ def read_part(path: Path, launch: str = "") -> Samples:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise RunError(f"{path}: damaged ({said}); the other parts stand") from error
     _check(head, path, launch)
+    _check_origin(head, path, clock)
     try:
         return _samples(head, columns)
     except (KeyError, TypeError, ValueError) as error:
@@ -179,11 +189,24 @@ def _check(head: Any, path: Path, launch: str) -> None:
         raise RunError(f"{path}: telemetry of another launch, on host {head.get('host') or 'unknown'}; remove it")
 
 
+def _check_origin(head: Mapping[str, Any], path: Path, clock: Sequence[int] | None) -> None:
+    """Whether the part was written where its name and its run say: times of another process mean nothing here."""
+    host = head.get("host") or "an unknown host"
+    match = _PART.fullmatch(path.name)
+    rank, named = head.get("rank"), int(match[1]) if match else None
+    if isinstance(rank, int) and named is not None and rank != named:
+        raise RunError(f"{path}: telemetry of rank {rank} on {host}, named as rank {named}'s; remove it")
+    written = head.get("clock")
+    if clock is not None and isinstance(written, list) and written != list(clock):
+        raise RunError(f"{path}: telemetry of another process, on {host}, with a clock of its own; remove it")
+
+
 def _samples(head: Mapping[str, Any], columns: dict[str, npt.NDArray[Any]]) -> Samples:
     """The columns as they must be; ValueError where they are not."""
     lengths = {column.shape for column in columns.values()}
     entities = tuple(str(name) for name in head["entities"])
     at, unix, entity = (np.asarray(columns.pop(name)) for name in _FIXED)
+    phases = _phases(head, columns)
     if len(lengths) != 1 or at.ndim != 1:
         raise ValueError(f"columns of unequal shapes: {sorted(map(str, lengths))}")
     if not all(np.issubdtype(column.dtype, np.integer) for column in (at, unix, entity)):
@@ -194,8 +217,21 @@ def _samples(head: Mapping[str, Any], columns: dict[str, npt.NDArray[Any]]) -> S
     return Samples(
         str(head["source"]), at.astype(np.int64), unix.astype(np.int64), entity.astype(np.int32), entities,
         {name: np.asarray(column, np.float64) for name, column in columns.items()},
-        about if isinstance(about, dict) else {},
+        about if isinstance(about, dict) else {}, phases,
     )  # fmt: skip
+
+
+def _phases(head: Mapping[str, Any], columns: dict[str, npt.NDArray[Any]]) -> PhasesOfRows | None:
+    """What the loop had annotated; ValueError where that cannot be."""
+    if "phases" not in head:
+        return None
+    paths = tuple(tuple(str(name) for name in path) for path in head["phases"])
+    path, whole = (np.asarray(columns.pop(name)) for name in _PHASES)
+    if not all(np.issubdtype(column.dtype, np.integer) for column in (path, whole)):
+        raise ValueError("phases that are no whole numbers")
+    if len(path) and not 0 <= int(path.min()) <= int(path.max()) < len(paths):
+        raise ValueError(f"a phase beyond the {len(paths)} that are named")
+    return PhasesOfRows(path.astype(np.int32), whole.astype(np.int32), paths)
 
 
 def _joined(group: Sequence[Samples]) -> Samples:
@@ -211,8 +247,26 @@ def _joined(group: Sequence[Samples]) -> Samples:
     columns = {name: np.concatenate(list(_column(group, name)))[order] for name in names}
     unix = np.concatenate([one.unix_ns for one in group])
     return Samples(
-        group[0].source, at[order], unix[order], np.concatenate(entity)[order], entities, columns, group[-1].about
+        group[0].source, at[order], unix[order], np.concatenate(entity)[order], entities, columns, group[-1].about,
+        _joined_phases(group, order),
+    )  # fmt: skip
+
+
+def _joined_phases(group: Sequence[Samples], order: npt.NDArray[np.intp]) -> PhasesOfRows | None:
+    if not any(one.phases for one in group):
+        return None
+    each = [one.phases or _no_phases(len(one)) for one in group]
+    paths = tuple(dict.fromkeys(path for one in each for path in one.paths))
+    number = {path: index for index, path in enumerate(paths)}
+    path = [np.array([number[path] for path in one.paths], np.int32)[one.path] for one in each]
+    return PhasesOfRows(
+        np.concatenate(path)[order], np.concatenate([one.whole for one in each])[order].astype(np.int32), paths
     )
+
+
+def _no_phases(rows: int) -> PhasesOfRows:
+    none = np.zeros(rows, np.int32)
+    return PhasesOfRows(none, none, ((),))
 
 
 def _column(group: Sequence[Samples], name: str) -> Iterator[npt.NDArray[np.float64]]:

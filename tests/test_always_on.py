@@ -59,18 +59,20 @@ def test_the_clock_asks_again_and_again(tmp_path: Path) -> None:
 
 
 def test_a_touched_file_asks_once_a_touch(tmp_path: Path) -> None:
+    (tmp_path / TRIGGER).touch()  # left behind by an earlier run
     told = watching(tmp_path, StepLog(), Clock(), on_demand=True)
-    assert told.look(1) is None
-    now = told._served_ns
-    (tmp_path / TRIGGER).touch()
-    os.utime(tmp_path / TRIGGER, ns=(now - 1, now - 1))  # left behind by an earlier run
-    assert told.look(2) is None
-    os.utime(tmp_path / TRIGGER, ns=(now + 5, now + 5))
-    asked = told.look(3)
-    assert asked is not None and "trigger" in asked.why and told.look(4) is None
     deaf = watching(tmp_path, StepLog(), Clock(), every_s=600)
-    deaf._served_ns = 0
-    assert deaf.look(5) is None
+    assert told.look(1) is None
+    now = (tmp_path / TRIGGER).stat().st_mtime_ns
+    for number, touched in enumerate((now + 5, now - 3_600_000_000_000)):  # then the wall clock was set back
+        os.utime(tmp_path / TRIGGER, ns=(touched, touched))
+        asked = told.look(3 + 2 * number)
+        assert asked is not None and "trigger" in asked.why and told.look(4 + 2 * number) is None
+    (tmp_path / TRIGGER).unlink()
+    assert told.look(7) is None
+    (tmp_path / TRIGGER).touch()
+    assert told.look(8) is not None
+    assert deaf.look(9) is None
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """A model's graph is captured without its noticing, or one warning says why it was not."""
 
 import random
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from probe.collectors import module_graph
 from probe.collectors.model_calls import ModelCalls, NotCapturedError
 from probe.collectors.module_graph import capture, unwrapped
 from probe.readers.module_graph import GraphUnit, ModuleGraph, read
+from probe.session import graph
+from probe.session.graph import GraphOfModel
 
 
 class Net(nn.Module):
@@ -240,6 +244,27 @@ def test_what_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module_graph, "MOST_S", -1.0)
     with pytest.raises(NotCapturedError, match="took more than"):
         captured(Net(), torch.randn(4, 8))
+
+
+def test_what_leaving_the_block_takes_is_bounded_counted_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.randn(3, 8)
+    assert [GraphOfModel(model, print, pause).most_s for pause in (1.0, 0.1, 1e6)] == [15.0, 1.5, 60.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "MOST_S", -1.0)
+        given_up = observed(tmp_path, model, lambda: model(x))
+        assert any("took more than -1 s" in warning for warning in given_up.warnings)
+    capsys.readouterr()
+    with probe.profile(tmp_path / "said", wait=1, warmup=1, active=1, model=model, max_pause_s=0.02) as prof:
+        for _ in range(4):
+            model(x)
+            prof.step()
+        slow = prof._graph.write
+        prof._graph.write = lambda *where: (time.sleep(0.15), slow(*where))
+    closing_s = probe.run.load(tmp_path / "said").main.closing_s
+    assert set(closing_s) == {"recording", "graph", "telemetry"} and closing_s["graph"] >= 0.15
+    assert re.search(r"leaving the block took \d+\.\d s \((graph|telemetry) ", capsys.readouterr().err)
 
 
 def observed(folder: Path, model: object, call: Callable[[], object], **options: Any) -> Any:

@@ -238,7 +238,9 @@ def test_the_directory_is_removed_in_mid_run(tmp_path: Path, at: int, capfd: pyt
             prof.step()
     assert not (tmp_path / "r").exists()
     assert any("writing the run failed" in warning for warning in prof.warnings)
-    assert len(capfd.readouterr().err.splitlines()) == 1
+    said = capfd.readouterr().err.splitlines()
+    own = [line for line in said if not line.startswith("USDT:")]  # kineto's, where another test prepared it first
+    assert len(own) == 1
 
 
 # --- other profilers

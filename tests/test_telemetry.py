@@ -190,6 +190,19 @@ def test_damaged_newer_and_foreign_parts_are_left_out_and_the_rest_stands(tmp_pa
     assert all("\n" not in warning for warning in warnings)
 
 
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [({"rank": 3, "host": "b"}, "telemetry of rank 3 on b, named as rank 0's"), ({"rank": 0, "clock": [5, 6]}, None),
+     ({"rank": 0, "clock": [5, 7], "host": "b"}, "another process, on b"), ({"rank": 0}, None),
+     ({"clock": [1, 6]}, "another process, on an unknown host")],
+)  # fmt: skip
+def test_telemetry_of_another_host_or_rank_is_refused(tmp_path: Path, head: dict[str, Any], said: str | None) -> None:
+    write_part(tmp_path / part_name(0, "nvml", 0), samples(), {"launch": "l", **head})
+    told, warnings = read(tmp_path, 0, "l", (5, 6))
+    assert [len(one) for one in told] == ([] if said else [5]) and len(warnings) == bool(said)
+    assert said is None or said in warnings[0]
+
+
 def _archive(path: Path, head: dict[str, Any], **columns: Any) -> None:
     text = np.frombuffer(json.dumps(head).encode(), np.uint8)
     base = {"at_ns": np.arange(2), "unix_ns": np.arange(2), "entity": np.zeros(2, np.int32)}

@@ -1,13 +1,22 @@
 """Does the analysis of telemetry say what the readings say, and nothing where they are silent?"""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from probe.analyzers.telemetry import RunFacts, telemetry_use, within
+import probe
+from probe import run_telemetry, telemetry_files
+from probe.analysis import Analysis
+from probe.analyzers.telemetry import RunFacts, telemetry_use
+from probe.analyzers.telemetry_bounds import OperatorFacts
+from probe.analyzers.telemetry_readings import within
 from probe.report.conditions import telemetry_words
-from probe.telemetry import Judgement, Samples, Telemetry, TelemetryUse, Window
+from probe.report.telemetry_phases import phase_words
+from probe.run import RankPart
+from probe.telemetry import Judgement, PhasesOfRows, Samples, Telemetry, TelemetryUse, Window
 
 NS = 1_000_000_000
 NAN = float("nan")
@@ -214,3 +223,140 @@ def test_waiting_for_data_confirms_the_host_and_a_line_tells_the_readings() -> N
     words = telemetry_words(found)
     assert words == "GPU busy 40.0 % · SM clock 1.90 GHz · power 400 W · host-bound is confirmed"
     assert telemetry_words(None) == telemetry_words(used()) == ""
+
+
+# --- phases -------------------------------------------------------------------------------------------------------
+
+
+def phased(samples: Samples, *paths: tuple[str, ...], whole: int = 9) -> Samples:
+    """The readings in turn in one of the paths; `whole` of a path were open ever since the reading before."""
+    known = ((), *dict.fromkeys(path for path in paths if path))
+    number = np.array([known.index(paths[row % len(paths)]) for row in range(len(samples))], np.int32)
+    count = np.array([min(whole, len(paths[row % len(paths)])) for row in range(len(samples))], np.int32)
+    return replace(samples, phases=PhasesOfRows(number, count, known))
+
+
+def test_phases_have_shares_and_figures_of_their_own() -> None:
+    power = np.where(np.arange(30) % 2, 100.0, 400.0)
+    joules = 1e6 + np.cumsum(power)  # the counter at a reading: what was used since the one before is its own power
+    one = phased(gpu(power_w=power, energy_j=joules), ("step", "forward"), ("step",))
+    step, forward = used(one).phases
+    assert (step.name, step.share_fraction, step.readings) == ("step", 1.0, 28)  # bare steps only
+    assert (forward.name, forward.share_fraction, forward.readings) == ("forward", 0.5, 14)
+    told = {q.name: q for q in forward.quantities}
+    assert (told["power_w"].mean, told["power_w"].n, told["power_w"].window) == (400.0, 14, "bare")
+    assert told["mean_power_w"].mean == pytest.approx(400) and told["energy_used_j"].mean == pytest.approx(13 * 400)
+    assert {q.name: q.mean for q in step.quantities}["power_w"] == 250.0
+
+
+def test_a_line_tells_the_longest_phases() -> None:
+    two = used(phased(gpu(), ("forward",), ("forward",), ("back\x1bward",)), phased(host(), ("forward",)))
+    assert phase_words(two).split(" · ") == [
+        "forward 67.9 % (400 W, GPU busy 98.0 %, without a core 0.1 %)",
+        "back\N{REPLACEMENT CHARACTER}ward 32.1 % (400 W, GPU busy 98.0 %)",
+    ]
+    short = used(phased(host(), ("short",), whole=0))
+    assert phase_words(short) == "short 100.0 % · those without figures are shorter than the time between readings"
+    assert phase_words(used(host())) == phase_words(None) == ""
+
+
+def test_phases_that_are_too_short_have_a_share_and_a_reason() -> None:
+    one = phased(host(), ("short",), (), (), whole=0)
+    (short,) = used(one).phases
+    assert short.share_fraction == pytest.approx(1 / 3, abs=0.05) and short.quantities == ()
+    assert short.reason is not None and "100 ms" in short.reason and "sample more often" in short.reason
+    outer, inner = used(phased(host(), ("outer", "inner"), whole=1)).phases
+    assert outer.quantities and not inner.quantities and inner.reason is not None
+
+
+def test_phases_of_two_sources_and_none() -> None:
+    told = used(phased(gpu(), ("a",)), phased(host(), ("a",), ("b",)))
+    assert [(one.name, one.readings) for one in told.phases] == [("a", 28)]  # the GPU's readings were as many
+    assert {q.source for q in told.phases[0].quantities} == {"nvml", "host"}
+    assert used(gpu(), host()).phases == ()
+    many = used(phased(host(), *((f"p{number}",) for number in range(30))), windows=())
+    assert len(many.phases) == 20
+
+
+# --- operators ----------------------------------------------------------------------------------------------------
+
+
+def operators(*ops: tuple[str, float], **columns: Any) -> dict[int, str]:
+    """What is said of operators (class, seconds) of a step of 10 s in which kernels run for 8."""
+    facts = tuple(OperatorFacts(index, "aten::x", bound, s) for index, (bound, s) in enumerate(ops))
+    return {one.op: one.says for one in used(gpu(**columns), step_s=10.0, busy_s=8.0, ops=facts).ops}
+
+
+@pytest.mark.parametrize(
+    ("ops", "columns", "said"),
+    [
+        # DRAM was active for 1 s of the step: 0.2 at most of an operator of 5 s, anything of one of 2 s.
+        ([("memory", 5.0), ("memory", 2.0)], {"dram_active_fraction": 0.1}, {0: "contradicted"}),
+        # For 7 s: 4 of them at least in an operator of 5 s (others run 3 s), 0.8 of it; of 2 s: 1 at least, half.
+        ([("memory", 5.0), ("memory", 2.0)], {"dram_active_fraction": 0.7}, {0: "confirmed"}),
+        ([("compute", 5.0), ("unknown", 2.0)], {"dram_active_fraction": 0.7}, {0: "doubtful"}),
+        ([("compute", 5.0), ("overhead", 3.0)], {"sm_active_fraction": 0.1}, {0: "contradicted"}),
+        ([("compute", 5.0)], {"sm_active_fraction": 0.8}, {}),  # busy SMs may wait for memory
+        ([("compute", 5.0)], {"sm_active_fraction": 0.8, "tensor_active_fraction": 0.65}, {0: "confirmed"}),
+        ([("memory", 7.0), ("memory", 7.0)], {"dram_active_fraction": 0.1}, {}),  # kernels overlap
+        ([("memory", 5.0)], {"dram_active_fraction": 0.95}, {}),  # the bare steps were not like the recorded ones
+        ([("memory", 5.0)], {"dram_active_fraction": [0.0, 0.5] * 15}, {}),  # too uneven a mean
+        ([("memory", 5.0)], {}, {}),
+    ],
+)  # fmt: skip
+def test_an_operators_class_is_decided_only_where_limits_decide(
+    ops: list[tuple[str, float]], columns: dict[str, Any], said: dict[int, str]
+) -> None:
+    assert operators(*ops, **columns) == said
+
+
+def test_limits_are_the_evidence_and_several_gpus_say_nothing() -> None:
+    facts = {"step_s": 10.0, "busy_s": 8.0, "ops": (OperatorFacts(4, "aten::mm", "memory", 5.0),)}
+    one = gpu(dram_active_fraction=0.1)
+    (told,) = used(one, **facts).ops
+    assert (told.op, told.bound, told.name) == (4, "memory", "aten::mm")
+    assert "DRAM active for 1.00 s" in told.evidence[0] and "runs for 5.00 s" in told.evidence[0]
+    two = replace(one, entities=("GPU-a", "GPU-b"))
+    assert used(two, **facts).ops == ()
+    assert used(one, step_s=10.0, ops=facts["ops"]).ops == () and used(host(), **facts).ops == ()
+
+
+def test_what_is_decided_stands_beside_the_operator_and_changes_no_figure(tmp_path: Path) -> None:
+    def beside(dram: float) -> Analysis:
+        clock, at = (5, 6), np.arange(30, dtype=np.int64)
+        columns = {"dram_active_fraction": np.full(30, dram)}
+        said = Samples("nvml", at, at, np.zeros(30, np.int32), ("GPU-a",), columns, {"via": "nvml"})
+        telemetry_files.write_part(tmp_path / telemetry_files.part_name(0, "nvml", 0), said, {"clock": clock})
+        part = RankPart(telemetry={"clock": {"monotonic_ns": 5, "unix_ns": 6}, "sources": {}})
+        return run_telemetry.with_telemetry(analysis, tmp_path, part, None)
+
+    base = probe.analyze(Path(__file__).parent.parent / "sample_traces" / "transformer_step")
+    memory = replace(base.ops[0], index=7, name="aten::gelu", bound="memory", device_s=4.0, evidence=("its own",))
+    steps = replace(base.steps, bare_mean_s=5.0, profiled_mean_s=5.0)
+    on_gpu = replace(base.source, device_kind="cuda")
+    use = replace(base.utilisation, device_busy_fraction=0.9)
+    analysis = replace(base, ops=(memory,), steps=steps, source=on_gpu, utilisation=use, warnings=())
+    idle = beside(0.02)
+    assert idle.telemetry is not None and [one.says for one in idle.telemetry.ops] == ["contradicted"]
+    evidence = idle.ops[0].evidence
+    assert evidence[0] == "its own" and evidence[1].startswith("memory-bound is contradicted by telemetry: DRAM active")
+    assert any(w.startswith("operator 7, aten::gelu: memory-bound is contradicted") for w in idle.warnings)
+    assert replace(idle.ops[0], evidence=memory.evidence) == memory
+    assert idle.to_json()["telemetry"]["ops"][0]["op"] == 7
+    busy = beside(0.8)
+    assert "memory-bound is confirmed by telemetry" in busy.ops[0].evidence[1]
+    assert not any("operator 7" in warning for warning in busy.warnings)
+    assert beside(0.4).ops == (memory,)
+
+
+# --- units --------------------------------------------------------------------------------------------------------
+
+
+def test_sources_that_contradict_each_other_in_a_unit_are_both_refused() -> None:
+    two = used(gpu(power_w=400.0), readings("dcgm", FIXED, power_w=400e3, sm_clock_hz=1.9e9))
+    (judgement,) = (one for one in two.judgements if one.code == "units")
+    assert "NVML says power_w 400" in judgement.says and "DCGM says 400000" in judgement.says.replace(",", "")
+    assert {q.name for q in two.quantities if q.source == "dcgm"} == {"sm_clock_hz"}
+    assert not any(q.name == "power_w" for q in two.quantities)
+    fine = used(gpu(power_w=400.0), readings("dcgm", FIXED, power_w=250.0))
+    assert "units" not in codes(fine) and sum(q.name == "power_w" and q.window == "all" for q in fine.quantities) == 2

@@ -60,16 +60,20 @@ def _refuse(module: Any) -> None:
         raise NotCapturedError("its parameters are sharded (FSDP)")
 
 
-def capture(model: Any, calls: Iterable[Call], normalised: NormalisedName) -> ModuleGraph:
-    """The graphs of the given calls of an unwrapped model. Raises NotCapturedError; leaves everything as it was."""
+def capture(model: Any, calls: Iterable[Call], normalised: NormalisedName, most_s: float | None = None) -> ModuleGraph:
+    """The graphs of the given calls of an unwrapped model. Raises NotCapturedError; leaves everything as it was.
+
+    most_s: of processor time, MOST_S by default.
+    """
     import torch
 
     lines: dict[str, int] = {}
     with _undisturbed():
         taken_apart = _composites(normalised)
         _import_fx()
-        deadline = time.thread_time() + MOST_S
-        found = [_Capture(model, call, normalised, deadline, lines).run(taken_apart) for call in calls]
+        most_s = MOST_S if most_s is None else most_s
+        deadline = time.thread_time() + most_s
+        found = [_Capture(model, call, normalised, deadline, most_s, lines).run(taken_apart) for call in calls]
     return ModuleGraph(model=type(model).__name__, torch=str(torch.__version__), lines=tuple(lines), calls=tuple(found))
 
 
@@ -120,6 +124,7 @@ class _Capture:
     call: Call
     normalised: NormalisedName
     deadline: float
+    most_s: float
     lines: dict[str, int]  # of all calls, in order
     nodes: Any = ()  # of the graph while it grows
     modules: list[list[Any]] = field(default_factory=list)  # [path, class, first node, end]
@@ -191,7 +196,7 @@ class _Capture:
     def check_time(self) -> None:
         """NotCapturedError when it takes too long."""
         if time.thread_time() > self.deadline:
-            raise NotCapturedError(f"following its forward pass took more than {MOST_S:g} s of processor time")
+            raise NotCapturedError(f"following its forward pass took more than {self.most_s:g} s of processor time")
 
     def mark_line(self, first: int, line: str) -> None:
         """The nodes from number `first` on were made by this line, but for those whose line is known."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from probe.collectors.sample_buffer import SampleBuffer
+from probe.collectors.phases import OpenPhases
+from probe.collectors.sample_buffer import NO_PHASES, SampleBuffer
 from probe.telemetry_files import part_name, write_part
 
 FLUSH_S = 10.0  # how much a kill loses at most
@@ -83,7 +84,7 @@ class Sampler:
 
     def __init__(self, source: Source, period_s: float, place: Place, *, flush_s: float = FLUSH_S,
                  most_bytes: int = MOST_BYTES, writer: Callable[..., int] = write_part,
-                 unix_ns: Callable[[], int] = time.time_ns) -> None:  # fmt: skip
+                 unix_ns: Callable[[], int] = time.time_ns, phases: OpenPhases | None = None) -> None:  # fmt: skip
         self.source = source
         self.period_s = period_s
         self.reason: str | None = None
@@ -98,6 +99,8 @@ class Sampler:
         self._most_bytes = most_bytes
         self._writer = writer
         self._unix_ns = unix_ns
+        self._phases = phases
+        self._before_ns: int | None = None  # when the reading before was made
         self._sizes: list[tuple[Path, int]] = []  # of the parts that are complete
         self._number = 0
         self._failures = 0
@@ -182,9 +185,11 @@ class Sampler:
     def tick(self, tick: Tick) -> None:
         """One reading; what goes wrong in it is told, and the next is tried."""
         unix_ns = self._unix_ns()
+        phases = NO_PHASES if self._phases is None else self._phases.at(self._since_ns(tick))
+        self._before_ns = tick.at_ns
         try:
             for entity, values in self.source.read(tick):
-                self.buffer.add(tick.at_ns, unix_ns, entity, values)
+                self.buffer.add(tick.at_ns, unix_ns, entity, values, phases)
                 if "energy_j" in values:
                     self._count_energy(entity, values["energy_j"])
         except Exception as error:
@@ -196,6 +201,10 @@ class Sampler:
         if self._failures >= FAILURES:
             self.period_s = self._usual_s
         self._failures = 0
+
+    def _since_ns(self, tick: Tick) -> int:
+        """Since when what is read now is said: the reading before, or a period ago."""
+        return self._before_ns if self._before_ns is not None else tick.at_ns - int(self.period_s * 1e9)
 
     def _count_energy(self, entity: str, counter_j: float) -> None:
         """Add up what each device used; a counter that begins anew adds nothing."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from probe.collectors.dcgm import DcgmSource
 from probe.collectors.gpu import NvmlSource
 from probe.collectors.host import HostSource, MachineSource
+from probe.collectors.phases import OpenPhases
 from probe.collectors.python_stacks import StackSource
 from probe.collectors.rapl import RaplSource
 from probe.collectors.sampling import FLUSH_S, MOST_BYTES, PATIENCE_S, Place, Sampler, Source
@@ -96,8 +98,9 @@ class Telemetry:
         self._here = here
         self._warn = warn
         self._samplers: list[Sampler] = []
-        self._windows: list[Window] = []
+        self._windows: deque[Window] = deque(maxlen=MOST_WINDOWS)  # the newest, as the parts on disk are
         self._open: tuple[str, int, int] | None = None  # phase, first step and begin of the window that is not over
+        self.phases: OpenPhases | None = None  # of the loop's thread; `annotate` notes them
         self._clock = (0, 0)
         self._identity: dict[str, Any] = {}
 
@@ -111,12 +114,13 @@ class Telemetry:
     def _start(self) -> None:
         self._clock = (time.perf_counter_ns(), time.time_ns())
         here, settings = self._here, self._settings
+        self.phases = OpenPhases(threading.get_ident())
         self._identity = {"rank": here.rank, "launch": here.launch, "host": here.host, "clock": self._clock}
         place = Place(here.directory, here.rank, self._identity)
         sources = self._sources()
         for source, hz in sources:
             share = max(1, settings.max_bytes // len(sources))
-            sampler = Sampler(source, 1 / hz, place, flush_s=settings.flush_s, most_bytes=share)
+            sampler = Sampler(source, 1 / hz, place, flush_s=settings.flush_s, most_bytes=share, phases=self.phases)
             sampler.start()
             self._samplers.append(sampler)
 
@@ -140,7 +144,7 @@ class Telemetry:
         """A phase (while recording: a step) ended at `ended_ns`, and `phase` began with `step` at `begin_ns`."""
         if self._open is not None and self._open[0] == phase and phase in BARE:
             return  # a look between recordings: the same phase goes on
-        if self._open is not None and len(self._windows) < MOST_WINDOWS:
+        if self._open is not None:
             before, first, begun = self._open
             self._windows.append(Window(before, first, begun, ended_ns))
         self._open = (phase, step, begin_ns)
@@ -173,6 +177,7 @@ class Telemetry:
         for sampler in self._samplers:
             sampler.source.forget()
         self._samplers = []
+        self.phases = None
 
     def describe(self) -> dict[str, Any]:
         """What stands in run.json."""

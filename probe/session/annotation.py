@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
+from probe.collectors.phases import Mark, OpenPhases
 from probe.session.modules import ModuleRanges, range_maker
 from probe.trace import MODULE_PREFIX, RANGE_PREFIX
 
@@ -22,16 +23,18 @@ class annotate:  # noqa: N801 - used as a verb: `with annotate("loss"):`, `@anno
 
     Costs about a microsecond while nothing records, and needs no torch until something does. One instance may be
     entered again while it is open. Coroutines may be decorated; their range then includes the time they are suspended.
-    Under a tool that listens to NVTX (nsys) it is a range of the domain `probe`, too.
+    Under a tool that listens to NVTX (nsys) it is a range of the domain `probe`, too. In the thread of a session's loop
+    it names a phase of the session's telemetry.
     fast: for hot paths. A range costs less while a profiler records, and has no counterpart on the GPU's time line.
     """
 
-    __slots__ = ("_domain", "_event", "_fast", "_open", "name")
+    __slots__ = ("_domain", "_event", "_fast", "_noted", "_open", "name")
 
     def __init__(self, name: str, *, fast: bool = False) -> None:
         self.name = str(name)
         self._fast = fast
         self._open: list[Any] = []
+        self._noted: list[tuple[OpenPhases, Mark | None]] = []  # phases of a session, each with what leaves it
         self._domain = nvtx_domain()
         self._event = None if self._domain is None else self._domain.get_event_attributes(message=self.name)
 
@@ -39,11 +42,18 @@ class annotate:  # noqa: N801 - used as a verb: `with annotate("loss"):`, `@anno
         if self._domain is not None:
             self._domain.push_range(self._event)
         self._open.append(_begin(self.name, fast=self._fast) if _records() else None)
+        phases = _phases  # another thread may end the session meanwhile
+        if phases is not None:
+            self._noted.append((phases, phases.enter(self.name)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._noted:
+            phases, phase = self._noted.pop()
+            if phase is not None:
+                phases.leave(phase)
         mark = self._open.pop() if self._open else None
         if mark is not None:
             mark.__exit__(kind, error, traceback)
@@ -82,6 +92,13 @@ def _torch_not_imported() -> bool:
 
 
 _records: Callable[[], bool] = _torch_not_imported
+_phases: OpenPhases | None = None  # of the session that samples, if there is one
+
+
+def note_phases(phases: OpenPhases | None) -> None:
+    """From now on annotated blocks are phases of a session's telemetry; None: of nobody's."""
+    global _phases
+    _phases = phases
 
 
 def _begin(name: str, *, fast: bool) -> Any:

@@ -15,13 +15,19 @@ from probe.run import graph_name
 if TYPE_CHECKING:
     from probe.collectors.model_calls import ModelCalls
 
+# Of processor time, for each second that a recording may pause training: nobody trains once the block is left, and a
+# model of 12 layers takes 1.3 s (docs/decisions.md).
+MOST_S = 15.0
+MOST_PAUSES = 4.0  # beyond which a larger max_pause_s allows the graph no more
+
 _RECORDS = ("calibrate", "warmup", "tensors", "active")
 
 
 class GraphOfModel:
     """The graph of one session's model. state: True once it is written, else why it is not."""
 
-    def __init__(self, model: object, warn: Callable[[str], None]) -> None:
+    def __init__(self, model: object, warn: Callable[[str], None], max_pause_s: float = 1.0) -> None:
+        self.most_s = MOST_S * min(max_pause_s, MOST_PAUSES)
         self.state: bool | str = "the loop is not over yet"
         self.file: str | None = None
         self._model = model
@@ -77,7 +83,7 @@ class GraphOfModel:
         from probe.collectors.module_graph import capture
         from probe.readers.module_graph import encode
 
-        data = encode(capture(self._model, calls.found, normalised))
+        data = encode(capture(self._model, calls.found, normalised, self.most_s))
         write_atomically(directory / graph_name(rank), data)
         self.file = graph_name(rank)
 

@@ -26,6 +26,7 @@ from probe.trace import TENSORS_MARK
 
 SLOWEST_WAIT_S = 5.0  # for the other ranks, which are at the same step
 NEVER = 1 << 62  # a step number that no loop reaches
+TELLING_S = 0.1  # a pause that nobody bounded is told from here on
 LONGER_STEP = 2.0  # recording alone can double a step's time; what is longer than that has more events
 
 
@@ -254,6 +255,12 @@ class Tracer:
         events = recording.event_count()
         self._model.calibrate(recording.pause_s["stop"], events)
         self._calibrated = (max(duration_ns, 1), events)
+        pause_s = recording.pause_s["stop"]
+        if pause_s > max(self.options.max_pause_s, TELLING_S):  # nothing can end a recording in mid-step
+            self._warn(
+                f"counting the {events} events of one step paused training for {pause_s:.2f} s, more than "
+                f"max_pause_s={self.options.max_pause_s:g}; repeat=0 records nothing, and counts nothing"
+            )
         self._make_plan()
 
     def _make_plan(self) -> None:

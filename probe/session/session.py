@@ -22,7 +22,7 @@ from probe.collectors.telemetry import Telemetry, settings_of
 from probe.errors import ProbeError, UsageError
 from probe.run import RankPart, is_run, part_name, write_part
 from probe.session import ownership, snapshot
-from probe.session.annotation import annotate
+from probe.session.annotation import annotate, note_phases
 from probe.session.batches import Batches
 from probe.session.beside import begun
 from probe.session.following import EVERY_S, Following, Tell
@@ -32,7 +32,7 @@ from probe.session.modules import ModuleRanges
 from probe.session.off import OFF, NoAnalysis
 from probe.session.options import Options
 from probe.session.requests import NO_REQUEST, Request, RequestLog
-from probe.session.schedule import NEVER, Tracer
+from probe.session.schedule import NEVER, TELLING_S, Tracer
 from probe.session.steps import StepLog
 
 __all__ = ["NoAnalysis", "Session", "annotate", "profile"]
@@ -131,7 +131,7 @@ class Session:
         self._asked = path
         self._tags = tags
         self._modules = ModuleRanges(model, self._warn) if model is not None else None
-        self._graph = GraphOfModel(model, self._warn) if model is not None and graph else None
+        self._graph = GraphOfModel(model, self._warn, options.max_pause_s) if model is not None and graph else None
         self._log = StepLog()
         self._keep = self._log.durations_ns.append
         self._mask = 0  # steps with a bit of it set are not kept
@@ -149,6 +149,8 @@ class Session:
         self._begin = 0  # ns: start of the current step
         self._opened = 0  # ns: start of the block
         self._waited = 0  # ns: wait for data in the current step
+        self._closed_ns = 0  # ns: end of the last thing that leaving the block waited for
+        self._closing_s: dict[str, float] = {}
 
     def __enter__(self) -> Session:
         if self._state != "new":
@@ -282,6 +284,7 @@ class Session:
         self._follow_model()
         self._guard("describing the machine", self._describe)
         self._telemetry = begun(self.options, self._place, self.path, self._warn)
+        note_phases(self._telemetry.phases if self._telemetry is not None else None)
         self._guard("writing the run", self._save)
         self._due = min(self._tracer.due, self._log.full_at)
 
@@ -366,24 +369,33 @@ class Session:
                 ownership.release(self)
 
     def _finish(self, status: str, *, raised: bool) -> None:
-        ended_ns = perf_counter_ns()
+        ended_ns = self._closed_ns = perf_counter_ns()
         duration_s = (ended_ns - self._opened) * 1e-9
         if not self._steps:
             self._warn(f"no step() was called in {duration_s:.2f} s: call prof.step() at the end of each step")
         if self._tracer is not None:
             self._guard("ending the recording", self._tracer.finish, self._steps, raised=raised)
+            self._closed("recording")
             if self._tracer.reason and self._tracer.chosen and not self._traces:
                 self._warn(f"no trace: {self._tracer.reason}")
         if self._graph is not None:
             self._graph.leave()
             if self._traces and self.path is not None and not raised:
                 self._graph.write(self.path, self._place.rank)
+                self._closed("graph")
+        note_phases(None)
         if self._telemetry is not None:
             self._telemetry.stop(ended_ns)
+            self._closed("telemetry")
         self._end_followers()
         self._guard("writing the run", self._save, status)
         if self._place.rank == 0 and not self.quiet:
             _say(self._summary())
+
+    def _closed(self, what: str) -> None:
+        """One thing that leaving the block waits for is done."""
+        before, self._closed_ns = self._closed_ns, perf_counter_ns()
+        self._closing_s[what] = (self._closed_ns - before) * 1e-9
 
     @property
     def _traces(self) -> list[Any]:
@@ -398,6 +410,10 @@ class Session:
         else:
             what = f"no trace, {self._steps} step times"
         where = f"run in {self.path} — probe analyze {self.path}" if self.path is not None else "no run was written"
+        closing_s = sum(self._closing_s.values())
+        if closing_s > max(self.options.max_pause_s, TELLING_S):
+            largest = max(self._closing_s, key=lambda name: self._closing_s[name])
+            what += f", leaving the block took {closing_s:.1f} s ({largest} {self._closing_s[largest]:.1f} s)"
         told = f" ({len(self.warnings)} warnings: {self.warnings[0]})" if len(self.warnings) > 1 else ""
         told = f" (warning: {self.warnings[0]})" if len(self.warnings) == 1 else told
         return f"probe: {what}, {where}{told}"
@@ -428,6 +444,7 @@ class Session:
                 telemetry=self._telemetry.collected() if self._telemetry is not None else "it failed to start",
             ),
             graph=graph.file if graph is not None else None,
+            closing_s=dict(self._closing_s),
             requests=self._requests.times(self._opened),
             telemetry=self._telemetry.describe() if self._telemetry is not None else {},
             warnings=tuple(self.warnings),
@@ -444,6 +461,7 @@ class Session:
         if self._tracer is not None:
             self._tracer.forget()
         self._tracer = None
+        note_phases(None)
         if self._telemetry is not None:
             self._telemetry.forget()
             self._telemetry = None

@@ -55,7 +55,7 @@ class Watch:
         self._clock = clock
         self._rested = clock()  # when the last recording ended
         self._slow_at = self._planned_at = -math.inf
-        self._served_ns = time.time_ns()
+        self._touched_ns = self._touch()  # as it was left behind, by an earlier run perhaps
         self._signalled = False
         self._handler: Any = None
         self._baseline: deque[int] = deque(maxlen=BASELINE)
@@ -114,14 +114,18 @@ class Watch:
         if self._signalled:
             self._signalled = False
             return Asked("SIGUSR2")
+        touched_ns, before_ns = self._touch(), self._touched_ns
+        self._touched_ns = touched_ns
+        if touched_ns is None or touched_ns == before_ns:  # not "later": the wall clock may have been set back
+            return None
+        return Asked(f"the file {TRIGGER}")
+
+    def _touch(self) -> int | None:
+        """When the file was touched, by the wall clock; None where it is not there."""
         try:
-            touched_ns = self._file.stat().st_mtime_ns
+            return self._file.stat().st_mtime_ns
         except OSError:
             return None
-        if touched_ns <= self._served_ns:
-            return None
-        self._served_ns = touched_ns
-        return Asked(f"the file {TRIGGER}")
 
     def _by_clock(self) -> Asked | None:
         if self._every_s is None or self._clock() - self._rested < self._every_s:
