@@ -44,7 +44,9 @@ class Condition:
             fraction = min(sum(f.saving_fraction or 0.0 for f in analysis.findings), 1.0)
             return fraction, format_fraction(fraction)
         if analysis.memory is None or analysis.memory.peak_bytes is None:
-            raise InputError(f"--fail-on {self.text}: peak memory is not known of {analysis.source.path}")
+            raise InputError(
+                f"--fail-on {self.text}: peak memory is not known of {analysis.source.path}; record it with memory=True"
+            )
         return float(analysis.memory.peak_bytes), format_bytes(analysis.memory.peak_bytes)
 
 

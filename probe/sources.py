@@ -62,6 +62,8 @@ def find(source: Named) -> Found:
     if source is None:
         return RunSource(runs.load(newest_run(RUNS)))
     several = [source] if isinstance(source, (str, Path)) else list(source)
+    if "" in several:  # as a path it would be the current directory: mostly a shell's variable that is not set
+        raise InputError("'': an empty name; give a run or a trace, or . for this directory")
     if len(several) > 1 and all(not is_url(one) and Path(one).is_dir() for one in several):
         return Jobs(tuple(_find_one(one) for one in several))
     return _find_one(several[0]) if len(several) == 1 else _job(several)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import run_builders
 from builders import GPU, gpu_step, op, step, write
+from typer.main import get_command
 
-from probe.cli import main
+from probe.cli import app, main
 
 SAMPLES = Path(__file__).parent.parent / "sample_traces"
 
@@ -284,6 +285,14 @@ def test_ctrl_c_is_quiet(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run("doctor").assert_one_line(130, "stopped")
 
 
+def test_a_command_that_needs_torch_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("probe.doctor.examine", without)
+    run("doctor").assert_one_line(4, "torch is not installed", "pip install torch")
+
+
 def test_asked_ranks_wherever_they_are_said(run: Any, tmp_path: Path) -> None:
     run_builders.traces(tmp_path / "named", 2)
     run_builders.traces(tmp_path / "unnamed", 2, name="{}of_the_job.json")
@@ -317,6 +326,30 @@ def test_where_a_report_would_go_is_checked_first(run: Any, tmp_path: Path) -> N
         run("run", *arguments, "absent/x").assert_one_line(2, "absent/x", "no directory absent")
     write(tmp_path, gpu_step())
     run("analyze", "trace.json", "--md", "absent/x.md").assert_one_line(2, "absent/x.md", "no directory absent")
+    run("analyze", "trace.json", "--md", ".").assert_one_line(2, ".: is a directory", "name of a file")
+    run("compare", "no", "such", "--md", "absent/x.md").assert_one_line(2, "absent/x.md", "no directory absent")
+    run("gate", "history", "no", "--html", "absent/x.html").assert_one_line(2, "absent/x.html", "no directory absent")
+
+
+def test_what_cannot_be_meant_is_refused(run: Any, tmp_path: Path) -> None:
+    """An unset variable of a shell; a wait without an end; ranks divided that nobody asked for."""
+    write(tmp_path, gpu_step())
+    run("analyze", "").assert_one_line(2, "an empty name")
+    run("verify", "trace.json", "--budget", "inf").assert_one_line(2, "--budget")
+    run("gate", "check", "--budget", "inf", "--", "train.py").assert_one_line(2, "--budget")
+    run("whatif", "trace.json", "--onto", "H200", "--tensor", "2").assert_one_line(2, "--tensor", "give --ranks")
+    run("verify", "trace.json", "--apply", "mine:f", "--op", "0").assert_one_line(2, "--apply", "--op")
+
+
+def test_every_option_says_what_it_is() -> None:
+    def silent(command: Any, path: str) -> list[str]:
+        options = [p for p in command.params if p.param_type_name == "option"]
+        found = [f"{path} {p.opts[0]}" for p in options if not p.help]
+        for name, below in getattr(command, "commands", {}).items():
+            found += silent(below, f"{path} {name}")
+        return found
+
+    assert silent(get_command(app), "probe") == []
 
 
 def test_nothing_measured_is_no_success(run: Any) -> None:

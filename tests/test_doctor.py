@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -429,6 +430,18 @@ def test_governor(tmp_path: Path, governor: str | None, driver: str, ok: bool | 
 def test_huge_pages(tmp_path: Path, text: str | None, ok: bool | None) -> None:
     root = _write(tmp_path, {"sys/kernel/mm/transparent_hugepage/enabled": text} if text else {})
     assert _one(host.huge_pages(_machine(root))).ok is ok
+
+
+def test_executable_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked as the microbenchmarks do, written first and then executable: Macs refuse both at once, and need not."""
+    assert _one(host.executable_memory(_machine(tmp_path))).ok
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EACCES, "this system refuses executable memory")
+
+    monkeypatch.setattr(host.machine_code, "function", refused)
+    check = _one(host.executable_memory(_machine(tmp_path)))
+    assert check.ok is False and check.found == "refused: Permission denied"
 
 
 def test_several_numa_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

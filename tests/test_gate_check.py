@@ -121,6 +121,8 @@ def test_a_short_program_is_told_how_many_steps_it_needs(
     monkeypatch.chdir(repo)
     code, _, said = gate(capsys, "--", "short.py")
     assert code == 2 and "give it" in said and "or more" in said
+    code, _, said = gate(capsys, "--step-on", "nothing", "--", "short.py")
+    assert code == 2 and "no step of it was seen" in said and "--step-on" in said
 
 
 def test_bad_input_is_one_line(

@@ -334,7 +334,10 @@ def test_a_slow_disk_gets_a_smaller_file(tmp_path: Path) -> None:
     assert written == storage_file.CHUNK_BYTES
 
 
-def test_small_files_differ_and_are_bounded_by_the_budget(tmp_path: Path, hands: Hands) -> None:
+def test_small_files_differ_and_are_bounded_by_the_budget(
+    tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "fdatasync", raising=False)  # macOS has none
     paths = storage_file.write_files(tmp_path / "small", 40, 5000, 60.0, time.perf_counter, hands.pool)
     few = storage_file.write_files(tmp_path / "few", 40, 5000, CLOCK_STEP_S / 2, Ticking(), hands.pool)
 

@@ -32,6 +32,30 @@ def test_every_package_is_listed() -> None:
     assert packages == set(SETTINGS["tool"]["setuptools"]["packages"])
 
 
+def test_every_data_file_is_listed() -> None:
+    """What lies beside the modules and no pattern names (CUDA sources, assets) would be missing after pip install."""
+    homes = {"probe": ROOT / "probe"}
+    homes |= {f"probe.{p.name}": p.resolve() for p in (ROOT / "probe").iterdir() if p.is_symlink()}
+    patterns = SETTINGS["tool"]["setuptools"]["package-data"]
+    shipped = {
+        file for package, names in patterns.items() for name in names for file in _home(package, homes).glob(name)
+    }
+    kept = ROOT / "microbench" / "results"  # what one machine measured: for the documents, not for the program
+    data = {
+        file
+        for home in homes.values()
+        for file in home.rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc") and not file.is_relative_to(kept)
+    }
+    assert shipped == data
+
+
+def _home(package: str, homes: dict[str, Path]) -> Path:
+    """The folder of a package in the checkout."""
+    name = max((n for n in homes if package == n or package.startswith(f"{n}.")), key=len)
+    return homes[name].joinpath(*package.removeprefix(name).strip(".").split("."))
+
+
 def test_kernels_never_shadows_hugging_face_kernels() -> None:
     """A folder without __init__.py loses to any installed package of the same name."""
     assert not (ROOT / "kernels" / "__init__.py").exists()

@@ -88,7 +88,7 @@ def function(code: bytes, signature: type[ctypes._CFunctionType]) -> Function:
     """`code` as a callable; the memory is never writable and executable at once, and lives as long as the callable.
 
     Making the pages executable after writing them also makes the instruction cache coherent where the architecture
-    leaves that to software (aarch64 Linux does it when the page is mapped executable).
+    leaves that to software (aarch64 Linux does it when the page is mapped executable; macOS asks for a call).
     """
     memory = mmap.mmap(-1, -(-len(code) // mmap.PAGESIZE) * mmap.PAGESIZE)
     memory.write(code)
@@ -97,6 +97,8 @@ def function(code: bytes, signature: type[ctypes._CFunctionType]) -> Function:
     if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)), _READ_EXECUTE):
         errno = ctypes.get_errno()
         raise OSError(errno, "this system refuses executable memory")
+    if (invalidate := getattr(libc, "sys_icache_invalidate", None)) is not None:
+        invalidate(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)))
     made = signature(address)
     made._memory = memory  # type: ignore[attr-defined]  # keeps the pages mapped
     return made

@@ -62,7 +62,7 @@ def write_files(
 def _write_one(path: Path, data: bytes) -> None:
     with path.open("wb", buffering=0) as file:
         write_all(file.fileno(), memoryview(path.name.encode() + data[len(path.name) :]))
-        os.fdatasync(file.fileno())
+        getattr(os, "fdatasync", os.fsync)(file.fileno())  # macOS has fsync alone
 
 
 class Target:

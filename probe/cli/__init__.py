@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None:
             return _complain(f"the output cannot be written: {error.strerror}", 2)
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":  # installed with --no-deps, say
+            return _complain("torch is not installed, and this needs it; install it: pip install torch", 4)
         traceback.print_exc()
         return _complain("this is a defect of probe's own; please report it with the lines above", 1)
 

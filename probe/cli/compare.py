@@ -24,11 +24,12 @@ def command(
     A ratio is always a speed-up: BASE's time by NEW's, or NEW's rate by BASE's; above 1 NEW is faster. The exit code
     says nothing of the verdict.
     """
-    from probe.cli.output import console, print_json, progress_bar, write_text
+    from probe.cli.output import console, print_json, progress_bar, refuse_unwritable, write_text
     from probe.report import compare as terminal
     from probe.report import compare_markdown
     from probe.sides import compare
 
+    refuse_unwritable(md)
     with progress_bar() as progress:
         found = compare(base, new, progress=progress)
     if md is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from probe.cli.options import AsJson
+from probe.cli.options import MOST_SECONDS, AsJson
 from probe.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ CommandWords = Annotated[
 StepOn = Annotated[
     Optional[str], typer.Option("--step-on", metavar="[MODULE:]FUNCTION", help="A step is a call of this.")
 ]
-Budget = Annotated[Optional[float], typer.Option(min=1.0, help="Seconds for all of it; by default 180.")]
+Budget = Annotated[
+    Optional[float], typer.Option(min=1.0, max=MOST_SECONDS, help="Seconds for all of it; by default 180.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")]
 
 
@@ -146,11 +148,12 @@ def history(
     force: Force = False,
 ) -> None:
     """How the step's time went over many stored baselines, and where it changed."""
-    from probe.cli.output import console, print_json, refuse_overwrite, write_text
+    from probe.cli.output import console, print_json, refuse_overwrite, refuse_unwritable, write_text
     from probe.gate.history import history as read_all
     from probe.report import gate_history
 
     refuse_overwrite(html, force)
+    refuse_unwritable(html)
     points = read_all(baselines)
     rows = [gate_history.row(p.path, p.baseline, p.change) for p in points]
     if html is not None:

@@ -13,6 +13,7 @@ from probe.scaling import ScalingMode
 
 _RANGE = re.compile(r"(\d{1,9})(?::(\d{1,9}))?")
 _MOST_RANKS = 1_000_000
+MOST_SECONDS = 1e6  # of a budget; the system's calls that wait take no infinity
 
 SourceArgument = Annotated[
     Optional[str],  # not a Path, which would mend the slashes of an address

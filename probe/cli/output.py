@@ -72,10 +72,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def refuse_unwritable(*paths: Path | None) -> None:
-    """UsageError where a file's directory is not there; called before any work is done."""
+    """UsageError where a file's directory is not there or it is one itself; called before any work is done."""
     for path in paths:
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path}: there is no directory {path.parent}; make it or give another name")
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path}: is a directory; give the name of a file")
 
 
 def refuse_overwrite(path: Path | None, force: bool) -> None:

@@ -11,26 +11,26 @@ from probe.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Calculators: what fits, how long it takes, what it costs.")
 
-Layers = Annotated[Optional[int], typer.Option("--layers")]
+Layers = Annotated[Optional[int], typer.Option("--layers", help="Transformer blocks.")]
 Hidden = Annotated[Optional[int], typer.Option("--hidden", help="Width of the residual stream.")]
 Heads = Annotated[Optional[int], typer.Option("--heads", help="Attention heads.")]
 KeyValueHeads = Annotated[Optional[int], typer.Option("--key-value-heads", help="Fewer than heads for GQA.")]
-Vocabulary = Annotated[Optional[int], typer.Option("--vocabulary")]
+Vocabulary = Annotated[Optional[int], typer.Option("--vocabulary", help="Different tokens.")]
 Intermediate = Annotated[Optional[int], typer.Option("--intermediate", help="Feed-forward width; else 4 × hidden.")]
 Gated = Annotated[bool, typer.Option("--gated", help="SwiGLU: three matrices.")]
 Tied = Annotated[bool, typer.Option("--tied", help="The head is the embedding.")]
 Experts = Annotated[int, typer.Option("--experts", help="Of a layer.")]
-ExpertsAToken = Annotated[int, typer.Option("--experts-a-token")]
+ExpertsAToken = Annotated[int, typer.Option("--experts-a-token", help="How many of them one token uses.")]
 Batch = Annotated[int, typer.Option("--batch", help="Sequences of a device's micro-batch.")]
 Sequence = Annotated[int, typer.Option("--sequence", help="Tokens of a sequence.")]
-Dtype = Annotated[str, typer.Option("--dtype")]
+Dtype = Annotated[str, typer.Option("--dtype", help="Element type: bfloat16, float16, float32, …")]
 Mixed = Annotated[str, typer.Option("--mixed", help="amp, pure (with master weights) or none.")]
-Optimizer = Annotated[str, typer.Option("--optimizer")]
+Optimizer = Annotated[str, typer.Option("--optimizer", help="adamw, adam, sgd, momentum, adafactor or lion.")]
 Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Activations of each layer computed again.")]
 Flash = Annotated[bool, typer.Option("--flash/--no-flash", help="Attention that keeps no score matrices.")]
 Data = Annotated[int, typer.Option("--data", help="Data-parallel ranks.")]
-Tensor = Annotated[int, typer.Option("--tensor")]
-Pipeline = Annotated[int, typer.Option("--pipeline")]
+Tensor = Annotated[int, typer.Option("--tensor", help="Ranks that share each layer.")]
+Pipeline = Annotated[int, typer.Option("--pipeline", help="Stages of the pipeline.")]
 Zero = Annotated[int, typer.Option("--zero", help="0 to 3; 3 is FSDP.")]
 Device = Annotated[Optional[str], typer.Option("--device", help="Whose memory it must fit into: H200.")]
 Memory = Annotated[Optional[str], typer.Option("--memory", help="The same as a size: 80GB.")]
@@ -90,17 +90,17 @@ def fit(
 
 @app.command("kv-cache")
 def kv_cache(
-    layers: Annotated[int, typer.Option("--layers")],
+    layers: Annotated[int, typer.Option("--layers", help="Transformer blocks.")],
     context: Annotated[int, typer.Option("--context", help="Tokens of a sequence.")],
     batch: Annotated[int, typer.Option("--batch", help="Sequences in flight.")] = 1,
     heads: Heads = None,
     key_value_heads: KeyValueHeads = None,
-    head_size: Annotated[Optional[int], typer.Option("--head-size")] = None,
+    head_size: Annotated[Optional[int], typer.Option("--head-size", help="Width of one head.")] = None,
     latent: Annotated[Optional[int], typer.Option("--latent", help="MLA: width of the latent vector.")] = None,
     rope: Annotated[Optional[int], typer.Option("--rope", help="MLA: width of the rotary key.")] = None,
     parameters: Annotated[Optional[float], typer.Option("--parameters", help="Of the model: 7e9.")] = None,
     dtype: Dtype = "bfloat16",
-    weight_dtype: Annotated[str, typer.Option("--weight-dtype")] = "bfloat16",
+    weight_dtype: Annotated[str, typer.Option("--weight-dtype", help="Element type of the weights.")] = "bfloat16",
     device: Device = None,
     memory: Memory = None,
     as_json: AsJson = False,
@@ -119,7 +119,7 @@ def kv_cache(
 def training(
     parameters: Annotated[float, typer.Option("--parameters", help="That a token uses: 7e9.")],
     tokens: Annotated[float, typer.Option("--tokens", help="Of the whole training: 2e12.")],
-    devices: Annotated[int, typer.Option("--devices")],
+    devices: Annotated[int, typer.Option("--devices", help="How many train together.")],
     device: Annotated[str, typer.Option("--device", help="H100 SXM, …")],
     dtype: Dtype = "bfloat16",
     mfu: Annotated[Optional[float], typer.Option("--mfu", help="0.4, or take it from --run.")] = None,
@@ -129,7 +129,7 @@ def training(
         Optional[float], typer.Option("--failures-per-device-day", help="0.0006 is one in 1700 days.")
     ] = None,
     checkpoint_s: Annotated[Optional[float], typer.Option("--checkpoint-s", help="To write one checkpoint.")] = None,
-    restart_s: Annotated[float, typer.Option("--restart-s")] = 600.0,
+    restart_s: Annotated[float, typer.Option("--restart-s", help="Seconds from a failure to the next step.")] = 600.0,
     as_json: AsJson = False,
 ) -> None:
     """Time and cost of a training: 6ND at an MFU, with failures and the best time between checkpoints."""
@@ -147,13 +147,17 @@ def training(
 
 @app.command("bandwidth")
 def bandwidth(
-    parameters: Annotated[float, typer.Option("--parameters")],
+    parameters: Annotated[float, typer.Option("--parameters", help="Of the model: 7e9.")],
     step_s: Annotated[float, typer.Option("--step-s", help="Seconds of a step.")],
-    ranks: Annotated[int, typer.Option("--ranks")],
-    gradient_bytes: Annotated[float, typer.Option("--gradient-bytes")] = 4.0,
-    sample_bytes: Annotated[Optional[float], typer.Option("--sample-bytes")] = None,
+    ranks: Annotated[int, typer.Option("--ranks", help="Data-parallel ranks.")],
+    gradient_bytes: Annotated[float, typer.Option("--gradient-bytes", help="Of one parameter's gradient.")] = 4.0,
+    sample_bytes: Annotated[
+        Optional[float], typer.Option("--sample-bytes", help="Read for one sample; goes with --samples.")
+    ] = None,
     samples: Annotated[Optional[float], typer.Option("--samples", help="Of a rank's step.")] = None,
-    checkpoint_every_s: Annotated[Optional[float], typer.Option("--checkpoint-every-s")] = None,
+    checkpoint_every_s: Annotated[
+        Optional[float], typer.Option("--checkpoint-every-s", help="Seconds between two checkpoints.")
+    ] = None,
     ceilings: Annotated[
         Optional[str], typer.Option("--microbench", help="JSON of `probe run microbench collectives storage`.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from probe.cli.options import AsJson, CeilingsFile, SourceArgument
+from probe.cli.options import MOST_SECONDS, AsJson, CeilingsFile, SourceArgument
 from probe.errors import UsageError
 
 
@@ -30,7 +30,7 @@ def command(
         Optional[str],
         typer.Option("--apply", metavar="MODULE:FUNC", help="Measure whole steps with and without this change."),
     ] = None,
-    budget: Annotated[float, typer.Option(min=1.0, help="Seconds for all of them together.")] = 300.0,
+    budget: Annotated[float, typer.Option(min=1.0, max=MOST_SECONDS, help="Seconds for all of them together.")] = 300.0,
     ceilings: CeilingsFile = None,
     md: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,
     as_json: AsJson = False,
@@ -43,9 +43,8 @@ def command(
     when the first optimizer is made.
     """
     if apply is not None:
-        _apply(
-            source, apply, command_words or [], code or [], budget, as_json=as_json, other=bool(op or candidate or md)
-        )
+        other = op is not None or candidate is not None or md
+        _apply(source, apply, command_words or [], code or [], budget, as_json=as_json, other=other)
         return
     if command_words:
         raise UsageError(f"{' '.join(command_words)}: a program is only run with --apply MODULE:FUNC")

@@ -27,7 +27,7 @@ def command(
     parameters: Annotated[
         Optional[float], typer.Option("--parameters", help="Of the model, where the run recorded no memory: 7e9.")
     ] = None,
-    layers: Annotated[Optional[int], typer.Option("--layers")] = None,
+    layers: Annotated[Optional[int], typer.Option("--layers", help="Layers of the model.")] = None,
     hidden: Annotated[Optional[int], typer.Option("--hidden", help="Width of the residual stream.")] = None,
     heads: Annotated[Optional[int], typer.Option("--heads", help="Attention heads.")] = None,
     tokens: Annotated[Optional[int], typer.Option("--tokens", help="Of one rank's step.")] = None,
@@ -47,7 +47,8 @@ def command(
     ] = None,
     remove: Annotated[Optional[list[str]], typer.Option("--remove", help="Without an operator.")] = None,
     replace: Annotated[
-        Optional[list[str]], typer.Option("--replace", help="An operator by a faster one: OP=2x, OP=120us a call.")
+        Optional[list[str]],
+        typer.Option("--replace", help="An operator by a faster one: OP=2x, or OP=120us for each call."),
     ] = None,
     fuse: Annotated[
         Optional[list[str]], typer.Option("--fuse", help="A chain of operators as one, in their order: OP,OP.")
@@ -70,9 +71,13 @@ def command(
             "nothing is asked: give --onto DEVICE, --ranks, --dtype, --batch, --roof, --remove, --replace, --fuse or"
             " --graph"
         )
-    layout = None
-    if ranks is not None:
-        layout = Layout(ranks, nodes, tensor, pipeline, expert, zero, micro_batches, interleave)
+    shared = (nodes, tensor, pipeline, expert, zero, micro_batches, interleave)
+    if ranks is None and shared != (1, 1, 1, 1, 0, 1, 1):
+        raise UsageError(
+            "--nodes, --tensor, --pipeline, --expert, --zero, --micro-batches and --interleave divide ranks:"
+            " give --ranks too"
+        )
+    layout = Layout(ranks, *shared) if ranks is not None else None
     model = Model(parameters, gradient_bytes, layers, hidden, heads, tokens, moe_layers=moe_layers)
     wish = Wish(
         tuple(onto or ()), tuple(roof or ()), tuple(remove or ()), dtype, batch, batch_size, layout, model, link,

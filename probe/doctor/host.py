@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import platform
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from probe import cpu_info
 from probe.doctor.check import Check, broken, unknown, works
 from probe.doctor.machine import Machine
+from probe.kernels.cpu import machine_code
 from probe.units import format_bytes, significant
 
 ENOUGH_MEMORY_BYTES = 1 << 30  # the bandwidth suite: three arrays of 256 MiB
@@ -43,7 +45,7 @@ def isa(machine: Machine) -> Iterator[Check]:
 def caches(machine: Machine) -> Iterator[Check]:
     """The data caches as the system reports them."""
     if not machine.cpu.caches:
-        yield unknown("Caches", "this VM hides them", "probe run microbench measures them")
+        yield unknown("Caches", "the system or its VM does not tell them", "probe run microbench measures them")
         return
     sizes = (
         f"L{c.level} {format_bytes(c.bytes)}" + (f" per {c.shared_by} CPUs" if c.shared_by > 1 else "")
@@ -127,16 +129,16 @@ def huge_pages(machine: Machine) -> Iterator[Check]:
 
 
 def executable_memory(machine: Machine) -> Iterator[Check]:
-    """Whether a page may be mapped executable, which the CPU microbenchmarks need."""
+    """Whether a page may be made executable once it is written, which the CPU microbenchmarks need."""
     name, means = "Executable memory", "the CPU microbenchmarks run their own machine code"
     if not hasattr(mmap, "PROT_EXEC"):
         yield unknown(name, f"cannot be asked on {platform.system()}", means)
         return
     try:
-        mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+        machine_code.function(b"\0", ctypes.CFUNCTYPE(None))  # never called; never writable and executable at once
     except OSError as error:
         remedy = "allow it for this process (SELinux: sudo setsebool -P deny_execmem 0)"
-        yield broken(name, f"refused: {error.strerror}", means, remedy)
+        yield broken(name, f"refused: {os.strerror(error.errno or 0)}", means, remedy)
     else:
         yield works(name, "allowed", means)
 

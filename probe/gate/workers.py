@@ -64,7 +64,13 @@ class Worker:
 
     def ready(self) -> Ready:
         """Wait for the first step."""
-        found = self._receive(START_S)
+        try:
+            found = self._receive(START_S)
+        except EndedError as ended:
+            if ended.program_exit_code != 0:
+                raise
+            remedy = "name the function whose call is a step: --step-on"
+            raise EndedError(f"{ended}; no step of it was seen; {remedy}", 0, 0) from None
         assert isinstance(found, Ready)
         return found
 

@@ -5,9 +5,9 @@ One JSON file each. Whoever writes reads it again first, under a lock: two runs 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -128,7 +128,10 @@ def _says_less(entry: Entry, known: Entry | None) -> bool:
 def _locked(path: Path) -> Iterator[None]:
     """One writer at a time; the lock goes with the process."""
     with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if sys.platform != "win32":  # which has no such call: there the last writer wins
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
