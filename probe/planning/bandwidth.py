@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from probe.errors import UsageError
 from probe.planning.result import Part, Plan, fraction, positive
 
 
@@ -22,6 +23,8 @@ def bandwidth(
              sample_bytes=sample_bytes, checkpoint_every_s=checkpoint_every_s, measured_link=measured_link,
              measured_storage=measured_storage)  # fmt: skip
     fraction(overlap=overlap, pause=pause)
+    if (samples is None) != (sample_bytes is None):
+        raise UsageError("what is read needs both samples per step and bytes per sample (--samples, --sample-bytes)")
     size = parameters * gradient_bytes
     sent = 2 * (ranks - 1) / ranks * size
     result: dict[str, Any] = {"all_reduce_bytes": size, "busbw_needed_bytes_per_s": sent / (overlap * step_s)}

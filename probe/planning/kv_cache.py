@@ -23,11 +23,11 @@ def kv_cache(
     positive(layers=layers, context=context, batch=batch, parameters=parameters, latent=latent, head_size=head_size,
              heads=heads, key_value_heads=key_value_heads)  # fmt: skip
     kind, values = _values(heads, key_value_heads, head_size, latent, rope)
-    token = values * layers * element_bytes(dtype)
+    token, weight_bytes = values * layers * element_bytes(dtype), element_bytes(weight_dtype)
     cache = float(token) * context * batch
     parts = [Part("KV cache", cache, how=f"{kind}: {values} values a token and layer")]
     if parameters is not None:
-        parts.insert(0, Part("weights", parameters * element_bytes(weight_dtype), how=weight_dtype))
+        parts.insert(0, Part("weights", parameters * weight_bytes, how=weight_dtype))
     total = sum(part.bytes or 0.0 for part in parts)
     result: dict[str, Any] = {"attention": kind, "bytes_per_token": token, "cache_bytes": cache, "total_bytes": total}
     if capacity_bytes is not None:

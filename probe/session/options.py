@@ -38,7 +38,8 @@ class Options:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"profile({name}={value!r}): give a whole number of steps, {least} or more")
         seconds = self.max_pause_s
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if not (number and math.isfinite(seconds) and seconds > 0):
             raise UsageError(f"profile(max_pause_s={seconds!r}): give a number of seconds above 0")
         if self.memory not in (True, False, SNAPSHOT):
             raise UsageError(f'profile(memory={self.memory!r}): give True, False or "{SNAPSHOT}"')

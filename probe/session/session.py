@@ -296,7 +296,8 @@ class Session:
         part = part_name(self._place.rank)
         self.path, as_asked = join_directory(asked, self._place, part, is_run)
         if not as_asked:
-            self._warn(f"{asked} holds a run and is kept; this one is in {self.path}")
+            what = "is a file" if asked.is_file() else "holds a run and is kept"
+            self._warn(f"{asked} {what}; this one is in {self.path}")
 
     def _edge(self, step: int, now: int) -> None:
         """A phase may have ended, or the log be full. The time spent here belongs to no step."""
