@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -473,6 +474,27 @@ def test_the_interpreter_may_exit_while_recording(tmp_path: Path) -> None:
 def test_importing_the_session_imports_no_torch() -> None:
     script = "import sys, probe.session; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_no_tensors_are_recorded_beside_a_thread_that_may_compute(tmp_path: Path, computes: bool) -> None:
+    """torch's observer crashes where another thread runs operators while it starts or ends."""
+    over = threading.Event()
+
+    def prefetch() -> None:  # a function of a module that has torch
+        over.wait()
+
+    thread = threading.Thread(target=prefetch if computes else over.wait)
+    thread.start()
+    try:
+        with profile(tmp_path / "r") as prof:
+            loop(prof, 14)
+    finally:
+        over.set()
+        thread.join()
+    found = [path.name for path in (tmp_path / "r").glob("tensors.*")]
+    assert found == ([] if computes else ["tensors.rank00000.cycle0.json.gz"])
+    assert len(load(tmp_path / "r").traces) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # Python 3.12 on; we mean it

@@ -21,6 +21,7 @@ from probe.session.launch import Place, exchanged, initialised_distributed
 from probe.session.options import SNAPSHOT, Options, Phase
 from probe.session.rotation import rotated
 from probe.session.steps import StepLog
+from probe.session.threads import computing_threads
 from probe.session.watch import Watch
 from probe.trace import TENSORS_MARK
 
@@ -275,8 +276,8 @@ class Tracer:
         """Record the next step for its tensors, where that costs little; else it is a warm-up step like the others."""
         if self._plan is None or not self._plan.shapes or self._calibrated is None:
             return
-        if initialised_distributed() is not None:
-            return  # torch's observer crashes, now and then, where threads of a process group record meanwhile
+        if initialised_distributed() is not None or computing_threads():
+            return  # torch's observer crashes where another thread runs operators while it starts or ends
         events = self._calibrated[1]
         whole = self._model.pause_s(events * (self._plan.steps + 1), shapes=True)
         if not execution_trace.affordable(events) or whole > self.options.max_pause_s * SAFETY:
