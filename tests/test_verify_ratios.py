@@ -1,6 +1,7 @@
 """The interval of a paired speed-up is the bootstrap's and covers what it claims; the verdict follows from it alone."""
 
 import random
+from dataclasses import replace
 from collections.abc import Callable
 
 import numpy as np
@@ -85,6 +86,14 @@ def test_an_interval_over_the_threshold_does_not_decide() -> None:
     verdict, reason = decide(pairs(1.05, noise=0.1), Memory())
     assert verdict == "inconclusive"
     assert "does not decide" in reason
+
+
+def test_less_memory_at_no_price_is_a_trade_though_the_gain_in_time_is_not_sure() -> None:
+    less = Memory(64 << 20, 16 << 20)
+    verdict, reason = decide(pairs(1.05, noise=0.1), less)
+    assert verdict == "trade" and reason.startswith("no slower (1.0") and "64 MiB → 16 MiB" in reason
+    assert decide(pairs(0.97, noise=0.1), less)[0] == "inconclusive"  # it may be slower by more than 5 %
+    assert decide(replace(pairs(1.05, noise=0.1), contended=True), less)[0] == "inconclusive"
 
 
 def test_too_few_pairs_do_not_decide() -> None:

@@ -73,6 +73,11 @@ def pace(pairs: Pairs, confidence: float) -> Pace:
     return "same" if same else "unknown"
 
 
+def _is_no_slower(pairs: Pairs) -> bool:
+    """Whether the candidate is surely not slower by what would matter, beyond what the machine alone could make."""
+    return pairs.n >= LEAST_PAIRS and pairs.interval(LOOK_CONFIDENCE)[0] > math.exp(_doubt(pairs)) / WORTHWHILE
+
+
 def _doubt(pairs: Pairs) -> float:
     """The ln of the ratio that the machine alone could make."""
     return max(pairs.noise if pairs.noise > NOISY else 0.0, CONTENDED if pairs.contended else 0.0)
@@ -88,6 +93,8 @@ def decide(pairs: Pairs, memory: Memory) -> tuple[Verdict, str]:
         found = "unknown"
     if found == "faster":
         return ("trade", f"faster, but {memory}") if memory.change == "more" else ("accept", _ratio(pairs))
+    if found == "unknown" and memory.change == "less" and _is_no_slower(pairs):
+        return "trade", f"no slower ({_ratio(pairs)}), and {memory}"
     if found == "unknown":
         return "inconclusive", _why_unknown(pairs)
     if memory.change == "less":
