@@ -97,6 +97,7 @@ class Alone:
 
     def __exit__(self, *error: object) -> None:
         self._profile.stop()
+        torch.autograd.profiler._is_profiler_enabled = False  # torch 2.13 leaves it set
 
     def step(self) -> None:
         self._profile.step()

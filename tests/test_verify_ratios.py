@@ -1,8 +1,8 @@
 """The interval of a paired speed-up is the bootstrap's and covers what it claims; the verdict follows from it alone."""
 
 import random
-from dataclasses import replace
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,7 +92,7 @@ def test_less_memory_at_no_price_is_a_trade_though_the_gain_in_time_is_not_sure(
     less = Memory(64 << 20, 16 << 20)
     verdict, reason = decide(pairs(1.05, noise=0.1), less)
     assert verdict == "trade" and reason.startswith("no slower (1.0") and "64 MiB → 16 MiB" in reason
-    assert decide(pairs(0.97, noise=0.1), less)[0] == "inconclusive"  # it may be slower by more than 5 %
+    assert decide(pairs(0.96, noise=0.2), less)[0] == "inconclusive"  # it may be slower by more than 5 %
     assert decide(replace(pairs(1.05, noise=0.1), contended=True), less)[0] == "inconclusive"
 
 
