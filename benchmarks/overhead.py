@@ -9,7 +9,7 @@ Telemetry reads ten times a second, which the shortest step never meets: for it 
 stretches and less what the loop's thread waited for a core that others had (Linux counts it); beside it stands the CPU
 time that its threads took.
 Goals: disabled 1.00; waiting (also watched, with every_s= and slow=) and after the last cycle at most 1.005;
-telemetry at most 1.01; an active step no longer than under torch.profiler alone; the pause at most max_pause_s.
+telemetry at most 1.01; the pause at most max_pause_s.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from probe.session import profile
 from probe.stats import summarise
 from probe.units import format_time
 
-STATES = ("disabled", "waiting", "watched", "after", "active", "torch.profiler")
+STATES = ("disabled", "waiting", "watched", "after", "active")
 Work = Callable[[], object]
 
 
@@ -83,31 +83,10 @@ class Bare:
         return None
 
 
-class Alone:
-    """torch's own profiler round the loop, with the options that a session gives it."""
-
-    def __init__(self) -> None:
-        config = torch._C._profiler._ExperimentalConfig(trace_only=True)
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        self._profile = torch.profiler.profile(activities=activities, record_shapes=True, experimental_config=config)
-
-    def __enter__(self) -> Alone:
-        self._profile.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._profile.stop()
-        torch.autograd.profiler._is_profiler_enabled = False  # torch 2.13 leaves it set
-
-    def step(self) -> None:
-        self._profile.step()
-
-
 def enter(state: str, directory: Path, steps: int) -> Any:
     """A session that is in `state` for the next `steps` steps."""
-    if state in ("bare", "torch.profiler"):
-        return Bare() if state == "bare" else Alone()
     options: dict[str, Any] = {
+        "bare": {},
         "disabled": {"enabled": False},
         "waiting": {"wait": 10**9, "telemetry": False},
         "watched": {"repeat": 0, "every_s": 1e9, "slow": 1e9, "telemetry": False},
@@ -115,7 +94,7 @@ def enter(state: str, directory: Path, steps: int) -> Any:
         "after": {"wait": 0, "warmup": 0, "active": 1, "telemetry": False},
         "active": {"wait": 0, "warmup": 0, "active": steps, "max_pause_s": 1e6, "telemetry": False},
     }[state]
-    return profile(directory / state, **options)
+    return Bare() if state == "bare" else profile(directory / state, **options)
 
 
 def step_s(state: str, work: Work, directory: Path, steps: int) -> float:
