@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch.nn import functional
-from verify_clear_cases import CASES, Step
+from verify_clear_cases import CASES, Step, record
 
 import probe
 from probe.api import verify
@@ -111,16 +111,11 @@ def main(budget_s: float = 20.0) -> None:
 
 def rows_of(name: str, program: Callable[[], Step], code: str, budget_s: float) -> Iterator[Row]:
     """What verify says of the program's finding."""
-    step = program()
     with TemporaryDirectory() as folder:
-        with probe.profile(Path(folder) / "run", wait=2, warmup=1, active=3, telemetry=False) as session:
-            session.quiet = True
-            for _ in range(8):
-                step()
-                session.step()
-        if not any(f.code == code for f in probe.analyze(session.path).findings):
+        run = record(program(), Path(folder) / "run")
+        if not any(f.code == code for f in probe.analyze(run).findings):
             return
-        found = next(f for f in verify(session.path, codes=[code], budget_s=budget_s).findings if f.code == code)
+        found = next(f for f in verify(run, codes=[code], budget_s=budget_s).findings if f.code == code)
     for one in (found.verified, *found.alternatives):
         if one is not None:
             yield row_of(name, found, one)

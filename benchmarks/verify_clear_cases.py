@@ -103,18 +103,22 @@ def main(runs: int = 20, budget_s: float = 10.0) -> None:
         report(case, [verdict(case, site, seed, budget_s) for seed in range(runs)])
 
 
+def record(step: Step, path: Path) -> str:
+    """A run of the program at `path`, a few of its steps traced; the path."""
+    with probe.profile(path, wait=2, warmup=1, active=3, telemetry=False) as session:
+        session.quiet = True
+        for _ in range(8):
+            step()
+            session.step()
+    return str(session.path)
+
+
 def site_of(case: Clear) -> Site | None:
     """What probe finds in a recording of the program."""
     if case.step is None:
         return TINY
-    step = case.step()
     with TemporaryDirectory() as folder:
-        with probe.profile(Path(folder) / "run", wait=2, warmup=1, active=3, telemetry=False) as session:
-            session.quiet = True
-            for _ in range(8):
-                step()
-                session.step()
-        found = examine(str(session.path), Request(preview=True)).found
+        found = examine(record(case.step(), Path(folder) / "run"), Request(preview=True)).found
     return next((one.site for one in found if one.finding.code == case.code and one.site is not None), None)
 
 

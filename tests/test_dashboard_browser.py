@@ -180,6 +180,11 @@ def test_the_address_holds_the_zoom_of_the_roofline_and_the_classes_shown(tab: T
     page = tab.open(address)
     page.wait_for_selector(".traceclasscompute .points path")
     assert page.evaluate(seen) == before and not page.locator(".traceclassmemory").first.is_visible()
+    page.evaluate("history.pushState({}, '', '/operators')")
+    page.evaluate("document.querySelector('.js-plotly-plot').emit('plotly_relayout', {})")
+    assert "zoom=" not in page.url
+    page = tab.open(address)
+    page.wait_for_selector(".traceclasscompute .points path")
     page.locator("nav >> text=Operators").click()
     page.wait_for_selector(".ag-center-cols-container .ag-row")
     assert "zoom=" not in page.url and "hide=" not in page.url

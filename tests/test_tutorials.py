@@ -176,7 +176,8 @@ def test_gate_in_ci() -> None:
     said = printed("gate_in_ci")
     refused, mended = said.split("mended: ")
     assert refused.startswith("pull request: fail, exit code 3")
-    assert "aten::tanh" in refused.splitlines()[1]
+    new = re.findall(r"^  (aten::\w+) \+[\d.]+ ms a step: new$", refused, re.MULTILINE)
+    assert "aten::tanh" in new  # which of the four takes longest is the machine's affair
     assert "::error" in refused
     assert re.match(r"(pass|inconclusive), exit code 0\n", mended)
     assert "::error" not in mended

@@ -167,10 +167,11 @@
       if (turned) group.setAttribute("transform", "rotate(" + angle.toFixed(2) + "," + turned[2] + "," + turned[3] + ")");
     }
   }
-  /* The stretch of the roofline's axes that is shown; not in the address where it is all of them */
+  /* The stretch of the roofline's axes that is shown; not in the address where it is all of them.
+     A plot that is about to be replaced may still change its size, when the address is the next page's. */
   function zoomed(plot) {
     const layout = plot._fullLayout, whole = layout && layout.meta && layout.meta.whole;
-    if (!whole) return;
+    if (!whole || !/\/roofline\/?$/.test(location.pathname)) return;
     const now = [...layout.xaxis.range, ...layout.yaxis.range];
     probe.address({ zoom: now.some((end, i) => Math.abs(end - whole[i]) > 1e-3) ? now.map((end) => +end.toFixed(3)).join(",") : null });
   }

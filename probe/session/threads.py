@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from types import FrameType, ModuleType
+from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
+from typing import cast
 
 
 def computing_threads() -> list[str]:
@@ -30,7 +31,14 @@ def _outward(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def _is_torchs(value: object) -> bool:
-    """Whether a global is torch, of torch, or an instance of something of torch's."""
-    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    names = (name, type(value).__module__)
-    return any(isinstance(one, str) and one.partition(".")[0] == "torch" for one in names)
+    """Whether a global is torch, of torch, or an instance of something of torch's.
+
+    Only types are asked: a proxy among a program's globals may do anything when its attributes are.
+    """
+    kind = type(value)
+    name: object = kind.__module__
+    if issubclass(kind, ModuleType):
+        name = cast(ModuleType, value).__name__
+    elif issubclass(kind, (type, FunctionType, BuiltinFunctionType)):
+        name = cast(FunctionType, value).__module__
+    return isinstance(name, str) and name.partition(".")[0] == "torch"

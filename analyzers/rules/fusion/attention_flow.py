@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 
 import numpy as np
@@ -79,12 +79,9 @@ class Written:
 
 def attentions(context: Context) -> Iterator[Written]:
     """Every attention written out, in order of time, without units that are claimed; steps alike are read once."""
-    known: dict[int, list[Written]] = {}
     backward = in_backward(context)
     for flow in context.flows:
-        if id(flow.arguments) not in known:
-            known[id(flow.arguments)] = list(_in_flow(flow, backward))
-        for written in known[id(flow.arguments)]:
+        for written in flow.shared("attentions", partial(_in_flow, flow, backward)):
             here = replace(written, flow=flow)
             rows = [here.unit(here.first).row, here.unit(here.last).row]
             if not context.claimed.intersection(rows) and not any(_is_part(context, row) for row in rows):
@@ -112,16 +109,18 @@ def in_backward(context: Context) -> Mask:
     return under(ops.parent, engine[ops.name]) if len(ops) else np.zeros(0, bool)
 
 
-def _in_flow(flow: Flow, backward: Mask) -> Iterator[Written]:
+def _in_flow(flow: Flow, backward: Mask) -> tuple[Written, ...]:
     if not any(unit.name in PRODUCTS for unit in flow.units):
-        return
+        return ()
     readers = flow.readers_of
     used: set[int] = set()
+    whole = []
     for entry, leaving, inside in sorted(_softmaxes(flow, backward)):
         found = _around(flow, readers, entry, leaving, inside)
         if found is not None and not used.intersection((found.first, found.last)):
             used.update((found.first, found.last))
-            yield found
+            whole.append(found)
+    return tuple(whole)
 
 
 def _softmaxes(flow: Flow, backward: Mask) -> Iterator[tuple[int, int, tuple[int, ...]]]:

@@ -9,7 +9,7 @@ from probe.analyzers.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.matching.by_hand import spelled_out
 from probe.analyzers.rules.matching.chains import chains
-from probe.analyzers.rules.matching.continued import CASTS, in_backward
+from probe.analyzers.rules.matching.continued import CASTS, taken
 from probe.analyzers.rules.matching.flow import Flow
 from probe.analyzers.rules.matching.ledger import Account, array_bytes, as_recorded_s, element, ledger_of, spelled
 from probe.analyzers.rules.matching.marks import Marked
@@ -72,8 +72,7 @@ def _is_chain(flow: Flow, members: list[int]) -> bool:
 def _closed(context: Context) -> Mask:
     """Operators that may be in no chain: of other findings, of optimizers, and backward ones (counted with theirs)."""
     trace = context.trace
-    marked = in_backward(context).copy()
-    marked[sorted(context.claimed)] = True
+    marked = taken(context)
     steps = [i for i, name in enumerate(trace.names) if name.startswith(OPTIMIZER)]
     marked |= Marked.of(trace, steps).holds(trace.host_ops.start_ns)
     return marked | under(trace.host_ops.parent, marked)

@@ -142,7 +142,7 @@ class _Search:
 
 
 def _key(pattern: Pattern) -> Hashable:
-    """What tells the parts of one pattern apart; those that are made on the way die young, so their ids do not."""
+    """What tells parts of one pattern apart. A `Through` is made anew on the way: its own id would be used again."""
     return (id(pattern.source), pattern.names, pattern.most) if isinstance(pattern, Through) else id(pattern)
 
 

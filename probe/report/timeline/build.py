@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.analysis import Analysis
+from probe.analyzers.call_tree import depths
 from probe.analyzers.op_table import OpGroups, dtypes_text, group_operators, operators, shapes_text
 from probe.analyzers.steps import recorded_steps
 from probe.report.palette import CLASSES
@@ -76,8 +77,9 @@ def _lanes(one: Recorded, analysis: Analysis, names: Int32s, prefix: str) -> Ite
     groups = group_operators(trace, recorded_steps(trace))
     index_of = _index_of_groups(trace, groups, analysis, exact=one.whole)
     bounds = np.array([CLASSES.index(op.bound) for op in analysis.ops] or [UNKNOWN], np.uint8)
+    nesting = (depths(trace.host_ops.parent).astype(np.int32), depths(trace.frames.parent).astype(np.int32))
     for thread in _threads(trace):
-        yield from _thread_lanes(trace, thread, groups, index_of, bounds, names, prefix)
+        yield from _thread_lanes(trace, thread, groups, index_of, bounds, names, prefix, nesting)
     yield from _stream_lanes(trace, groups, index_of, bounds, names, prefix)
 
 
@@ -93,8 +95,13 @@ def _threads(trace: Trace) -> list[int]:
 
 def _thread_lanes(
     trace: Trace, thread: int, groups: OpGroups, index_of: Int32s, bounds: Uint8s, names: Int32s, prefix: str,
+    nesting: tuple[Int32s, Int32s],
 ) -> Iterator[Lane]:  # fmt: skip
-    """Named ranges, operators by depth, calls of the runtime, frames of Python."""
+    """Named ranges, operators by depth, calls of the runtime, frames of Python.
+
+    nesting: how many others enclose each operator and each frame of the trace.
+    """
+    op_depth, frame_depth = nesting
     group = f"{prefix}thread {trace.threads[thread].id}"
     marks = trace.annotations
     rows = np.flatnonzero((marks.thread == thread) & ~marks.on_device & ~_modules(trace)[marks.name])
@@ -104,15 +111,13 @@ def _thread_lanes(
     rows = np.flatnonzero(ops.thread == thread)
     op = index_of[groups.of_op[rows]] if len(rows) else np.empty(0, np.int32)
     code = np.where(op >= 0, bounds[op], np.uint8(UNKNOWN)).astype(np.uint8)
-    depth = _depths(ops.parent)[rows] if len(rows) else np.empty(0, np.int32)
-    yield from _rows(group, "operators", "ops", ops, rows, depth, names, code, op)
+    yield from _rows(group, "operators", "ops", ops, rows, op_depth[rows], names, code, op)
     calls = trace.runtime_calls
     rows = np.flatnonzero(calls.thread == thread)
     yield from _rows(group, "runtime", "runtime", calls, rows, np.zeros(len(rows), np.int32), names, OVERHEAD)
     frames = trace.frames
     rows = np.flatnonzero(frames.thread == thread)
-    depth = _depths(frames.parent)[rows] if len(rows) else np.empty(0, np.int32)
-    yield from _rows(group, "Python", "python", frames, rows, depth, names, PYTHON)
+    yield from _rows(group, "Python", "python", frames, rows, frame_depth[rows], names, PYTHON)
 
 
 def _modules(trace: Trace) -> npt.NDArray[np.bool_]:
@@ -175,19 +180,6 @@ def _index_of_groups(trace: Trace, groups: OpGroups, analysis: Analysis, *, exac
         for g, op in operators(groups, recorded_steps(trace), trace.on_device):
             index[g] = same.get((op.name, op.shapes, op.calls, op.self_s, op.device_s), index[g])
     return index
-
-
-def _depths(parent: Int32s) -> Int32s:
-    """How many rows enclose each, [n]; parents come before their children."""
-    depth = np.zeros(len(parent), np.int32)
-    level = np.flatnonzero(parent >= 0)
-    above = parent[level]
-    while len(level):  # once for each level of nesting
-        depth[level] += 1
-        above = parent[above]
-        inside = above >= 0
-        level, above = level[inside], above[inside]
-    return depth
 
 
 def _nesting(start: Int64s, end: Int64s) -> Int32s:
