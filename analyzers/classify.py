@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from probe.analysis import Bound
 from probe.analyzers.cost_models import Cost
-from probe.analyzers.kernel_evidence import MOST, Cause, KernelRuns, causes
-from probe.analyzers.kernel_names import moves_bytes
+from probe.analyzers.gpu.kernel_evidence import MOST, Cause, KernelRuns, causes
+from probe.analyzers.gpu.kernel_names import moves_bytes
+from probe.analyzers.operators.strides import is_strided
 from probe.analyzers.roofline import NEAR_FRACTION, Placement, evidence
 from probe.analyzers.shown_rates import ShownRates
-from probe.analyzers.strides import is_strided
-from probe.device import Ceilings, Device
+from probe.machine.device import Ceilings, Device
+from probe.results.analysis import Bound
 from probe.trace import Signature
 from probe.units import format_time
 

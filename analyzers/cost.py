@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.analyzers.telemetry_readings import BARE, MIN_READINGS, Mask
-from probe.cost import Cost, Energy
+from probe.analyzers.telemetry.readings import BARE, MIN_READINGS, Mask
 from probe.price import Price
-from probe.telemetry import Samples, Telemetry
+from probe.results.cost import Cost, Energy
+from probe.results.telemetry import Samples, Telemetry
 
 SOURCES = ("nvml", "rapl")  # the first that has readings counts: a GPU's own, else the processor's packages
 PERSISTENT_S = 0.5  # shorter than this a counter that is updated ten times a second says too little

@@ -7,33 +7,33 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from probe.analysis import PARTS, Analysis, Bound, PrecisionGain, Source, StepTimes
 from probe.analyzers.critical_path.path import path_s
-from probe.analyzers.kernel_counters import join
-from probe.analyzers.kernel_time import kernel_time_s
+from probe.analyzers.gpu.kernel_counters import join
+from probe.analyzers.gpu.kernel_time import kernel_time_s
 from probe.analyzers.memory.resident import Resident
 from probe.analyzers.memory.summary import summary as memory_summary
 from probe.analyzers.memory.use import memory_use
-from probe.analyzers.modules import GroupPlaces, places
-from probe.analyzers.op_table import OpGroups
+from probe.analyzers.operators.modules import GroupPlaces, places
+from probe.analyzers.operators.op_table import OpGroups
+from probe.analyzers.operators.precision import Work, precision_gains
+from probe.analyzers.operators.provenance import caveats, missing_parts, quality, recorded_parts
+from probe.analyzers.operators.steps import AHEAD, cut_by_device, recorded_steps, step_times
 from probe.analyzers.parts import PartTable, partition
 from probe.analyzers.placed import Row, covered_by, per_call, placed, rows_of
 from probe.analyzers.plan_of_fixes import plan
-from probe.analyzers.precision import Work, precision_gains
-from probe.analyzers.provenance import caveats, missing_parts, quality, recorded_parts
 from probe.analyzers.rules.catalogue import LEAST_FRACTION, Found, findings, unasked
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Recorded
 from probe.analyzers.start_up import start_up
-from probe.analyzers.steps import AHEAD, cut_by_device, recorded_steps, step_times
 from probe.analyzers.timeline.profiler_time import recording_shares, without_profiler
 from probe.analyzers.utilisation import utilisation
 from probe.analyzers.what_if import WhatIf
-from probe.device import Ceilings
-from probe.findings import Finding
-from probe.multirank import RanksAnalysis
+from probe.machine.device import Ceilings
 from probe.readers.module_graph import ModuleGraph
 from probe.readers.ncu import KernelCounters
+from probe.results.analysis import PARTS, Analysis, Bound, PrecisionGain, Source, StepTimes
+from probe.results.findings import Finding
+from probe.results.multirank import RanksAnalysis
 from probe.trace import Trace
 
 

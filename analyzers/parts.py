@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from probe.analysis import IDLE_CAUSES, PARTS, Bound
 from probe.analyzers.classify import DISPATCHES
-from probe.analyzers.op_table import OpGroups
+from probe.analyzers.operators.op_table import OpGroups
 from probe.analyzers.timeline.device import device_busy, device_claims
 from probe.analyzers.timeline.host import host_claims
 from probe.analyzers.timeline.idle import Claim, idle_claims
 from probe.analyzers.timeline.threads import any_busy, main_thread, workers
 from probe.intervals import Intervals, length_before, parted, union
+from probe.results.analysis import IDLE_CAUSES, PARTS, Bound
 from probe.trace import Steps, Trace
 
 ENDING = ("launch", "python", "operators", "unknown")  # causes of which a step's end is the better name

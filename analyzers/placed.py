@@ -7,22 +7,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from probe.analysis import Bound, Operator
 from probe.analyzers.classify import Class, Machine, classify
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
 from probe.analyzers.cost_models.coverage import Coverage, coverage
 from probe.analyzers.cost_models.terms import IDLE, nothing, unknown
-from probe.analyzers.kernel_counters import KernelMeasurements, per_group
-from probe.analyzers.kernel_evidence import MOST, KernelRuns, bus_fractions, runs_of_groups
-from probe.analyzers.launch_queue import empty_queue_fractions, queue_text
-from probe.analyzers.modules import GroupPlaces
-from probe.analyzers.op_table import OpGroups, group_operators, operators
+from probe.analyzers.gpu.kernel_counters import KernelMeasurements, per_group
+from probe.analyzers.gpu.kernel_evidence import MOST, KernelRuns, bus_fractions, runs_of_groups
+from probe.analyzers.gpu.launch_queue import empty_queue_fractions, queue_text
+from probe.analyzers.gpu.tensor_cores import float32_runs_in
+from probe.analyzers.operators.modules import GroupPlaces
+from probe.analyzers.operators.op_table import OpGroups, group_operators, operators
 from probe.analyzers.roofline import Placement, place
 from probe.analyzers.shown_rates import ShownRates, shown_rates
-from probe.analyzers.tensor_cores import float32_runs_in
 from probe.analyzers.timeline.device import exposed_s
-from probe.device import Ceilings, Device
+from probe.machine.device import Ceilings, Device
+from probe.results.analysis import Bound, Operator
 from probe.trace import Steps, Trace
 from probe.units import format_time
 

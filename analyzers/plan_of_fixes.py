@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from probe.analysis import Fix
-from probe.findings import Finding
+from probe.results.analysis import Fix
+from probe.results.findings import Finding
 
 # What a change of each kind takes, relative to setting a flag. A guess, of the order of minutes, an hour, days.
 EFFORT = {"flag": 1.0, "line": 2.0, "function": 8.0, "design": 40.0}

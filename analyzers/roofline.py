@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from probe.analyzers.cost_models import Cost
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
 from probe.units import format_bytes_per_s, format_flops_per_s, significant
 
 # Below this share of the nearest roof neither roof explains an operator's time; real kernels reach a third with ease.

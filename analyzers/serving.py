@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from probe.run import StepTimes
-from probe.serving import GAP_RATIO, Latency, RequestTimes, ServingUse, StepKind
-from probe.telemetry import Telemetry
+from probe.results.serving import GAP_RATIO, Latency, RequestTimes, ServingUse, StepKind
+from probe.results.telemetry import Telemetry
+from probe.runs.run import StepTimes
 
 KINDS = ("prefill", "decode")
 QUANTILES = (50, 95, 99)

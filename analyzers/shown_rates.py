@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.roofline import TENSOR_KINDS, Placement
-from probe.datasheets import DATASHEETS
+from probe.machine.datasheets import DATASHEETS
 
 BEYOND_CACHES = 256 << 20  # bytes: more than any device's caches hold
 LONG_S = 25e-6  # ten launches: rates of shorter calls are those of starting them

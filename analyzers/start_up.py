@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from probe.analyzers.steps import step_of
+from probe.analyzers.operators.steps import step_of
 from probe.analyzers.timeline.calls import is_allocation, is_copy, is_sync
 from probe.analyzers.timeline.device import device_busy
 from probe.intervals import length_before

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from probe.analysis import Utilisation
-from probe.analyzers.steps import busy_fraction
-from probe.device import Ceilings
+from probe.analyzers.operators.steps import busy_fraction
+from probe.machine.device import Ceilings
+from probe.results.analysis import Utilisation
 from probe.trace import Steps, Trace
 
 ENOUGH_KNOWN = 0.9  # share of the time with a known cost below which no utilisation is given: it would be too low

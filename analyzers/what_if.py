@@ -8,7 +8,7 @@ from functools import cached_property
 
 from probe.analyzers.critical_path.graph import Graph, build
 from probe.analyzers.critical_path.replay import Changes, Replay
-from probe.analyzers.steps import recorded_steps
+from probe.analyzers.operators.steps import recorded_steps
 from probe.trace import Steps, Trace
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from probe.analysis import Analysis, Loop
-from probe.findings import Finding
+from probe.results.analysis import Analysis, Loop
+from probe.results.findings import Finding
 from probe.units import format_fraction
 
 MATTERS = 0.2  # of the step: less of exposed communication or of waiting for data leaves the kernels in front

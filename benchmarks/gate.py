@@ -32,7 +32,7 @@ from probe.analyzers.gates.sequential import LOOKS
 from probe.gate.protocol import Task
 from probe.gate.session import Plan, take
 from probe.gate.workers import workers
-from probe.gate_result import Side
+from probe.results.gate_result import Side
 
 sys.path.insert(0, str(Path(__file__).parent))
 import gate_workloads as workloads

@@ -19,10 +19,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from probe import environment
-from probe.device import Device
 from probe.kernels.cpu import compiled, machine_code
 from probe.kernels.cpu.loops import TRIAD, TRIAD_NT, Loops, Stream
+from probe.machine import environment
+from probe.machine.device import Device
 from probe.microbench import matmul, memory, precisions
 from probe.microbench.cpu import cache_latency
 from probe.microbench.cpu.pinning import allowed_cpus, pinned

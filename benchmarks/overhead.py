@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from probe.run import load
+from probe.runs.run import load
 from probe.session import profile
 from probe.stats import summarise
 from probe.units import format_time

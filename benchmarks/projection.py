@@ -84,13 +84,13 @@ def replay(paths: list[str]) -> list[dict[str, Any]]:
 
 def devices(paths: list[str]) -> list[dict[str, Any]]:
     """Each of two recordings of the same work projected to the device of the other."""
-    from probe import datasheets
     from probe.analyzers.projection.base import base
     from probe.analyzers.projection.devices import facts_of, of_sheet, reached
     from probe.analyzers.projection.project import Question, project
     from probe.analyzers.projection.validated import NO_ERRORS
     from probe.api import analyze
-    from probe.projecting import trace_of
+    from probe.machine import datasheets
+    from probe.projecting.whatif import trace_of
 
     rows = []
     analyses = {path: analyze(path) for path in paths}
@@ -302,7 +302,7 @@ def projected(run: str, kind: str, old: Any, new: Any, rates: dict[int, dict[str
     from probe.analyzers.projection.project import Question, project
     from probe.analyzers.projection.validated import NO_ERRORS
     from probe.api import analyze
-    from probe.projecting import trace_of
+    from probe.projecting.whatif import trace_of
     from probe.readers.narrow import Selection, narrow
 
     trace, analysis = trace_of(run, None), analyze(run)
@@ -322,7 +322,7 @@ def projected(run: str, kind: str, old: Any, new: Any, rates: dict[int, dict[str
 
 
 def ceilings(rates: dict[str, float]) -> Any:
-    from probe.device import Ceilings, Level
+    from probe.machine.device import Ceilings, Level
 
     sizes = {"L2": 512 << 10, "L3": 32 << 20}
     return Ceilings(

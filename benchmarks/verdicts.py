@@ -24,8 +24,8 @@ from verify_clear_cases import CASES, Step, record
 
 import probe
 from probe.api import verify
-from probe.environment import cpu_device
-from probe.findings import Finding, Verified
+from probe.machine.environment import cpu_device
+from probe.results.findings import Finding, Verified
 
 RESULTS = Path(__file__).parent / "results"
 

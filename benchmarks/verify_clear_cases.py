@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import probe
 from probe import sites as recorded
-from probe.examine import Request, examine
+from probe.examine.examine import Request, examine
 from probe.sites import ChainSite, Read, Site
 from probe.trace import Signature
 from probe.verify.bench import bench

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from probe import run as runs
 from probe.errors import InputError
 from probe.readers.opening import is_url, shown
 from probe.readers.rank_names import is_trace, natural
+from probe.runs import run as runs
 
 EntryKind = Literal["run", "trace", "job", "microbench"]
 ID = re.compile(r"[0-9a-f]{12}")

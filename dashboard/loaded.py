@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from probe import run as runs
-from probe.analysis import Analysis
-from probe.comparison import Comparison
 from probe.dashboard.catalogue import Catalogue, Entry
 from probe.dashboard.shelf import Reading, Shelf
 from probe.dashboard.timeline.tracks import tracks
 from probe.errors import InputError
-from probe.measurement import MicrobenchResult
+from probe.examine.sources import Jobs, RunSource, find
 from probe.report.timeline.index import Index
-from probe.sources import Jobs, RunSource, find
-from probe.telemetry import Telemetry
+from probe.results.analysis import Analysis
+from probe.results.comparison import Comparison
+from probe.results.measurement import MicrobenchResult
+from probe.results.telemetry import Telemetry
+from probe.runs import run as runs
 from probe.units import format_bytes
 
 HELD_ANALYSES, HELD_TIMELINES, HELD_COMPARISONS, HELD_RESULTS = 6, 3, 6, 12
@@ -69,8 +69,8 @@ class Library:
         return entry
 
     def _analyse(self, identity: str, told: Told) -> Loaded:
-        from probe.examine import Request, examine
-        from probe.verifying import remembered
+        from probe.changes.verifying import remembered
+        from probe.examine.examine import Request, examine
 
         entry = self._entry(identity)
         request = Request(progress=lambda what, done, total: told(_progress(what, done, total)))
@@ -79,7 +79,7 @@ class Library:
         return Loaded(entry, analysis, _environment(entry))
 
     def _timeline(self, identity: str, told: Told) -> Index:
-        from probe.timelines import timeline
+        from probe.examine.timelines import timeline
 
         entry, analysis = self._entry(identity), self.analysis(identity).result().analysis
         index = timeline(entry.source, analysis, told=told)
@@ -89,7 +89,7 @@ class Library:
         return replace(index, tracks=tracks(telemetry, index.start_unix_ns, index.begin_ns, index.end_ns))
 
     def _compare(self, pair: str, told: Told) -> Comparison:
-        from probe.sides import compare
+        from probe.examine.sides import compare
 
         entries = [self._entry(identity) for identity in pair.split()]
         known = {entry.source: self.analysis(entry.id) for entry in entries}  # both begin to be read, or are there
@@ -98,7 +98,7 @@ class Library:
         return compare(base, new, analysed=lambda source: known[str(source)].result().analysis)
 
     def _result(self, identity: str, _: Told) -> MicrobenchResult:
-        from probe.sides import read_microbench
+        from probe.examine.sides import read_microbench
 
         return read_microbench(self._entry(identity).source)
 
@@ -123,7 +123,7 @@ def _telemetry(entry: Entry) -> Telemetry | None:
     """What was sampled beside the rank whose trace is shown."""
     if entry.kind != "run":
         return None
-    from probe import run_telemetry
+    from probe.examine import telemetry as run_telemetry
 
     found = find(entry.source)
     if not isinstance(found, RunSource) or isinstance(found, Jobs) or not found.run.traces:

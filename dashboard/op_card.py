@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from probe.analysis import Analysis, Operator
 from probe.report.analysis import calls_text, uses_device
 from probe.report.palette import LOOKS
 from probe.report.text import kernel_name, printable, shorten
+from probe.results.analysis import Analysis, Operator
 from probe.units import UNKNOWN, format_bytes_per_s, format_flops_per_s, format_fraction, format_si, format_time
 
 KERNELS_SHOWN = 5

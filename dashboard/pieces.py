@@ -11,11 +11,11 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from probe.analysis import PARTS
-from probe.findings import Finding
 from probe.report.palette import LOOKS
 from probe.report.ranks import Column
 from probe.report.text import printable, shorten
+from probe.results.analysis import PARTS
+from probe.results.findings import Finding
 from probe.units import format_bytes, format_fraction, format_time
 
 LONGEST = 400

@@ -19,10 +19,10 @@ from probe.dashboard.op_card import card
 from probe.dashboard.security import plain
 from probe.dashboard.timeline import ask
 from probe.errors import ProbeError
+from probe.examine.sources import files_of
 from probe.report import html
 from probe.report.timeline.index import Index
 from probe.report.timeline.tiles import Tiles, Window
-from probe.sources import files_of
 
 LONGEST_WAIT_S = 25.0
 MOST_PIXELS, MOST_LANES = 16_000, 4_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from probe.analysis import Analysis
 from probe.dashboard.catalogue import Entry
 from probe.dashboard.loaded import Library, Loaded
 from probe.dashboard.query import Query
+from probe.results.analysis import Analysis
 
 
 @dataclass(frozen=True)

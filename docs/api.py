@@ -31,15 +31,15 @@ GROUPS = {
     "Recording": ("probe.session.session:profile", "probe.session.session:Session*", "probe.session.requests:Request*",
                   "probe.session.annotation:annotate", "probe.session.annotation:annotate_modules"),
     "Analysing": ("probe.api:analyze", "probe.api:load", "probe.api:load_tensors", "probe.api:roofline",
-                  "probe.sides:compare", "probe.api:register_cost"),
-    "Changing": ("probe.api:verify", "probe.api:step_effect", "probe.replacing:replace"),
-    "Results": ("probe.analysis:Analysis*", "probe.analysis:Operator", "probe.findings:Finding",
-                "probe.findings:Verified", "probe.device:Ceilings*", "probe.trace:Trace*", "probe.trace:HostOps",
-                "probe.trace:DeviceWork*", "probe.trace:Signature"),
+                  "probe.examine.sides:compare", "probe.api:register_cost"),
+    "Changing": ("probe.api:verify", "probe.api:step_effect", "probe.changes.replacing:replace"),
+    "Results": ("probe.results.analysis:Analysis*", "probe.results.analysis:Operator", "probe.results.findings:Finding",
+                "probe.results.findings:Verified", "probe.machine.device:Ceilings*", "probe.trace:Trace*",
+                "probe.trace:HostOps", "probe.trace:DeviceWork*", "probe.trace:Signature"),
     "Errors": ("probe.errors:ProbeError", "probe.errors:UsageError", "probe.errors:InputError",
                "probe.errors:UnavailableError"),
 }  # fmt: skip
-SHORT = {"probe.session.session", "probe.session.annotation", "probe.replacing", "probe.sides"}
+SHORT = {"probe.session.session", "probe.session.annotation", "probe.changes.replacing", "probe.examine.sides"}
 INNER = {"process_exits", "process_forked", "add_wait"}  # for other parts of probe
 OF_API = {"analyze", "load", "load_tensors", "roofline", "register_cost"}
 

@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 
 import probe
-from probe.analysis import PARTS, Analysis, Operator
+from probe.analyzers.operators.steps import recorded_steps
 from probe.analyzers.ranks.kinds import is_collective_kernel
-from probe.analyzers.steps import recorded_steps
-from probe.device import Ceilings
 from probe.intervals import Intervals, clip, difference, intersection, union
+from probe.machine.device import Ceilings
 from probe.report.analysis import operator_name, roofs_met
 from probe.report.palette import LOOKS
 from probe.report.roofline_svg import draw, plane_of
-from probe.run import PHASES, decode
+from probe.results.analysis import PARTS, Analysis, Operator
+from probe.runs.run import PHASES, decode
 from probe.trace import Trace
 from probe.units import format_fraction, format_time
 

@@ -15,9 +15,9 @@ from rich.console import Console, RenderableType
 from rich.terminal_theme import TerminalTheme
 
 import probe
-from probe.measurement import MicrobenchResult
 from probe.report import analysis as report
 from probe.report import microbench
+from probe.results.measurement import MicrobenchResult
 
 ROOT = Path(__file__).parent.parent
 THEME = TerminalTheme(

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from probe.errors import UnavailableError
-from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.attention_work import BOTH as BOTH  # one import gives a caller all that points are made of
 from probe.microbench.attention_work import FORWARD as FORWARD
@@ -42,6 +41,7 @@ from probe.microbench.harness import Effort, Timing, Variant, measure, repeats_f
 from probe.microbench.precisions import available
 from probe.microbench.suite import Context, rate_measurement
 from probe.microbench.timers import Timer, timer_for, torch_device
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 SEQUENCES, SEQUENCES_QUICK = (128, 256, 512, 1024, 2048, 4096), (128, 512, 1024, 2048)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from probe.measurement import Measurement
 from probe.microbench.harness import Timing
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "attention"

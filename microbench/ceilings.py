@@ -11,12 +11,12 @@ import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 
-from probe.device import Ceilings, Device, Level
 from probe.kernels.cpu.loops import STREAMS
-from probe.measurement import Measurement
+from probe.machine.device import Ceilings, Device, Level
 from probe.microbench import launch, plateaus
 from probe.microbench.cuda import levels as gpu_levels
 from probe.microbench.plateaus import Plateau
+from probe.results.measurement import Measurement
 
 FITS_FRACTION = 0.75  # of a level's capacity, so that stack and neighbours have room
 DRAM = "DRAM"

@@ -14,11 +14,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from probe import datasheets
-from probe.device import Device
-from probe.measurement import Measurement
+from probe.machine import datasheets
+from probe.machine.device import Device
 from probe.microbench.published.cpu import Family
 from probe.microbench.published.verdicts import IMPLAUSIBLE
+from probe.results.measurement import Measurement
 from probe.units import format_si, format_time, format_value
 
 ORDER = ("L1", "L2", "L3", "DRAM")

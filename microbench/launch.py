@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from probe.errors import UnavailableError
-from probe.measurement import Measurement
 from probe.microbench.compiled_code import compiled, worth_compiling
 from probe.microbench.harness import WINDOW_S, Effort, Variant, measure, repeats_for
 from probe.microbench.suite import Context, time_measurement
 from probe.microbench.timers import EnqueueTimer, HostTimer, Timer, timer_for, torch_device
+from probe.results.measurement import Measurement
 
 NAME = "launch"
 CEILING = "add"

@@ -17,7 +17,6 @@ from typing import Any
 
 from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code
-from probe.measurement import Measurement
 from probe.microbench import harness
 from probe.microbench.cuda import matmul_shapes
 from probe.microbench.cuda.matmul_shapes import Limits
@@ -26,6 +25,7 @@ from probe.microbench.harness import TARGET_FRACTION, Effort, Timing, Variant, m
 from probe.microbench.precisions import ROWS, Precision, Shape, arithmetic, available, product, rounds_to_tf32
 from probe.microbench.suite import Context, rate_measurement
 from probe.microbench.timers import EnqueueTimer, Timer, timer_for, torch_device
+from probe.results.measurement import Measurement
 
 NAME = "matmul"
 CPU_SHAPES: tuple[Shape, ...] = (

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe import cpu_info
-from probe.device import Device
 from probe.errors import UnavailableError
+from probe.machine import cpu_info
+from probe.machine.device import Device
 from probe.units import format_bytes
 
 KIB, MIB = 1 << 10, 1 << 20

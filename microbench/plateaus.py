@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from probe.device import Cache
+from probe.machine.device import Cache
 from probe.units import format_bytes
 
 MOST_LEVELS = 4

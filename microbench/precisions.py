@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from probe.device import Device
+from probe.machine.device import Device
 
 Shape = tuple[int, int, int]  # m, k, n of [m, k] @ [k, n]
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from probe import environment
-from probe.device import Device
 from probe.errors import UnavailableError, UsageError
-from probe.measurement import Measurement, MicrobenchResult, Unsupported
+from probe.machine import environment
+from probe.machine.device import Device
 from probe.microbench import ceilings, consistency, plateaus
 from probe.microbench.collectives.operations import OPERATIONS
 from probe.microbench.harness import Clock
@@ -21,6 +20,7 @@ from probe.microbench.precisions import CPU_PRECISIONS, CUDA_PRECISIONS
 from probe.microbench.published import references
 from probe.microbench.suite import Answer, Context, Suite
 from probe.microbench.suites import SUITES, reason_against
+from probe.results.measurement import Measurement, MicrobenchResult, Unsupported
 
 __all__ = ["SUITES", "Options", "Progress", "measure"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from probe.device import Device, DeviceKind
-from probe.measurement import Measurement
+from probe.machine.device import Device, DeviceKind
 from probe.microbench.harness import Clock, Timing
+from probe.results.measurement import Measurement
 
 
 def _unreported(fraction: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from probe.device import DeviceKind
+from probe.machine.device import DeviceKind
 from probe.microbench import attention, launch, matmul, torch_bandwidth
 from probe.microbench.collectives import collectives
 from probe.microbench.cpu import cache_latency, copies, memory_bandwidth, saxpy, tlb, vector_loads

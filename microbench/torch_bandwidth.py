@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from probe.kernels.cpu.loops import STREAMS
-from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.harness import Effort, Variant, measure, paced, repeats_for
 from probe.microbench.suite import Context, rate_measurement
 from probe.microbench.timers import Timer, timer_for, torch_device
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "memory_bandwidth"

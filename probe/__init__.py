@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from probe.api import load_tensors as load_tensors
     from probe.api import register_cost as register_cost
     from probe.api import roofline as roofline
-    from probe.projecting import whatif as whatif
-    from probe.replacing import replace as replace
+    from probe.changes.replacing import replace as replace
+    from probe.examine.sides import Comparison as Comparison
+    from probe.examine.sides import compare as compare
+    from probe.projecting.whatif import whatif as whatif
     from probe.session import annotate as annotate
     from probe.session import annotate_modules as annotate_modules
     from probe.session import profile as profile
-    from probe.sides import Comparison as Comparison
-    from probe.sides import compare as compare
     from probe.trace import Trace as Trace
 
 _HOMES = {
@@ -41,12 +41,12 @@ _HOMES = {
     "load_tensors": "probe.api",
     "register_cost": "probe.api",
     "roofline": "probe.api",
-    "replace": "probe.replacing",
-    "whatif": "probe.projecting",
+    "replace": "probe.changes.replacing",
+    "whatif": "probe.projecting.whatif",
     "analyze": "probe.api",
     "Analysis": "probe.api",
-    "compare": "probe.sides",
-    "Comparison": "probe.sides",
+    "compare": "probe.examine.sides",
+    "Comparison": "probe.examine.sides",
     "Trace": "probe.trace",
 }
 

@@ -10,28 +10,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from probe import analysis as objects
-from probe import analysis_cache
 from probe.analyzers.cost_models import register
 from probe.analyzers.cost_models.registry import Quantity
+from probe.changes.verifying import remembered
 from probe.errors import UsageError
-from probe.examine import Request, examine
+from probe.examine.examine import Request, examine
+from probe.examine.sources import Named, files_of
 from probe.export.traces import Traces, named
-from probe.findings import Finding, Verified
 from probe.ranks.asked import refuse_missing
 from probe.readers import formats
 from probe.readers.narrow import CATEGORIES, Category, Selection
 from probe.report.analysis import as_text
 from probe.report.verification import as_text as as_verdicts
-from probe.scaling import ScalingMode
+from probe.results import analysis as objects
+from probe.results.findings import Finding, Verified
+from probe.results.scaling import ScalingMode
+from probe.runs import analysis_cache
 from probe.schema import to_jsonable
-from probe.sources import Named, files_of
 from probe.tensors import Tensors
 from probe.trace import Trace
-from probe.verifying import remembered
 
 if TYPE_CHECKING:
-    from probe.step_effect import StepEffect
+    from probe.results.step_effect import StepEffect
 
 
 class Analysis(objects.Analysis):
@@ -173,9 +173,9 @@ def verify(
     budget_s: time for all of them together; most saving first.
     candidate: "FILE.py:FUNCTION", a kernel of your own, in place of operator `op` or of the chain of the one code.
     """
+    from probe.changes.verifying import Wish, verified
     from probe.repro.recorded import Recording
     from probe.verify import own as users
-    from probe.verifying import Wish, verified
 
     own = users.parse(candidate) if candidate is not None else None
     diagnosis = examine(source, Request(ceilings=ceilings))
@@ -194,7 +194,7 @@ def step_effect(
 
     codes: the rules whose suggestions `apply` follows; their stated saving is set beside what is measured.
     """
-    from probe.applying import apply_to
+    from probe.changes.applying import apply_to
 
     return apply_to(source, apply, tuple(command), tuple(codes), budget_s, progress)
 

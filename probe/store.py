@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from probe.device import Ceilings, Device, Level
 from probe.errors import CeilingsError
 from probe.files import CACHE_VARIABLE, cache_directory, write_atomically
-from probe.measurement import SCHEMA as MICROBENCH_SCHEMA
+from probe.machine.device import Ceilings, Device, Level
+from probe.results.measurement import SCHEMA as MICROBENCH_SCHEMA
 from probe.schema import to_jsonable
 
 SCHEMA = "probe.ceilings/1"

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from probe.device import Device
+from probe.machine.device import Device
 from probe.schema import to_jsonable
 
 Int64s: TypeAlias = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.device import Device
+from probe.machine.device import Device
 from probe.trace import (
     Annotations,
     CollectiveCall,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from probe.analysis import Analysis
-from probe.multirank import ClockOffset, CollectiveRow, Rank, Straggler
-from probe.scaling import Scaling, ScalingPoint
+from probe.results.analysis import Analysis
+from probe.results.multirank import ClockOffset, CollectiveRow, Rank, Straggler
+from probe.results.scaling import Scaling, ScalingPoint
 
 TRANSFER_S, COVERED_S, COMPUTE_S, STEP_S, HALF_S = 6e-3, 2e-3, 35e-3, 50e-3, 170e-6
 NVLS = "reduced in the switch (NVLS): busbw by the formula for rings can exceed what the links carry"

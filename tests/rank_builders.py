@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.analyzers.ranks.kinds import KINDS
-from probe.device import Device
-from probe.multirank import CollectiveTimes, Group, RankSteps, RankSummary
+from probe.machine.device import Device
+from probe.results.multirank import CollectiveTimes, Group, RankSteps, RankSummary
 from probe.trace import Annotations, CollectiveCall, Collectives, DeviceWork, HostOps, RuntimeCalls, Steps, Trace
 
 Times = npt.NDArray[np.float64]

@@ -11,8 +11,8 @@ from typing import Any
 import builders
 import numpy as np
 
-from probe.device import Device
-from probe.run import Cycle, RankPart, StepTimes, part_name, trace_name, write_part
+from probe.machine.device import Device
+from probe.runs.run import Cycle, RankPart, StepTimes, part_name, trace_name, write_part
 from probe.trace import TENSORS_MARK
 
 STEPS_NS = 90_000  # of a bare step of rank 0; each further rank takes a tenth more

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCuda
 
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cuda import loads, nvrtc, streams
+from probe.machine.device import Device
 from probe.microbench.suite import Context
 
 MIB, GIB = 1 << 20, 1 << 30

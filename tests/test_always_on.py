@@ -13,7 +13,7 @@ import torch
 
 from probe.collectors import kineto_log
 from probe.errors import UsageError
-from probe.run import Cycle, Run, load
+from probe.runs.run import Cycle, Run, load
 from probe.session import profile, watch
 from probe.session import session as sessions
 from probe.session.options import KEPT, Options

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe.device import Device
+from probe.machine.device import Device
 from probe.readers import assemble
 from probe.readers.events import About, CollectiveEvents, Events, OpEvents, RuntimeEvents, WorkEvents, dtypes, empty
 from probe.trace import Annotations, Table, Thread, Trace

@@ -12,9 +12,9 @@ import torch
 
 from probe.collectors.sample_buffer import CAPACITY, SampleBuffer
 from probe.collectors.telemetry import MOST_WINDOWS, Here, Settings, Telemetry
-from probe.run import Cycle, load
+from probe.results.telemetry import InPhases
+from probe.runs.run import Cycle, load
 from probe.session import profile, rotation, schedule, steps, watch
-from probe.telemetry import InPhases
 
 MILLION = 1_000_000
 MIB = 2**20

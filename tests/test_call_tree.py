@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.analyzers.call_tree import depths, under, with_callees
+from probe.analyzers.operators.call_tree import depths, under, with_callees
 
 trees = st.integers(0, 12).flatmap(
     lambda n: st.tuples(*(st.integers(-1, row - 1) for row in range(n)))

@@ -4,11 +4,11 @@ import pytest
 
 from probe.analyzers.classify import Class, Machine, classify
 from probe.analyzers.cost_models import Cost
-from probe.analyzers.kernel_evidence import KernelRuns
+from probe.analyzers.gpu.kernel_evidence import KernelRuns
+from probe.analyzers.operators.strides import is_strided
 from probe.analyzers.roofline import place
 from probe.analyzers.shown_rates import ShownRates
-from probe.analyzers.strides import is_strided
-from probe.device import Ceilings, Device, Level
+from probe.machine.device import Ceilings, Device, Level
 from probe.trace import LaunchShape, Signature
 
 CPU = Ceilings(

@@ -9,15 +9,15 @@ import pytest
 from golden import assert_golden
 
 from probe.analyzers.compare.microbench import compare_microbench
-from probe.comparison import Comparison, Row, Suite
-from probe.device import Ceilings, Device
 from probe.errors import InputError, UsageError
-from probe.measurement import Measurement, MicrobenchResult
+from probe.examine.sides import compare
+from probe.machine.device import Ceilings, Device
 from probe.report.compare import as_text
 from probe.report.compare_html import fragment
 from probe.report.compare_markdown import render
+from probe.results.comparison import Comparison, Row, Suite
+from probe.results.measurement import Measurement, MicrobenchResult
 from probe.schema import to_jsonable
-from probe.sides import compare
 
 CPU = Device(kind="cpu", name="Test CPU", cores=2, clock_hz=3.0e9)
 STORED = Path(__file__).parent.parent / "microbench" / "results" / "amd_epyc_zen3_2_cores.json"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.analyzers.compare.ratios import Cost, cost, geometric_mean, judge, mean_noise, verdict
-from probe.comparison import Judged
+from probe.results.comparison import Judged
 from probe.stats import summarise
 
 times = st.floats(1e-9, 1e3)

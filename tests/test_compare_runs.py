@@ -13,17 +13,18 @@ from builders import GPU, kernel, launch, op, shapes, step, write
 from golden import assert_golden
 from test_cli import Ran
 
-from probe import cli, run
+from probe import cli
 from probe.analyzers.compare.operators import PerStep, operator_rows
 from probe.analyzers.compare.runs import Recorded, compare_runs
 from probe.cli import compare as command
-from probe.comparison import Comparison, Part, Row
-from probe.device import Device
 from probe.errors import ProbeError
+from probe.examine.sides import compare
+from probe.machine.device import Device
 from probe.report.compare import as_text
 from probe.report.compare_html import fragment
 from probe.report.compare_markdown import render
-from probe.sides import compare
+from probe.results.comparison import Comparison, Part, Row
+from probe.runs import run
 
 SAMPLES = Path(__file__).parent.parent / "sample_traces"
 CPU = Device(kind="cpu", name="Test CPU", cores=4)

@@ -6,7 +6,7 @@ import pytest
 from builders import op, step, write
 
 import probe
-from probe.conditions import parse
+from probe.cli.conditions import parse
 from probe.errors import GateFailed, InputError, UsageError
 
 

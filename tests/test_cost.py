@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import run_builders
 
-from probe import telemetry_files
 from probe.analyzers.cost import StepFacts, cost, energy
 from probe.api import analyze
 from probe.collectors.rapl import RaplSource
 from probe.collectors.sampling import NotAvailable, Place, Sampler, Tick
-from probe.device import Device
+from probe.machine.device import Device
 from probe.price import Price
 from probe.report.conditions import spending
-from probe.run import Cycle, RankPart, trace_name, write_part
-from probe.telemetry import Samples, Telemetry, Window
+from probe.results.telemetry import Samples, Telemetry, Window
+from probe.runs import telemetry_files
+from probe.runs.run import Cycle, RankPart, trace_name, write_part
 
 NS = 1_000_000_000
 WINDOWS = (

@@ -11,8 +11,8 @@ from builders import Event, kernel, launch, op, shapes, step, write
 
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
 from probe.analyzers.cost_models.coverage import Coverage, coverage
-from probe.analyzers.op_table import OpGroups, group_operators
-from probe.analyzers.steps import recorded_steps
+from probe.analyzers.operators.op_table import OpGroups, group_operators
+from probe.analyzers.operators.steps import recorded_steps
 from probe.readers.kineto import read
 from probe.trace import Trace
 

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
-from probe.analyzers.op_table import OpGroups, group_operators
-from probe.analyzers.steps import recorded_steps
+from probe.analyzers.operators.op_table import OpGroups, group_operators
+from probe.analyzers.operators.steps import recorded_steps
 from probe.readers.kineto import read
 
 Case = Callable[[], Any]

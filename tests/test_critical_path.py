@@ -11,13 +11,13 @@ from builders import GPU, Event, copy, kernel, launch, op, step, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe.analysis import PATH_KINDS
 from probe.analyzers.critical_path.graph import Graph, build
 from probe.analyzers.critical_path.host_points import Kind
 from probe.analyzers.critical_path.path import critical_path, path_s
 from probe.analyzers.critical_path.replay import Replay
-from probe.analyzers.steps import cut_by_device, recorded_steps
+from probe.analyzers.operators.steps import cut_by_device, recorded_steps
 from probe.readers.kineto import read
+from probe.results.analysis import PATH_KINDS
 from probe.trace import Trace
 
 

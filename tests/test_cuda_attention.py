@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from probe.device import Device
 from probe.errors import UnavailableError
-from probe.measurement import Measurement
+from probe.machine.device import Device
 from probe.microbench.attention_work import BOTH, FORWARD, NAIVE, Point
 from probe.microbench.cuda import attention, attention_ways
 from probe.microbench.cuda.attention_ways import TRITON, Way
 from probe.microbench.cuda.torch_side import TorchSide
 from probe.microbench.suite import Context
 from probe.microbench.timers import HostTimer
+from probe.results.measurement import Measurement
 
 GPU = Device("cuda", "x", compute_capability="9.0")
 GIB = 1 << 30
@@ -304,7 +304,7 @@ def test_ways_name_torchs_backends() -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu() -> None:
-    from probe import environment
+    from probe.machine import environment
 
     context = Context(environment.cuda_device(0), 8.0, index=0)
     found = list(attention.run(context))

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from fake_cuda import Arguments, FakeCuda, Three
 
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cuda.driver import DeviceLost
 from probe.kernels.cuda.kernel import Kernel
 from probe.kernels.cuda.memory import Memory
 from probe.kernels.cuda.proof import Claim
-from probe.measurement import Measurement
+from probe.machine.device import Device
 from probe.microbench.cuda.bench import Bench, opened
 from probe.microbench.cuda.in_kernel import MOST_ITERATIONS, InKernel
 from probe.microbench.cuda.watch import Conditions, Reading
 from probe.microbench.harness import Effort
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 GPU = Device("cuda", "NVIDIA H100 80GB HBM3")
 SOURCE = """

@@ -10,14 +10,14 @@ from cuda_machine import KIB, MIB, Machine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe import environment
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cuda import chase, nvrtc, proof, sass
 from probe.kernels.cuda.driver import DeviceLost
-from probe.measurement import Measurement
+from probe.machine import environment
+from probe.machine.device import Device
 from probe.microbench.cuda import cache_latency, l2_map, levels
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 GPU = Device("cuda", "NVIDIA H100 80GB HBM3")
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from probe.device import Device
 from probe.errors import UnavailableError
+from probe.machine.device import Device
 from probe.microbench.collectives import collectives
 from probe.microbench.suite import Context
 

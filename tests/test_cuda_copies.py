@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from fake_cuda import FakeCuda
 
-from probe import environment, nvml
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cuda.driver import DeviceLost
-from probe.measurement import Measurement
+from probe.machine import environment, nvml
+from probe.machine.device import Device
 from probe.microbench import memory
 from probe.microbench.cuda import copies, copy_ways
 from probe.microbench.cuda.copy_ways import WAYS
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 CALL_S = 20e-6
 BYTES_PER_S = {"H2D": 50e9, "D2H": 40e9, "D2D": 200e9, "H2H": 20e9}

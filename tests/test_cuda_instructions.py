@@ -10,16 +10,16 @@ import pytest
 from cuda_listing import ARCHITECTURES, compiled, listing, mnemonics
 from fake_cuda import Arguments, FakeCuda, Kernel, Three
 
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cuda import cubin, mma, nvrtc, proof, sass
 from probe.kernels.cuda import instructions as kernels
 from probe.kernels.cuda.driver import DeviceLost
 from probe.kernels.cuda.instructions import Operation
-from probe.measurement import Measurement
+from probe.machine.device import Device
 from probe.microbench.cuda import instruction_limits, instructions
 from probe.microbench.cuda.instruction_limits import limit_of
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 GPU = Device("cuda", "NVIDIA H100 80GB HBM3")
 CLOCK_HZ = 1.5e9

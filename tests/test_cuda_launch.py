@@ -9,19 +9,19 @@ import pytest
 import torch
 from fake_cuda import FakeCuda
 
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cuda import cubin, empty, nvrtc, proof, sass
 from probe.kernels.cuda.driver import CudaError, DeviceLost
 from probe.kernels.cuda.driver_calls import DriverCall, DriverCalls
 from probe.kernels.cuda.kernel import Kernel
-from probe.measurement import Measurement
+from probe.machine.device import Device
 from probe.microbench import launch as eager
 from probe.microbench.cuda import launch
 from probe.microbench.cuda.bench import opened
 from probe.microbench.cuda.launch_ways import GRAPH_KERNELS, QUEUED_CALLS, Ways
 from probe.microbench.published import references
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 EMPTY_S, SMALL_S, LAUNCH_S, COPY_S = 1e-6, 1.5e-6, 2.5e-6, 2e-6
 QUERY = "launch: cuEventQuery: this CUDA driver is too old: it has no cuEventQuery; upgrade it"  # the fake has none

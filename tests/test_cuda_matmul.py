@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from probe.device import Device
 from probe.errors import UnavailableError
+from probe.machine.device import Device
 from probe.microbench import matmul, precisions, timers
 from probe.microbench.cuda import matmul_shapes
 from probe.microbench.cuda.matmul_shapes import Limits
@@ -427,7 +427,7 @@ def test_enqueuing_is_timed_with_a_queue_that_never_fills(monkeypatch: pytest.Mo
 @pytest.mark.gpu
 def test_a_real_gpu_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    from probe import environment
+    from probe.machine import environment
 
     asked = Context(environment.cuda_device(0), 4.0, quick=True, index=0)
     found = {m.params["dtype"]: m.value for m in matmul.run(asked)}

@@ -19,10 +19,10 @@ from probe.kernels.cuda.gpu import Gpu
 from probe.kernels.cuda.kernel import Kernel
 from probe.kernels.cuda.memory import Memory
 from probe.kernels.cuda.proof import Claim
-from probe.measurement import Measurement
 from probe.microbench import torch_bandwidth
 from probe.microbench.cuda import arrays, memory_bandwidth
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 ARCHITECTURES = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")
 NAMES = [kind.name for kind in memory_bandwidth.KERNELS]

@@ -13,17 +13,17 @@ from cuda_register_file import RegisterFile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cuda import cubin, nvrtc, proof, recompose, sass
 from probe.kernels.cuda import register_banks as kernels
 from probe.kernels.cuda.driver import DeviceLost
 from probe.kernels.cuda.recompose import FFMA, FFMA_CONSTANT, IADD3, RecomposeError, Word
 from probe.kernels.cuda.register_banks import A, B, C, Variant
-from probe.measurement import Measurement
+from probe.machine.device import Device
 from probe.microbench.cuda import bank_count, register_banks
 from probe.microbench.published import references
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 ARCHITECTURES = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")
 DISASSEMBLED = ARCHITECTURES[1:]  # nvdisasm 13 no longer knows sm_70

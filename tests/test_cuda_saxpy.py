@@ -16,13 +16,13 @@ from probe.errors import UnavailableError
 from probe.kernels.cuda import streams
 from probe.kernels.cuda.driver import DeviceLost
 from probe.kernels.cuda.gpu import Gpu
-from probe.measurement import Measurement
 from probe.microbench.cuda import cublas, saxpy
 from probe.microbench.cuda.bench import Bench
 from probe.microbench.cuda.cublas import Cublas
 from probe.microbench.cuda.saxpy import Call, Implementation, Vectors
 from probe.microbench.cuda.torch_stream import TorchStream
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 SIZES = (2 * GIB, 256 * MIB, 16 * MIB)
 Make = Callable[[Bench, Vectors], Call]
@@ -320,7 +320,7 @@ def test_torch_works_on_the_gpus_arrays_and_stream(gpu: Gpu, monkeypatch: pytest
 
 @pytest.mark.gpu
 def test_on_a_gpu_every_library_adds_a_x_to_y_on_one_stream() -> None:
-    from probe import environment
+    from probe.machine import environment
 
     asked = Context(environment.cuda_device(0), 20.0, index=0)
     x = np.random.default_rng(0).random(1 << 20, np.float32) + 1
@@ -340,7 +340,7 @@ def test_on_a_gpu_every_library_adds_a_x_to_y_on_one_stream() -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_libraries_can_be_captured() -> None:
-    from probe import environment
+    from probe.machine import environment
 
     asked = Context(environment.cuda_device(0), 20.0, index=0)
     with Gpu(0) as gpu, contextlib.ExitStack() as stack:

@@ -14,14 +14,14 @@ from fake_cuda import Arguments, FakeCuda, Three
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.device import Device
 from probe.kernels.cuda import nvrtc, proof, sass
 from probe.kernels.cuda import shared_banks as kernels
 from probe.kernels.cuda.driver import DeviceLost
-from probe.measurement import Measurement
+from probe.machine.device import Device
 from probe.microbench.cuda import shared_banks
 from probe.microbench.cuda.shared_banks import Banks, Group, conflict_ways, inferred
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 GPU = Device("cuda", "NVIDIA H100 80GB HBM3")
 CLOCK_HZ = 1.5e9

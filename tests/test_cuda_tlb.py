@@ -8,12 +8,12 @@ from cuda_machine import GIB, MIB, Machine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cuda.driver import DeviceLost
-from probe.measurement import Measurement
+from probe.machine.device import Device
 from probe.microbench.cuda import tlb
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 GPU = Device("cuda", "NVIDIA H100 80GB HBM3")
 TLBS = ((32, 60.0), (256, 300.0))  # 64 MiB and 512 MiB of pages of 2 MiB

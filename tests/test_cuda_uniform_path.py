@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from cuda_register_file import RegisterFile
 
-from probe.device import Device
 from probe.kernels.cuda import cubin, nvrtc, proof, sass, uniform_path
+from probe.machine.device import Device
 from probe.microbench.cuda import register_banks
 from probe.microbench.suite import Context
 

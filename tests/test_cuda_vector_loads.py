@@ -11,9 +11,9 @@ from probe.kernels.cuda import cubin, loads, nvrtc, proof, sass
 from probe.kernels.cuda.driver import DeviceLost
 from probe.kernels.cuda.gpu import Gpu
 from probe.kernels.cuda.kernel import Kernel
-from probe.measurement import Measurement
 from probe.microbench.cuda import vector_loads
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 ARCHITECTURES = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")
 SUFFIXES = {4: "E", 8: "E.64", 16: "E.128", 32: "E.ENL2.256"}

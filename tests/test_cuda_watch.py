@@ -9,7 +9,7 @@ from typing import Any
 import fake_nvml
 import pytest
 
-from probe import nvml
+from probe.machine import nvml
 from probe.microbench.cuda.watch import Conditions, NvmlMeter, Reading, Watch, meter_of, summarised
 
 

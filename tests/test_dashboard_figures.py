@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from dashboard_runs import MARKUP, SAMPLES
 
-from probe.analysis import Operator
 from probe.dashboard.catalogue import ID, Catalogue
 from probe.dashboard.figures.arrows import arrows, matched
 from probe.dashboard.figures.axes import logarithmic, round_ticks
@@ -18,12 +17,13 @@ from probe.dashboard.figures.roofline import MOST_MARKS, Roof, hover, plane, roo
 from probe.dashboard.pages import operators
 from probe.dashboard.query import COLUMNS, Query, QueryError, parse
 from probe.dashboard.readings import amount, words
-from probe.device import Ceilings, Level
 from probe.errors import InputError
-from probe.measurement import Measurement
-from probe.memory_use import MemoryTimeline
+from probe.machine.device import Ceilings, Level
 from probe.report.curves import arrange
 from probe.report.palette import LOOKS, SERIES_LIGHT
+from probe.results.analysis import Operator
+from probe.results.measurement import Measurement
+from probe.results.memory_use import MemoryTimeline
 
 CSS = (Path(__file__).parent.parent / "dashboard" / "assets" / "probe.css").read_text()
 CEILINGS = Ceilings("measured", "X", 1e11, {"float32": 1e13, "float64": 1e13, "int8": 4e13},

@@ -267,7 +267,7 @@ def test_a_comparison_takes_the_analyses_that_are_there(held: Library, run: str,
     base = id_of(held, "starved_loader")
     for identity in (run, base):
         held.analysis(identity).done.wait(60)
-    monkeypatch.setattr("probe.sides.examine", lambda *_: pytest.fail("a run was analysed again"))
+    monkeypatch.setattr("probe.examine.sides.examine", lambda *_: pytest.fail("a run was analysed again"))
     assert held.comparison(base, run, 60).result().rows
 
 

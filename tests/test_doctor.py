@@ -18,11 +18,12 @@ from typing import Any
 import fake_nvml
 import pytest
 
-from probe import doctor, environment, nvml, store
-from probe.device import Cache, Ceilings, Device
+from probe import doctor, store
 from probe.doctor import gpu, host, rights, software, storage
 from probe.doctor.check import Check
 from probe.doctor.machine import Machine, look
+from probe.machine import environment, nvml
+from probe.machine.device import Cache, Ceilings, Device
 from probe.schema import to_jsonable
 
 CPU = Device("cpu", "Test CPU", cores=2, physical_cores=2, isa=("avx2",), caches=(Cache(1, 32768, 64, 1),))

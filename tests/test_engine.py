@@ -16,10 +16,10 @@ from typing import Any
 import engine_tasks as tasks
 import pytest
 
-from probe import engine
-from probe.engine import Here, Outcome, executor, run
 from probe.errors import UnavailableError, UsageError
-from probe.processes import Processes
+from probe.executors import engine
+from probe.executors.engine import Here, Outcome, executor, run
+from probe.executors.processes import Processes
 
 TESTS = Path(__file__).parent
 
@@ -115,7 +115,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 sys.path.insert(0, {tests!r})
 import engine_tasks
-from probe.engine import executor, run
+from probe.executors.engine import executor, run
 with executor(jobs=2) as pool:
     run(pool, engine_tasks.sleep_and_tell, [{folder!r}] * 6)
 """

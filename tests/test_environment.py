@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe import cpu_info, environment, nvml
-from probe.device import Cache
 from probe.errors import UnavailableError
+from probe.machine import cpu_info, environment, nvml
+from probe.machine.device import Cache
 
 INTEL = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8488C
@@ -250,6 +250,6 @@ def test_a_gpu_number_that_is_not_there(monkeypatch: pytest.MonkeyPatch, index: 
 
 
 def test_importing_costs_no_torch_and_no_nvml() -> None:
-    code = "import sys, probe.environment; print(sorted({'torch', 'pynvml', 'pandas'} & set(sys.modules)))"
+    code = "import sys, probe.machine.environment; print(sorted({'torch', 'pynvml', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

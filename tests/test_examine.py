@@ -13,13 +13,13 @@ import pytest
 import run_builders
 import torch
 
-from probe.analysis import Analysis
-from probe.engine import Here
 from probe.errors import RunError, TraceError, UsageError
-from probe.examine import Request, examine
+from probe.examine.examine import Request, examine
+from probe.examine.sources import Named
+from probe.executors.engine import Here
 from probe.readers import cache, formats
+from probe.results.analysis import Analysis
 from probe.session import profile
-from probe.sources import Named
 
 
 def analysed(source: Named, *ranks: int, **request: Any) -> Analysis:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.profiler import ExecutionTraceObserver, ProfilerActivity, profile
 
-from probe.device import Device
 from probe.errors import TraceError
+from probe.machine.device import Device
 from probe.readers import assemble, execution_trace, kineto
 from probe.readers.events import About, CollectiveEvents, Events, OpEvents, RuntimeEvents, WorkEvents, empty
 from probe.trace import Annotations, Trace

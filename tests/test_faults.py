@@ -26,7 +26,7 @@ import pytest
 import torch
 
 import probe
-from probe.run import load
+from probe.runs.run import load
 from probe.session import Session, ownership, profile
 
 STEPS = 14

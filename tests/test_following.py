@@ -13,7 +13,7 @@ import pytest
 
 from probe.errors import UnavailableError, UsageError
 from probe.integrations import tensorboard, wandb
-from probe.run import load
+from probe.runs.run import load
 from probe.session import profile
 from probe.session.following import MOST_POINTS, Following
 from probe.session.steps import StepLog

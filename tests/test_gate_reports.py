@@ -23,10 +23,10 @@ from probe.errors import InputError
 from probe.gate.canary import Curve, compare, load, store
 from probe.gate.history import change_points
 from probe.gate.settings import settings
-from probe.gate_result import Cause, GateResult, Metric, Side
 from probe.report import gate_ci, gate_markdown
 from probe.report.gate import as_text
 from probe.report.gate_html import as_html
+from probe.results.gate_result import Cause, GateResult, Metric, Side
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "ci"
 HOSTILE = "<script>|`*]]>&\"'\n::error::%0A\x1b[31m"

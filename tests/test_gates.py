@@ -16,7 +16,7 @@ from probe.analyzers.gates.evidence import Blocks, Counted, OperatorTimes, Sessi
 from probe.analyzers.gates.limits import EXACT_LIMITS, Limits
 from probe.analyzers.gates.paired import judge
 from probe.analyzers.gates.sequential import ALPHA, LOOKS, PER_LOOK, bounds, minimum_detectable_fraction, surely_slower
-from probe.gate_result import GateResult, Metric, Side
+from probe.results.gate_result import GateResult, Metric, Side
 from probe.stats import student_quantile, student_tail
 
 SIDES = Side("base"), Side("new")

@@ -13,8 +13,8 @@ from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.errors import RunError, TraceError
 from probe.readers.module_graph import GraphArgument, GraphCall, GraphUnit, ModuleCall, ModuleGraph, encode, read
-from probe.run import RankPart, decode
-from probe.run import encode as encode_part
+from probe.runs.run import RankPart, decode
+from probe.runs.run import encode as encode_part
 
 ROW = (8, 1)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import probe
-import probe.run
+import probe.runs.run
 from probe.analyzers.rules.matching.units import normalised
 from probe.collectors import module_graph
 from probe.collectors.model_calls import ModelCalls, NotCapturedError
@@ -262,7 +262,7 @@ def test_what_leaving_the_block_takes_is_bounded_counted_and_said(
             prof.step()
         slow = prof._graph.write
         prof._graph.write = lambda *where: (time.sleep(0.15), slow(*where))
-    closing_s = probe.run.load(tmp_path / "said").main.closing_s
+    closing_s = probe.runs.run.load(tmp_path / "said").main.closing_s
     assert set(closing_s) == {"recording", "graph", "telemetry"} and closing_s["graph"] >= 0.15
     assert re.search(r"leaving the block took \d+\.\d s \((graph|telemetry) ", capsys.readouterr().err)
 
@@ -280,7 +280,7 @@ def observed(folder: Path, model: object, call: Callable[[], object], **options:
 def test_a_session_writes_the_graph_and_says_so(tmp_path: Path) -> None:
     model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.randn(3, 8)
     prof = observed(tmp_path, model, lambda: (model(x), model(x[:2])))
-    part = probe.run.load(prof.path).main
+    part = probe.runs.run.load(prof.path).main
     assert (part.graph, part.collected["model"], prof.warnings) == ("graph.rank00000.json", True, [])
     assert [call.inputs for call in read(prof.path / part.graph).calls] == [("float32[3, 8]",), ("float32[2, 8]",)]
 
@@ -316,7 +316,7 @@ def test_a_session_warns_once_where_there_is_no_graph(tmp_path: Path, model: Any
     about = [warning for warning in prof.warnings if "graph" in warning]
     assert len(about) == 1
     assert said in about[0]
-    part = probe.run.load(prof.path).main
+    part = probe.runs.run.load(prof.path).main
     assert (part.graph, part.collected["trace"]) == (None, True)
     assert said in str(part.collected["model"])
 

@@ -14,13 +14,13 @@ import pytest
 from dashboard_runs import MARKUP, hostile_trace
 
 import probe
-from probe import timelines
-from probe.findings import Finding, Verdict, Verified
+from probe.examine import timelines
 from probe.report import html, html_findings, html_timeline
 from probe.report.analysis import as_text
 from probe.report.html_data import MOST_OPERATORS, payload
 from probe.report.palette import CLASSES, LOOKS
 from probe.report.timeline.index import CODES, Index, lane
+from probe.results.findings import Finding, Verdict, Verified
 
 SAMPLES = Path(__file__).parent.parent / "sample_traces"
 ASSETS = Path(html.__file__).parent / "assets"

@@ -10,7 +10,7 @@ from chromium import MARKS, opened
 from dashboard_runs import MARKUP, SAMPLES, hostile_trace
 
 import probe
-from probe import timelines
+from probe.examine import timelines
 from probe.report.analysis import by_possible_gain, calls_text
 from probe.units import format_fraction, format_time
 

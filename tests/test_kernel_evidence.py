@@ -9,14 +9,14 @@ import pytest
 from builders import GPU, copy, document, kernel, launch, op, shapes, step, write
 
 import probe
-from probe.analyzers.kernel_evidence import KernelRuns, bus_fractions, causes, filling, in_blocks, runs_of_groups
-from probe.analyzers.kernel_names import fused, is_unvectorised, sort_of
-from probe.analyzers.op_table import group_operators
+from probe.analyzers.gpu.kernel_evidence import KernelRuns, bus_fractions, causes, filling, in_blocks, runs_of_groups
+from probe.analyzers.gpu.kernel_names import fused, is_unvectorised, sort_of
+from probe.analyzers.gpu.sm_limits import limits, residence
+from probe.analyzers.gpu.tensor_cores import Arithmetic, arithmetic, eligible, float32_runs_in, unaligned
+from probe.analyzers.operators.op_table import group_operators
+from probe.analyzers.operators.steps import recorded_steps
 from probe.analyzers.shown_rates import LEAST_RIDGE
-from probe.analyzers.sm_limits import limits, residence
-from probe.analyzers.steps import recorded_steps
-from probe.analyzers.tensor_cores import Arithmetic, arithmetic, eligible, float32_runs_in, unaligned
-from probe.device import Device
+from probe.machine.device import Device
 from probe.trace import LaunchShape, Signature
 
 A100 = Device("cuda", "A100", compute_capability="8.0", sm_count=108)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from disassembly import X86, listing
 
-from probe import environment
 from probe.errors import UnavailableError
 from probe.kernels.cpu import aarch64, aarch64_loads, compiled, machine_code, saxpy_bodies, x86_64, x86_64_loads
 from probe.kernels.cpu.loops import (
@@ -28,6 +27,7 @@ from probe.kernels.cpu.loops import (
     Loops,
     Stream,
 )
+from probe.machine import environment
 
 ISA = environment.cpu_device().isa
 LENGTHS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 1001)

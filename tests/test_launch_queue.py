@@ -7,7 +7,7 @@ import pytest
 from builders import GPU, kernel, launch, op, step, write
 
 import probe
-from probe.analyzers.launch_queue import empty_queue_fractions, queue_text
+from probe.analyzers.gpu.launch_queue import empty_queue_fractions, queue_text
 from probe.readers.kineto import read
 
 

@@ -13,7 +13,7 @@ import torch
 from probe.collectors import memory_history
 from probe.collectors.memory_history import MOST_ENTRIES, MemoryHistory
 from probe.errors import UsageError
-from probe.run import load
+from probe.runs.run import load
 from probe.session import profile
 
 SNAPSHOT = {"segments": [], "device_traces": [[]]}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from probe.analyzers.memory.blocks import AFTER, BEFORE, blocks, main_device
 from probe.analyzers.memory.summary import summary
 from probe.analyzers.memory.use import MemoryUse, memory_use
-from probe.analyzers.steps import recorded_steps
+from probe.analyzers.operators.steps import recorded_steps
 from probe.readers.kineto import read
 from probe.readers.narrow import Selection, narrow
 from probe.trace import Trace

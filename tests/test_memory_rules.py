@@ -10,8 +10,8 @@ from builders import GPU, Event, kernel, launch, op, shapes, step, write
 from test_memory_reading import memory
 
 import probe
-from probe.analysis import Analysis
-from probe.findings import Finding
+from probe.results.analysis import Analysis
+from probe.results.findings import Finding
 
 GIB = 1 << 30
 DEVICE = [GPU[0] | {"totalGlobalMem": 80 * GIB}]

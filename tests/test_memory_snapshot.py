@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import probe
 from probe.analyzers.memory.snapshot import snapshot_memory
-from probe.conditions import parse
+from probe.cli.conditions import parse
 from probe.errors import GateFailed, ProbeError, TraceError
 from probe.readers.allocator_snapshot import read
 

@@ -13,11 +13,11 @@ import probe
 from probe.analyzers.memory.forecast import forecasts
 from probe.analyzers.memory.levels import POINTS, Levels
 from probe.analyzers.memory.use import memory_use
-from probe.analyzers.steps import recorded_steps
-from probe.memory_use import CATEGORIES, Memory
+from probe.analyzers.operators.steps import recorded_steps
 from probe.readers.formats import read
 from probe.report import html, markdown
 from probe.report.analysis import as_text
+from probe.results.memory_use import CATEGORIES, Memory
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402  # only where torch is there

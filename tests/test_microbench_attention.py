@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils import flop_counter
 
-from probe.device import Cache, Device
 from probe.errors import UnavailableError
-from probe.measurement import Measurement
+from probe.machine.device import Cache, Device
 from probe.microbench import attention, memory
 from probe.microbench.attention import BOTH, FORWARD, NAIVE, SDPA, Point
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 MIB = memory.MIB
 L3_BYTES = 4 * MIB  # what the scores of sequence 512 fit, and those of 1024 do not

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.bus_bandwidth import bus_factor
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.launchers import LaunchedRank, launched_rank
+from probe.machine.device import Device
 from probe.microbench.collectives import collectives, operations
 from probe.microbench.collectives.alpha_beta import longest_line
 from probe.microbench.collectives.operations import OPERATIONS, Buffers

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from probe.device import Cache, Device
-from probe.measurement import Measurement
+from probe.machine.device import Cache, Device
 from probe.microbench import consistency
 from probe.microbench.consistency import check, plausible
 from probe.microbench.published import cpu as published_cpu
+from probe.results.measurement import Measurement
 
 RESULTS = Path(__file__).parents[1] / "microbench" / "results"
 CPU = Device("cpu", "x", cores=2, physical_cores=2, caches=(Cache(1, 32768, 64, 1),))

@@ -5,7 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from probe.device import Device
+from probe.machine.device import Device
 from probe.microbench import memory
 from probe.microbench.cpu import copies
 from probe.microbench.cpu.copies import Arrays, Copy, Vector

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from probe import environment
 from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code
+from probe.machine import environment
 from probe.microbench import memory, neighbours
 from probe.microbench.cpu import cache_latency
 from probe.microbench.harness import LEAST_SPAN_S, Effort, Variant, measure, paced, repeats_for, timed

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from probe.device import Device
 from probe.errors import UnavailableError
+from probe.machine.device import Device
 from probe.microbench import compiled_code, launch
 from probe.microbench.suite import Context
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.device import Cache, Device
+from probe.machine.device import Cache, Device
 from probe.microbench import plateaus
 from probe.microbench.ceilings import level_of
 from probe.microbench.plateaus import Plateau

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from probe.device import Device
+from probe.machine.device import Device
 from probe.microbench import launch, matmul, memory, precisions, torch_bandwidth
 from probe.microbench.precisions import Precision
 from probe.microbench.suite import Context

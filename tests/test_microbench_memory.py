@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe import environment
-from probe.device import Cache, Device
 from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code
 from probe.kernels.cpu.loops import BANDWIDTHS, Stream
-from probe.measurement import Measurement
+from probe.machine import environment
+from probe.machine.device import Cache, Device
 from probe.microbench import memory
 from probe.microbench.cpu import cache_latency, memory_bandwidth, pages
 from probe.microbench.cpu.pinning import allowed_cpus, pinned, working_cpus
 from probe.microbench.cpu.team import Team
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 CPU = Device("cpu", "x", cores=2)
 

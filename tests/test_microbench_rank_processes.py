@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.device import Device
+from probe.machine.device import Device
 from probe.microbench.collectives import collectives
 from probe.microbench.collectives.operations import OPERATIONS
 from probe.microbench.collectives.rank_processes import Bounds, RankFailed, RankProcesses
@@ -183,7 +183,7 @@ def test_a_gloo_rank_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch) ->
 JOINS = """
 import sys
 sys.path[:] = {path!r}
-from probe.device import Device
+from probe.machine.device import Device
 from probe.microbench.collectives import collectives
 from probe.microbench.suite import Context
 context = Context(Device("cpu", "x", cores=2), 0.1, quick=True)

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from probe.device import Device
-from probe.measurement import Measurement, Reference
+from probe.machine.device import Device
 from probe.microbench.published import cpu as published_cpu
 from probe.microbench.published import gpu as published_gpu
 from probe.microbench.published import references, verdicts
+from probe.results.measurement import Measurement, Reference
 
 CPUINFO = "processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: {model}\nstepping\t: {stepping}\n"
 UNITS = {"latency": "s", "time": "s", "bandwidth": "B/s", "busbw": "B/s", "flops_per_s": "FLOP/s"}

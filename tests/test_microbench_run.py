@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from probe import environment, store
-from probe.device import Cache, Device
+from probe import store
 from probe.errors import UnavailableError, UsageError
-from probe.measurement import Measurement, MicrobenchResult
+from probe.machine import environment
+from probe.machine.device import Cache, Device
 from probe.microbench import ceilings, memory, run
 from probe.microbench.run import Options
 from probe.microbench.suite import Answer, Context, Suite
 from probe.microbench.suites import SUITES
+from probe.results.measurement import Measurement, MicrobenchResult
 from probe.schema import to_jsonable
 
 CONTRACT_SUITES = (

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from probe import environment
-from probe.device import Device
 from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code
 from probe.kernels.cpu.loops import SAXPY, SAXPY_SCALAR, Loops, Stream
+from probe.machine import environment
+from probe.machine.device import Device
 from probe.microbench import compiled_code, memory
 from probe.microbench.cpu import saxpy
 from probe.microbench.cpu.team import Team

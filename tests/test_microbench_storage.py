@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.device import Device
 from probe.errors import UnavailableError
-from probe.measurement import Measurement
+from probe.machine.device import Device
 from probe.microbench.storage import file as storage_file
 from probe.microbench.storage import place as storage_place
 from probe.microbench.storage import reads as storage_reads
@@ -25,6 +24,7 @@ from probe.microbench.storage import scratch as storage_scratch
 from probe.microbench.storage import storage
 from probe.microbench.storage.reads import BlockReads, FileReads, Hands
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 MIB = 1 << 20
 MOUNTS = r"""22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw

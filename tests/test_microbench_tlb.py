@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe import environment
 from probe.errors import UnavailableError
-from probe.measurement import Measurement
+from probe.machine import environment
 from probe.microbench.cpu import pages, tlb
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 SMAPS = """\
 7f0000000000-7f0000400000 rw-p 00000000 00:00 0

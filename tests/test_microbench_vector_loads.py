@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from probe import environment
-from probe.device import Cache, Device
 from probe.kernels.cpu import machine_code
 from probe.kernels.cpu.loops import LoadLoop, Loops
+from probe.machine import environment
+from probe.machine.device import Cache, Device
 from probe.microbench import memory
 from probe.microbench.cpu import vector_loads
 from probe.microbench.suite import Context

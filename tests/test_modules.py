@@ -12,7 +12,7 @@ import pytest
 from builders import Event, event, op, shapes, step, write
 
 import probe
-from probe.analyzers.modules import GroupPlaces, Places, places
+from probe.analyzers.operators.modules import GroupPlaces, Places, places
 from probe.readers.frames import Kept
 from probe.trace import Trace
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.analyzers.kernel_counters import function, join, per_group, spelling
-from probe.device import Device
+from probe.analyzers.gpu.kernel_counters import function, join, per_group, spelling
 from probe.errors import InputError
+from probe.machine.device import Device
 from probe.readers import assemble, ncu
 from probe.readers.events import About, CollectiveEvents, Events, OpEvents, RuntimeEvents, WorkEvents, empty
 from probe.readers.ncu import KernelCounters

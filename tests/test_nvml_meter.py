@@ -11,11 +11,11 @@ from typing import Any
 import fake_nvml
 import pytest
 
-from probe import nvml
 from probe.collectors.gpu import NvmlSource
 from probe.collectors.sampling import NotAvailable, Place, Sampler, Tick
-from probe.nvml_meter import Meter
-from probe.telemetry_files import read
+from probe.machine import nvml
+from probe.machine.nvml_meter import Meter
+from probe.runs.telemetry_files import read
 
 NS = 1_000_000_000
 BUSY: dict[str, Any] = {
@@ -223,7 +223,7 @@ def test_without_nvml_or_without_gpus_the_reason_is_told(pretend: Pretend, monke
 def test_only_the_named_gpus_are_read(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
     with pretend(BUSY, BUSY):
         monkeypatch.setattr(
-            "probe.environment.nvml_gpu",
+            "probe.machine.environment.nvml_gpu",
             lambda index: nvml.Gpu(0, uuid="GPU-00000001-0000") if index == 0 else None,  # the other way round in torch
         )
         source = NvmlSource((0, 5))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from builders import GPU, copy, gpu_step, kernel, launch, op, shapes, step, write
 
-from probe.analysis import Operator
-from probe.analyzers.op_table import dtypes_text, group_operators, operators, shapes_text
-from probe.analyzers.steps import busy_fraction, recorded_steps, step_of
+from probe.analyzers.operators.op_table import dtypes_text, group_operators, operators, shapes_text
+from probe.analyzers.operators.steps import busy_fraction, recorded_steps, step_of
 from probe.readers.kineto import read
+from probe.results.analysis import Operator
 from probe.trace import Signature, Trace
 
 

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import probe
-from probe.analysis import PARTS, Bound
-from probe.analyzers.op_table import group_operators
+from probe.analyzers.operators.op_table import group_operators
+from probe.analyzers.operators.steps import busy_fraction, cut_by_device, recorded_steps
 from probe.analyzers.parts import partition
-from probe.analyzers.steps import busy_fraction, cut_by_device, recorded_steps
 from probe.analyzers.timeline.device import exposed_s
 from probe.analyzers.timeline.pieces import exclusive
 from probe.analyzers.timeline.profiler_time import recording_shares, without_profiler
 from probe.readers.kineto import read
+from probe.results.analysis import PARTS, Bound
 from probe.trace import Trace
 
 DISPATCH_S = 2e-6

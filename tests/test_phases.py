@@ -14,15 +14,16 @@ import torch
 from test_telemetry import NS, sampler
 
 import probe
-from probe import run_telemetry, telemetry_files
 from probe.collectors import phases
 from probe.collectors.phases import OpenPhases
 from probe.collectors.sample_buffer import SampleBuffer
 from probe.collectors.sampling import Tick
 from probe.errors import RunError
-from probe.run import load
+from probe.examine import telemetry as run_telemetry
+from probe.results.telemetry import InPhases, PhasesOfRows, Samples
+from probe.runs import telemetry_files
+from probe.runs.run import load
 from probe.session import annotate, annotation, profile
-from probe.telemetry import InPhases, PhasesOfRows, Samples
 
 
 def here() -> OpenPhases:

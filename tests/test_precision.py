@@ -6,11 +6,11 @@ import pytest
 from builders import kernel, launch, op, shapes, step, write
 
 import probe
-from probe.analysis import Analysis
 from probe.analyzers.cost_models import Cost
-from probe.analyzers.precision import Work, precision_gains, speedup
-from probe.device import Ceilings
+from probe.analyzers.operators.precision import Work, precision_gains, speedup
+from probe.machine.device import Ceilings
 from probe.report.analysis import fact_lines
+from probe.results.analysis import Analysis
 
 H100 = Ceilings(
     "datasheet", "H100", dram_bytes_per_s=1e12,

@@ -25,11 +25,11 @@ from probe.analyzers.projection.scale import Observed, crossover, curve, scaled
 from probe.analyzers.projection.unfolding import unfolding_s
 from probe.analyzers.projection.validated import MEASURED
 from probe.analyzers.roofline import Placement
-from probe.datasheets import DATASHEETS
-from probe.device import Ceilings, Level
 from probe.errors import UsageError
-from probe.projecting import what_if
-from probe.projecting_question import Wish
+from probe.machine.datasheets import DATASHEETS
+from probe.machine.device import Ceilings, Level
+from probe.projecting.question import Wish
+from probe.projecting.whatif import what_if
 from probe.trace import Signature
 
 H100 = [{"id": 0, "name": "NVIDIA H100 80GB HBM3", "computeMajor": 9, "computeMinor": 0, "numSms": 132}]

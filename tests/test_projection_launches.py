@@ -11,11 +11,11 @@ from builders import Event, kernel, launch, op, shapes, step, write
 import probe
 from probe import cli
 from probe.analyzers.critical_path.replay import Changes, Replay
+from probe.analyzers.operators.steps import recorded_steps
 from probe.analyzers.projection.graph_launch import Launching, as_graphs, graphs_a_step
-from probe.analyzers.steps import recorded_steps
 from probe.analyzers.what_if import WhatIf
 from probe.errors import UsageError
-from probe.projecting import WhatIf as Answer
+from probe.projecting.whatif import WhatIf as Answer
 from probe.readers.kineto import read
 
 H100 = [{"id": 0, "name": "NVIDIA H100 80GB HBM3", "computeMajor": 9, "computeMinor": 0, "numSms": 132}]

@@ -14,8 +14,8 @@ import probe
 from probe import cli, store
 from probe.analyzers.projection.layout import Layout, Model
 from probe.analyzers.projection.links import Link, among_cores, path, seconds, volume_bytes
-from probe.device import Ceilings, Device, Level
 from probe.errors import InputError, UsageError
+from probe.machine.device import Ceilings, Device, Level
 from probe.planning.measured import measured_link, nearest
 
 H100 = "NVIDIA H100 80GB HBM3"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from probe.analysis import PARTS, Analysis, Operator
 from probe.analyzers.which_loop import which_loop
 from probe.api import analyze
 from probe.report.verdict import sentence
+from probe.results.analysis import PARTS, Analysis, Operator
 
 SAMPLE = Path(__file__).parent.parent / "sample_traces"
 

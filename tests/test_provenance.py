@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from builders import GPU, gpu_step, kernel, launch, op, step, write
 
-from probe.analysis import Analysis, Source
 from probe.analyzers.diagnosis import diagnose
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
 from probe.readers.kineto import read
+from probe.results.analysis import Analysis, Source
 from probe.trace import Quality, Trace
 
 CEILINGS = Ceilings("measured", "NVIDIA Test GPU", 3e12, {"float32": 60e12}, 2.5e-6)

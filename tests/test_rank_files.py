@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.engine import Outcome
 from probe.errors import InputError, TraceError, UsageError
+from probe.executors.engine import Outcome
 from probe.ranks import summaries
 from probe.ranks.files import Job, RankFile, discover
 from probe.ranks.summaries import RankRead, RankTask, combined
@@ -394,7 +394,7 @@ class TestSummaries:
 
     def test_an_asked_file_that_cannot_be_read_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         job = self.job(tmp_path, rank0="0 2", rank1="one of two")
-        monkeypatch.setattr("probe.engine._told", lambda error: "broken")
+        monkeypatch.setattr("probe.executors.engine._told", lambda error: "broken")
         found, warnings = summaries.summaries(job, jobs=1, ranks=frozenset({0, 1}))
         assert ranks_of(found) == [0]
         assert [w.rsplit("/", 1)[-1] for w in warnings] == ["rank1.json: broken; this file is left out"]

@@ -8,7 +8,7 @@ from rank_builders import Simulation, simulate, summaries, summary
 
 from probe.analyzers.ranks.clocks import Clocks, compare_clocks
 from probe.analyzers.ranks.matching import match
-from probe.multirank import CollectiveTimes, Group, RankSummary
+from probe.results.multirank import CollectiveTimes, Group, RankSummary
 from probe.stats import summarise
 
 SEEDS = range(12)

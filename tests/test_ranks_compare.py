@@ -13,7 +13,7 @@ from probe.analyzers.ranks.arrivals import median_of_others
 from probe.analyzers.ranks.compare import beyond_the_others, compare_ranks
 from probe.analyzers.ranks.summary import summarise
 from probe.errors import UsageError
-from probe.multirank import Group, RanksAnalysis
+from probe.results.multirank import Group, RanksAnalysis
 from probe.schema import to_jsonable
 
 PER_STEP = 10

@@ -22,7 +22,7 @@ from probe.analyzers.ranks.kinds import (
 from probe.analyzers.ranks.matching import match
 from probe.analyzers.ranks.summary import summarise
 from probe.bus_bandwidth import bus_factor
-from probe.multirank import CollectiveRow, Group, RankSummary
+from probe.results.multirank import CollectiveRow, Group, RankSummary
 from probe.trace import CollectiveCall, Trace
 
 ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)"

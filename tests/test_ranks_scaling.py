@@ -6,7 +6,7 @@ from rank_builders import simulate, summaries, summary
 
 from probe.analyzers.ranks.scaling import scaling, scaling_job
 from probe.errors import UsageError
-from probe.scaling import ScalingJob
+from probe.results.scaling import ScalingJob
 
 
 def job(ranks: int, step_s: float, n: int = 9, work: float | None = None) -> ScalingJob:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import probe
-from probe.analysis import PARTS, Analysis
+from probe.results.analysis import PARTS, Analysis
 
 READINGS = Path(__file__).parent / "golden_files" / "readings"
 NAMES = sorted(path.stem for path in READINGS.glob("*.md") if path.stem != "README")

@@ -7,13 +7,13 @@ import pytest
 from builders import GPU, gpu_step, op, step, write
 from golden import assert_golden
 
-from probe.analysis import Analysis, Source, StepTimes, Throughput
 from probe.analyzers.diagnosis import Beside, diagnose
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
 from probe.readers.kineto import read
 from probe.report import markdown
 from probe.report.analysis import as_text
 from probe.report.text import kernel_name, printable, shorten
+from probe.results.analysis import Analysis, Source, StepTimes, Throughput
 from probe.trace import Trace
 
 CEILINGS = Ceilings("measured", "NVIDIA Test GPU", 3e12, {"float32": 60e12}, 2.5e-6, measured_at="2026-11-21T10:00:00")

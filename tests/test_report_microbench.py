@@ -7,10 +7,10 @@ import pytest
 from golden import assert_golden
 from rich.console import Console
 
-from probe.device import Ceilings, Device, Level
-from probe.measurement import Measurement, MicrobenchResult, Reference, Unsupported
+from probe.machine.device import Ceilings, Device, Level
 from probe.microbench.suites import SUITES
 from probe.report.microbench import render, render_suites
+from probe.results.measurement import Measurement, MicrobenchResult, Reference, Unsupported
 
 KIB, MIB = 1 << 10, 1 << 20
 DEVICE = Device("cpu", "Some CPU", cores=2, physical_cores=2, clock_hz=3.24e9)

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from probe.measurement import Measurement, Reference
 from probe.report import curves, microbench_plots
 from probe.report.curves import Span, arrange, merged, published, split
+from probe.results.measurement import Measurement, Reference
 
 KIB = 1 << 10
 

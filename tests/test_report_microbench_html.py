@@ -11,11 +11,11 @@ from test_report_microbench import DEVICE, _measured, _result
 
 from probe import store
 from probe.cli import main
-from probe.device import Ceilings
-from probe.measurement import Measurement, MicrobenchResult, Reference
+from probe.machine.device import Ceilings
 from probe.microbench import run
 from probe.report import microbench_html, microbench_svg
 from probe.report.curves import arrange
+from probe.results.measurement import Measurement, MicrobenchResult, Reference
 
 KIB = 1 << 10
 VOID = ("meta", "br", "hr", "path", "rect", "circle")

@@ -20,14 +20,14 @@ from rich.console import Console
 from test_report_analysis import TIMED, analysed
 
 import probe
-from probe.analysis import Analysis
 from probe.analyzers.ranks.compare import compare_ranks
-from probe.multirank import ClockOffset, Rank, Straggler
 from probe.readers.kineto import read
 from probe.report import html, markdown, verdict
 from probe.report.analysis import as_text, render
 from probe.report.ranks import clocks, collective_columns, exposed_wait, extremes, footnotes, listed, shares
 from probe.report.ranks_svg import COMPUTE, EXPOSED, OTHER, WAIT, draw_ranks, draw_scaling
+from probe.results.analysis import Analysis
+from probe.results.multirank import ClockOffset, Rank, Straggler
 
 SECONDS = st.floats(0, 10, allow_nan=False)
 

@@ -3,8 +3,8 @@
 import itertools
 import re
 
-from probe.measurement import Measurement
 from probe.report import register_banks
+from probe.results.measurement import Measurement
 
 CLOCK_HZ = 1e9
 

@@ -6,7 +6,7 @@ import pytest
 from golden import assert_golden
 from rich.console import Console
 
-from probe.device import Ceilings, Level
+from probe.machine.device import Ceilings, Level
 from probe.report.roofline import Point, draw
 
 CPU = Ceilings(

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from probe import environment, store
-from probe.datasheets import DATASHEETS, find
-from probe.device import Ceilings, Device
+from probe import store
 from probe.errors import CeilingsError, UsageError
-from probe.roofs import choose_ceilings
+from probe.examine.roofs import choose_ceilings
+from probe.machine import environment
+from probe.machine.datasheets import DATASHEETS, find
+from probe.machine.device import Ceilings, Device
 
 H100 = Device(kind="cuda", name="NVIDIA H100 80GB HBM3")
 MEASURED = Ceilings("measured", "NVIDIA H100 80GB HBM3", 3.0e12, {"float32": 50e12}, 2e-6)

@@ -16,8 +16,8 @@ from probe.analyzers.rules import catalogue
 from probe.analyzers.rules.catalogue import RULES
 from probe.analyzers.rules.matching.marks import Marked
 from probe.analyzers.rules.updates import optimizer
-from probe.device import Ceilings
-from probe.examine import Request, examine
+from probe.examine.examine import Request, examine
+from probe.machine.device import Ceilings
 from probe.sites import AttentionSite, OptimizerSite
 from probe.verify.cases import case_of
 

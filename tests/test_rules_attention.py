@@ -11,7 +11,7 @@ from builders import GPU, kernel, launch, op, shapes, step, write
 import probe
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import by_sizes
-from probe.examine import Request, examine
+from probe.examine.examine import Request, examine
 from probe.verify.cases import case_of
 
 torch = pytest.importorskip("torch")

@@ -12,10 +12,10 @@ import pytest
 from builders import GPU, Event, copy, event, kernel, launch, op, shapes, step, write
 
 import probe
-from probe.analysis import Analysis
 from probe.analyzers import diagnosis as diagnosis_module
 from probe.analyzers.rules import catalogue
 from probe.analyzers.rules.scale_out import communication
+from probe.results.analysis import Analysis
 
 CODES = {rule.code for rule in communication.RULES}
 

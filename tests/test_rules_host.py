@@ -17,7 +17,7 @@ from probe.analyzers.rules.catalogue import RULES
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.host import pauses
 from probe.analyzers.rules.order import order
-from probe.findings import Finding
+from probe.results.findings import Finding
 
 MS = 1000.0  # microseconds
 

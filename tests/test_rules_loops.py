@@ -17,7 +17,7 @@ from probe.analyzers import diagnosis as diagnosis_module
 from probe.analyzers.rules import catalogue
 from probe.analyzers.rules.matching.repeats import Repeat, repeats
 from probe.analyzers.rules.updates.parameter_loops import parameter_loops
-from probe.examine import Request, examine
+from probe.examine.examine import Request, examine
 
 pytestmark = pytest.mark.flaky(reruns=2)  # real programs: a busy machine deschedules them
 H100 = [{"id": 0, "name": "NVIDIA H100 80GB HBM3", "computeMajor": 9, "computeMinor": 0, "numSms": 132}]

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.device import Cache, Device
 from probe.errors import RunError
-from probe.run import (
+from probe.machine.device import Cache, Device
+from probe.runs.run import (
     PHASES,
     Cycle,
     Metric,

@@ -12,14 +12,14 @@ import psutil
 import pytest
 import run_builders
 
-from probe import analysis_cache
-from probe.analysis_cache import Brief
 from probe.cli import main
-from probe.device import Device
 from probe.errors import InputError, UsageError
+from probe.machine.device import Device
 from probe.price import Price, prices
-from probe.run import RankPart, write_part
-from probe.run_list import RunList, limit, list_runs
+from probe.runs import analysis_cache
+from probe.runs.analysis_cache import Brief
+from probe.runs.run import RankPart, write_part
+from probe.runs.run_list import RunList, limit, list_runs
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -22,12 +22,12 @@ from probe.collectors.serving import ServingSource, quantile, reduced, refused, 
 from probe.collectors.telemetry import settings_of
 from probe.errors import UsageError
 from probe.report.conditions import serving_lines
-from probe.run import RankPart, StepTimes, decode, encode, load
-from probe.serving import RequestTimes
+from probe.results.serving import RequestTimes
+from probe.results.telemetry import Samples, Telemetry
+from probe.runs.run import RankPart, StepTimes, decode, encode, load
 from probe.session import profile
 from probe.session import requests as marks
 from probe.session.requests import Request, RequestLog, gap_bin
-from probe.telemetry import Samples, Telemetry
 
 MS = 1_000_000
 NAN = float("nan")

@@ -16,9 +16,9 @@ import torch
 from run_builders import timed_names
 
 from probe.collectors.pause_budget import Plan
-from probe.device import Device
 from probe.errors import RunError, UsageError
-from probe.run import PHASES, Run, load
+from probe.machine.device import Device
+from probe.runs.run import PHASES, Run, load
 from probe.session import annotate, profile
 from probe.session import session as sessions
 from probe.session.options import Options

@@ -19,7 +19,7 @@ import pytest
 import torch
 from run_builders import timed_names
 
-from probe.run import load
+from probe.runs.run import load
 from probe.session import Session, ownership, profile
 
 ones = torch.ones(16)

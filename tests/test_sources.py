@@ -9,8 +9,8 @@ import pytest
 import run_builders
 
 from probe.errors import InputError, RunError, UsageError
+from probe.examine.sources import FileSource, Jobs, JobSource, RunSource, files_of, find, name_of, only
 from probe.ranks.files import Job, RankFile
-from probe.sources import FileSource, Jobs, JobSource, RunSource, files_of, find, name_of, only
 
 
 def test_each_kind_of_source(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_where_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         files_of(tmp_path / "empty")
     with pytest.raises(RunError, match="silent: no trace was recorded"):
         files_of(run_builders.record(tmp_path / "silent", traced=()))
-    monkeypatch.setattr("probe.sources.find", lambda source: JobSource("s3://b/job", Job(())))
+    monkeypatch.setattr("probe.examine.sources.find", lambda source: JobSource("s3://b/job", Job(())))
     with pytest.raises(InputError, match=r"^s3://b/job: no traces there; name a trace"):
         files_of("s3://b/job")
 

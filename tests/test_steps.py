@@ -7,10 +7,10 @@ import pytest
 from builders import GPU, kernel, launch, op, step, write
 
 import probe
-from probe.analyzers.steps import AHEAD, cut_by_device, recorded_steps, run_times, warm
+from probe.analyzers.operators.steps import AHEAD, cut_by_device, recorded_steps, run_times, warm
 from probe.readers.kineto import read
 from probe.readers.narrow import Selection, narrow
-from probe.run import PHASES, RankPart, StepTimes
+from probe.runs.run import PHASES, RankPart, StepTimes
 from probe.trace import Trace
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from probe import store
-from probe.device import Ceilings, Device, Level
 from probe.errors import CeilingsError
-from probe.measurement import MicrobenchResult
+from probe.machine.device import Ceilings, Device, Level
+from probe.results.measurement import MicrobenchResult
 from probe.schema import to_jsonable
 
 DEVICE = Device("cpu", "Some CPU @ 2.0GHz", cores=4)

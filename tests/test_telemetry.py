@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe import telemetry_files
 from probe.collectors.host import GcPauses, HostSource, MachineSource, RunQueue
 from probe.collectors.python_stacks import StackSource
 from probe.collectors.sample_buffer import SampleBuffer
 from probe.collectors.sampling import FAILURES, SLOWEST_S, NotAvailable, Place, Row, Sampler, Tick
 from probe.errors import RunError
-from probe.telemetry import Samples
-from probe.telemetry_files import has_parquet, pack, part_name, parts, read, read_part, write_part
+from probe.results.telemetry import Samples
+from probe.runs import telemetry_files
+from probe.runs.telemetry_files import has_parquet, pack, part_name, parts, read, read_part, write_part
 
 NS = 1_000_000_000
 ABOUT = {"via": "a test", "period_s": 0.1}

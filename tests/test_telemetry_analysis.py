@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 import probe
-from probe import run_telemetry, telemetry_files
-from probe.analysis import Analysis
-from probe.analyzers.telemetry import RunFacts, telemetry_use
-from probe.analyzers.telemetry_bounds import OperatorFacts
-from probe.analyzers.telemetry_readings import within
+from probe.analyzers.telemetry.bounds import OperatorFacts
+from probe.analyzers.telemetry.overview import RunFacts, telemetry_use
+from probe.analyzers.telemetry.readings import within
+from probe.examine import telemetry as run_telemetry
 from probe.report.conditions import telemetry_words
 from probe.report.telemetry_phases import phase_words
-from probe.run import RankPart
-from probe.telemetry import Judgement, PhasesOfRows, Samples, Telemetry, TelemetryUse, Window
+from probe.results.analysis import Analysis
+from probe.results.telemetry import Judgement, PhasesOfRows, Samples, Telemetry, TelemetryUse, Window
+from probe.runs import telemetry_files
+from probe.runs.run import RankPart
 
 NS = 1_000_000_000
 NAN = float("nan")

@@ -17,16 +17,16 @@ import pytest
 import torch
 
 import probe
-from probe import run_telemetry
 from probe.collectors import telemetry as collectors
 from probe.collectors.sampling import Row, Tick
 from probe.collectors.telemetry import Settings, settings_of
 from probe.errors import UsageError
-from probe.run import load
+from probe.examine import telemetry as run_telemetry
+from probe.runs.run import load
+from probe.runs.telemetry_files import parts
 from probe.session import profile
 from probe.session.beside import gpus_of
 from probe.session.launch import Place
-from probe.telemetry_files import parts
 
 FAST = {"host_hz": 200, "machine_hz": 50, "flush_s": 0.05}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import probe
-from probe.examine import Request, examine
+from probe.examine.examine import Request, examine
 from probe.sites import ChainSite, Read, Step
 from probe.trace import Signature
 from probe.verify.bench import bench

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 import probe
-from probe.examine import Request, examine
+from probe.examine.examine import Request, examine
 from probe.sites import AttentionSite, ChainSite, LoopSite, Site
 from probe.verify.attention import attention_case, scored_candidate
 from probe.verify.bench import bench

@@ -12,8 +12,8 @@ import torch
 import verify_processes as processes
 
 from probe.errors import UsageError
-from probe.findings import Finding, Verified
 from probe.report.verification import as_markdown
+from probe.results.findings import Finding, Verified
 from probe.sites import AttentionSite
 from probe.verify import ledger
 from probe.verify.adapters.installed import libraries, proposals

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import probe
-from probe.environment import cpu_device
 from probe.errors import UsageError
-from probe.findings import Verified
+from probe.machine.environment import cpu_device
+from probe.results.findings import Verified
 from probe.verify import ledger
 from probe.verify.module_forms import form_of
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from probe.analyzers.gates.sequential import bounds
-from probe.applying import _apart, _verdict, checked, recorded_command
+from probe.changes.applying import _apart, _verdict, checked, recorded_command
 from probe.cli import main
 from probe.errors import UsageError
 from probe.gate.command import Command
-from probe.run import RankPart, Run
+from probe.runs.run import RankPart, Run
 from probe.verify.verdict import Memory
 
 PROGRAM = """

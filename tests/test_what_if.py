@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from probe.analyzers.critical_path.accuracy import replay_accuracy
 from probe.analyzers.critical_path.graph import build
 from probe.analyzers.critical_path.replay import Changes, Replay
+from probe.analyzers.operators.steps import recorded_steps
 from probe.analyzers.plan_of_fixes import plan
-from probe.analyzers.steps import recorded_steps
 from probe.analyzers.what_if import WhatIf, step_time
-from probe.findings import Finding
 from probe.readers.kineto import read
+from probe.results.findings import Finding
 from probe.trace import Trace
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from probe.device import Cache, Device
+from probe.machine.device import Cache, Device
 from probe.trace import (
     Allocations,
     Annotations,

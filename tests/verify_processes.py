@@ -4,7 +4,7 @@ import os
 import time
 from multiprocessing.connection import Connection
 
-from probe.findings import Verified
+from probe.results.findings import Verified
 from probe.verify import child
 from probe.verify.engine import Result
 from probe.verify.task import Task

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from probe.comparison import Change
-from probe.device import Cache, Device
+from probe.machine.device import Cache, Device
+from probe.results.comparison import Change
 from probe.units import format_bytes, format_si, format_value, significant
 
 CLOCK_FRACTION = 0.02  # a measured clock that differs by less is the same clock

@@ -23,8 +23,8 @@ import numpy as np
 
 from probe.analyzers.compare.changes import both_said, differences, other_device
 from probe.analyzers.compare.ratios import FLOOR_FRACTION, Cost, geometric_mean, judge, mean_noise
-from probe.comparison import Comparison, Judged, Row, Side, Sides, Suite
-from probe.measurement import Measurement, MicrobenchResult
+from probe.results.comparison import Comparison, Judged, Row, Side, Sides, Suite
+from probe.results.measurement import Measurement, MicrobenchResult
 
 IDENTIFYING = (
     "size_bytes", "dtype", "operator", "implementation", "kernel", "elements", "pattern", "stride_bytes", "direction",

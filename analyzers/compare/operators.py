@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from probe.analyzers.compare.ratios import FLOOR_FRACTION, cost, judge
-from probe.analyzers.op_table import Seconds, dtypes_text, group_operators, shapes_text
-from probe.analyzers.steps import recorded_steps
-from probe.comparison import Judged, Row
+from probe.analyzers.operators.op_table import Seconds, dtypes_text, group_operators, shapes_text
+from probe.analyzers.operators.steps import recorded_steps
+from probe.results.comparison import Judged, Row
 from probe.trace import Trace
 
 # Between two processes that run the same code one after the other the host time of one operator differs by 4 to 7 %

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from probe.comparison import Interval, Judged, Verdict
+from probe.results.comparison import Interval, Judged, Verdict
 from probe.stats import summarise
 from probe.units import significant
 

@@ -19,9 +19,9 @@ import numpy as np
 from probe.analyzers.compare.changes import both_said, differences, other_device
 from probe.analyzers.compare.operators import PerStep, operator_rows
 from probe.analyzers.compare.ratios import ENOUGH, FLOOR_FRACTION, Cost, cost, judge
-from probe.analyzers.op_table import Seconds
-from probe.comparison import Change, Comparison, Explained, Interval, Judged, Part, Row, Side, Sides
-from probe.device import Device
+from probe.analyzers.operators.op_table import Seconds
+from probe.machine.device import Device
+from probe.results.comparison import Change, Comparison, Explained, Interval, Judged, Part, Row, Side, Sides
 from probe.units import significant
 
 MOST_OF_IT = 0.9  # of the difference: the operators that are named make up so much, where they can

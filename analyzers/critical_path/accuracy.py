@@ -8,7 +8,7 @@ import numpy as np
 
 from probe.analyzers.critical_path.graph import build
 from probe.analyzers.critical_path.replay import Changes, Replay
-from probe.analyzers.steps import cut_by_device, recorded_steps, work_steps
+from probe.analyzers.operators.steps import cut_by_device, recorded_steps, work_steps
 from probe.analyzers.timeline.device import collective_kernels
 from probe.trace import DeviceWork, Steps, Trace
 

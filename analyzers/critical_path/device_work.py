@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from probe.analyzers.critical_path.host_points import Kind, Points
-from probe.analyzers.launch_queue import PROMPT_NS
+from probe.analyzers.gpu.launch_queue import PROMPT_NS
 from probe.analyzers.timeline.calls import calls_named, is_stream_wait
 from probe.trace import Int32s, Int64s, Mask, Table, Trace
 

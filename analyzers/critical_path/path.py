@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.analysis import PATH_KINDS
 from probe.analyzers.critical_path.graph import LAUNCH, MOST_NODES, NONE, Graph, middle
 from probe.analyzers.critical_path.host_points import Kind
-from probe.analyzers.steps import cut_by_device, work_steps
+from probe.analyzers.operators.steps import cut_by_device, work_steps
 from probe.analyzers.timeline.calls import is_allocation, is_sync
 from probe.analyzers.timeline.device import collective_kernels
 from probe.analyzers.timeline.threads import busy, loader_intervals
 from probe.intervals import difference, length_before
+from probe.results.analysis import PATH_KINDS
 from probe.trace import Int64s, Table, Trace
 
 _CALLS = (int(Kind.CALL), int(Kind.WAIT))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from probe.analyzers.critical_path.device_work import least_delay_ns
 from probe.analyzers.critical_path.graph import MOST_NODES, NONE, Graph, middle
 from probe.analyzers.critical_path.host_points import Kind
-from probe.analyzers.steps import EARLIER, paced, work_steps
+from probe.analyzers.operators.steps import EARLIER, paced, work_steps
 from probe.trace import Int64s, Mask, Trace
 
 _NEVER = -(1 << 60)  # for what waits for others before it is ready

@@ -13,7 +13,7 @@ import numpy as np
 
 from probe.analyzers.gates.evidence import Key, OperatorTimes, Session
 from probe.analyzers.gates.sequential import bounds
-from probe.gate_result import Cause
+from probe.results.gate_result import Cause
 
 MOST = 10
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from probe.analyzers.gates.evidence import Counted
-from probe.gate_result import Metric, Verdict
+from probe.results.gate_result import Metric, Verdict
 
 UNITS = {"copied_bytes": "byte", "peak_memory_bytes": "byte", "flops": "FLOP"}
 

@@ -27,7 +27,7 @@ from probe.analyzers.gates.sequential import (
     surely_slower,
     suspected,
 )
-from probe.gate_result import GateResult, Metric, Side, Verdict
+from probe.results.gate_result import GateResult, Metric, Side, Verdict
 from probe.units import format_time
 
 FEWEST = 3  # sessions before anything but a count is said

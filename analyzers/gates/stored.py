@@ -12,7 +12,7 @@ from probe.analyzers.gates.causes import called_otherwise, weightiest
 from probe.analyzers.gates.counts import count_metrics
 from probe.analyzers.gates.evidence import Counted, OperatorTimes
 from probe.analyzers.gates.limits import Limits
-from probe.gate_result import Cause, GateResult, Metric, Side, Verdict
+from probe.results.gate_result import Cause, GateResult, Metric, Side, Verdict
 from probe.stats import student_quantile
 from probe.units import format_time
 

@@ -13,7 +13,7 @@ import numpy as np
 from probe.analyzers.memory.blocks import AFTER, BEFORE, Blocks
 from probe.analyzers.memory.phases import ZERO_GRAD, Phases, named_ranges
 from probe.intervals import covers
-from probe.memory_use import CATEGORIES, PHASES, Category
+from probe.results.memory_use import CATEGORIES, PHASES, Category
 from probe.trace import Int32s, Int64s, Mask, Trace
 
 FORWARD, BACKWARD, UPDATE = (PHASES.index(name) for name in ("forward", "backward", "optimizer"))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.analyzers.memory.levels import Levels
-from probe.memory_use import CATEGORIES, Category, Forecast
+from probe.results.memory_use import CATEGORIES, Category, Forecast
 from probe.trace import Int64s
 from probe.units import format_time
 

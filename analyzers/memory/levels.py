@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from probe.analyzers.memory.blocks import Blocks
 from probe.analyzers.memory.resident import Resident
-from probe.memory_use import CATEGORIES, MemoryTimeline
+from probe.results.memory_use import CATEGORIES, MemoryTimeline
 from probe.trace import Allocations, Int64s, Mask, Steps
 
 POINTS = 400  # of a thinned timeline

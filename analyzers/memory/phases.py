@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.intervals import Intervals, covers, union
-from probe.memory_use import PHASES, Phase
+from probe.results.memory_use import PHASES, Phase
 from probe.trace import Int64s, Mask, Steps, Trace
 
 BACKWARD = "autograd::engine::evaluate_function"

@@ -16,7 +16,7 @@ import numpy as np
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES
 from probe.analyzers.memory.phases import OPTIMIZER, ZERO_GRAD, Phases, is_backward, named_ranges
 from probe.intervals import covers
-from probe.memory_use import Category
+from probe.results.memory_use import Category
 from probe.tensors import Tensors, TensorUses
 from probe.trace import Int64s, Mask, Trace
 

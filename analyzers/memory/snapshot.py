@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from probe.analysis import PARTS, Analysis, Source, StepTimes, Throughput, TraceQuality, Utilisation
 from probe.analyzers.memory.blocks import Blocks, blocks
 from probe.analyzers.memory.levels import POINTS
-from probe.memory_use import CATEGORIES, Fragmentation, Holder, Memory, MemoryTimeline
 from probe.readers.allocator_snapshot import History, Snapshot
+from probe.results.analysis import PARTS, Analysis, Source, StepTimes, Throughput, TraceQuality, Utilisation
+from probe.results.memory_use import CATEGORIES, Fragmentation, Holder, Memory, MemoryTimeline
 from probe.trace import Allocations, Int64s
 from probe.units import format_bytes
 

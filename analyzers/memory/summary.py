@@ -13,7 +13,7 @@ from probe.analyzers.memory.categories import BACKWARD, FORWARD, ROUNDED
 from probe.analyzers.memory.forecast import forecasts
 from probe.analyzers.memory.levels import block_level, thinned
 from probe.analyzers.memory.use import MemoryUse
-from probe.memory_use import CATEGORIES, PHASES, Forecast, Fragmentation, Holder, Memory
+from probe.results.memory_use import CATEGORIES, PHASES, Forecast, Fragmentation, Holder, Memory
 from probe.trace import Dims, Int64s, Mask, Steps, Trace
 
 HOLDERS = 12

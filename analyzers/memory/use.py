@@ -12,7 +12,7 @@ from probe.analyzers.memory.categories import BACKWARD, categories, owners
 from probe.analyzers.memory.levels import Levels, levels
 from probe.analyzers.memory.phases import Phases, phases
 from probe.analyzers.memory.resident import Resident, assumed_resident, fitted
-from probe.memory_use import CATEGORIES, Category
+from probe.results.memory_use import CATEGORIES, Category
 from probe.trace import Int32s, Int64s, Mask, Steps, Trace
 
 UNSEEN = (

@@ -9,19 +9,19 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from probe.analysis import Analysis, Bound
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.attribution import attribute
 from probe.analyzers.critical_path.replay import Changes, Replay
-from probe.analyzers.op_table import OpGroups, dtypes_text, group_operators, shapes_text
+from probe.analyzers.gpu.tensor_cores import float32_runs_in
+from probe.analyzers.operators.op_table import OpGroups, dtypes_text, group_operators, shapes_text
+from probe.analyzers.operators.steps import recorded_steps
 from probe.analyzers.placed import own_costs
 from probe.analyzers.projection.graph_launch import Launching, as_graphs
 from probe.analyzers.roofline import Placement, place
-from probe.analyzers.steps import recorded_steps
-from probe.analyzers.tensor_cores import float32_runs_in
 from probe.analyzers.what_if import WhatIf
-from probe.device import Ceilings
 from probe.intervals import length_before, union
+from probe.machine.device import Ceilings
+from probe.results.analysis import Analysis, Bound
 from probe.trace import Signature, Steps, Trace
 
 Seconds = npt.NDArray[np.float64]

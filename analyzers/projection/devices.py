@@ -11,11 +11,11 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 
-from probe import datasheets
 from probe.analyzers.projection.links import Link
-from probe.datasheets import DATASHEETS, Datasheet
-from probe.device import Ceilings
 from probe.errors import UsageError
+from probe.machine import datasheets
+from probe.machine.datasheets import DATASHEETS, Datasheet
+from probe.machine.device import Ceilings
 
 MIB = 1 << 20
 GB = 10**9

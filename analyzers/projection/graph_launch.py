@@ -13,7 +13,7 @@ import numpy as np
 from probe.analyzers.critical_path.device_work import LATE_NS, Edges, least_delay_ns
 from probe.analyzers.critical_path.graph import BEFORE, NONE, Graph
 from probe.analyzers.critical_path.host_points import Kind
-from probe.analyzers.steps import step_of
+from probe.analyzers.operators.steps import step_of
 from probe.trace import Mask, Trace
 
 

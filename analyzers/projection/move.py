@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.roofline import NEAR_FRACTION, Placement
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
 
 GRAIN = 32768  # elements: torch's vector loops over fewer run on one thread (at::internal::GRAIN_SIZE)
 STAYS = frozenset(("collective", "host", "sync", "view", "wrapper"))  # kinds that no roof moves

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from probe.analysis import PARTS
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.projection.arguments import with_batch, with_dtype
 from probe.analyzers.projection.base import FIXED_S, Base
@@ -21,7 +20,8 @@ from probe.analyzers.projection.result import OpMoved, TargetStep
 from probe.analyzers.projection.unfolding import unfolding_s
 from probe.analyzers.projection.validated import Errors
 from probe.analyzers.roofline import NEAR_FRACTION, TENSOR_KINDS, Placement, place
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
+from probe.results.analysis import PARTS
 from probe.trace import Signature
 
 LAUNCHES = ("overhead", "idle", "host")  # parts of a step that launching at once shortens, in this order

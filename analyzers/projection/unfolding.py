@@ -12,7 +12,7 @@ from math import prod
 from probe.analyzers.cost_models import Cost
 from probe.analyzers.cost_models.dtypes import ElementType
 from probe.analyzers.roofline import place
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
 from probe.trace import Signature
 
 UNFOLDED = ElementType("float64", 8)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from probe.analyzers.ranks.clocks import Clocks
 from probe.analyzers.ranks.matching import Meetings, openings, runs, waits_for_all
-from probe.multirank import Arrivals
+from probe.results.multirank import Arrivals
 from probe.trace import Int64s, Mask
 
 

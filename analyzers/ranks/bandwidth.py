@@ -16,7 +16,7 @@ import numpy.typing as npt
 from probe.analyzers.ranks.kinds import KINDS, MEETINGS, is_kind
 from probe.analyzers.ranks.matching import Meetings
 from probe.bus_bandwidth import bus_factor
-from probe.multirank import Arrivals, CollectiveRow, Interval
+from probe.results.multirank import Arrivals, CollectiveRow, Interval
 from probe.stats import Summary, fewest_for_interval, summarise
 from probe.trace import Int64s, Mask, Table
 

@@ -16,7 +16,7 @@ from probe.analyzers.ranks.matching import Meetings, match
 from probe.analyzers.ranks.offsets import in_seconds
 from probe.errors import UsageError
 from probe.intervals import union
-from probe.multirank import Arrivals, Interval, Rank, RanksAnalysis, RankSummary, Straggler
+from probe.results.multirank import Arrivals, Interval, Rank, RanksAnalysis, RankSummary, Straggler
 from probe.stats import fewest_for_interval, student_quantile
 from probe.trace import Int64s
 from probe.units import runs_text

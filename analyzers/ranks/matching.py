@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from probe.analyzers.ranks.kinds import MEETINGS, is_kind, kind_number
-from probe.multirank import Group, RankSummary
+from probe.results.multirank import Group, RankSummary
 from probe.trace import Int32s, Int64s, Mask, Table
 
 _LARGEST = 2**62

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from probe.multirank import ClockOffset, Interval
+from probe.results.multirank import ClockOffset, Interval
 
 
 @dataclass(frozen=True)

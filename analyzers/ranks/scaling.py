@@ -8,8 +8,8 @@ from functools import reduce
 import numpy as np
 
 from probe.errors import UsageError
-from probe.multirank import Interval, RankSummary
-from probe.scaling import Scaling, ScalingJob, ScalingMode, ScalingPoint
+from probe.results.multirank import Interval, RankSummary
+from probe.results.scaling import Scaling, ScalingJob, ScalingMode, ScalingPoint
 from probe.stats import fewest_for_interval, median_interval_ranks
 
 # Two intervals that each hold with 97.5 % hold together with 95 %, whatever their dependence.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from probe.analyzers.cost_models.collectives import is_collective
+from probe.analyzers.operators.steps import recorded_steps, step_of
 from probe.analyzers.ranks.kinds import (
     KINDS,
     is_collective_kernel,
@@ -15,10 +16,9 @@ from probe.analyzers.ranks.kinds import (
     kind_of_operator,
     payload_bytes,
 )
-from probe.analyzers.steps import recorded_steps, step_of
 from probe.analyzers.timeline.pieces import exclusive
 from probe.intervals import Intervals, clip, difference, union
-from probe.multirank import CollectiveTimes, Group, RankSteps, RankSummary
+from probe.results.multirank import CollectiveTimes, Group, RankSteps, RankSummary
 from probe.trace import CollectiveCall, Int32s, Int64s, Mask, Steps, Trace
 
 NONE = -1

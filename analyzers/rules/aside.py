@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.timeline.threads import loader_intervals, main_thread
 from probe.intervals import covers
 from probe.trace import Mask, Trace

@@ -37,7 +37,7 @@ from probe.analyzers.rules.order import order
 from probe.analyzers.rules.rule import NEEDS, Need, Rule
 from probe.analyzers.rules.scale_out import communication
 from probe.analyzers.rules.updates import gradients, optimizer, weight_copies
-from probe.findings import Finding
+from probe.results.findings import Finding
 from probe.sites import Site
 
 LEAST_FRACTION = 0.005  # of the step: below it a change is not worth a line

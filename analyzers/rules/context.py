@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from probe.analysis import Bound
-from probe.analyzers.call_tree import under, with_callees
 from probe.analyzers.classify import Machine
 from probe.analyzers.cost_models import Cost
-from probe.analyzers.kernel_evidence import KernelRuns
+from probe.analyzers.gpu.kernel_evidence import KernelRuns
 from probe.analyzers.memory.use import MemoryUse
-from probe.analyzers.op_table import OpGroups
+from probe.analyzers.operators.call_tree import under, with_callees
+from probe.analyzers.operators.op_table import OpGroups
 from probe.analyzers.rules.aside import aside
 from probe.analyzers.rules.matching.flow import Flow, Recorded, Tier, by_sizes, spelling
 from probe.analyzers.rules.matching.graph import Covered, Part, Written, covered, pieces, written
@@ -26,8 +25,9 @@ from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit, unit_runs
 from probe.analyzers.what_if import WhatIf
-from probe.multirank import RanksAnalysis
 from probe.readers.module_graph import ModuleGraph
+from probe.results.analysis import Bound
+from probe.results.multirank import RanksAnalysis
 from probe.sites import Site
 from probe.trace import Int64s, Mask, Steps, Trace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from probe.findings import Finding
+from probe.results.findings import Finding
 
 HOST = ("host", "overhead")  # parts that are the host's doing
 FOLLOWS = {"H08": "H07", "H09": "H15"}  # where it has no time of its own: it says more of the other

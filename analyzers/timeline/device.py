@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from probe.analysis import Bound
-from probe.analyzers.op_table import OpGroups
+from probe.analyzers.operators.op_table import OpGroups
 from probe.analyzers.ranks.kinds import is_collective_kernel
 from probe.intervals import Intervals, difference, length_before, union
+from probe.results.analysis import Bound
 from probe.trace import DeviceWork, Mask, Steps, Trace
 
 COMPUTING = ("compute", "memory", "latency", "overhead", "unknown")  # classes of kernels that do the step's own work

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from probe.analysis import Bound
-from probe.analyzers.op_table import OpGroups
+from probe.analyzers.operators.op_table import OpGroups
 from probe.analyzers.timeline.idle import Claim, pauses_between
 from probe.analyzers.timeline.pieces import exclusive
 from probe.analyzers.timeline.threads import (
@@ -20,6 +19,7 @@ from probe.analyzers.timeline.threads import (
     workers,
 )
 from probe.intervals import union
+from probe.results.analysis import Bound
 from probe.trace import Int64s, Mask, Trace
 
 KINDS: tuple[Bound, ...] = ("compute", "memory", "latency", "overhead", "communication", "host", "unknown")

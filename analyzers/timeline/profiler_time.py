@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.analysis import Bound
 from probe.analyzers.classify import DISPATCHES
-from probe.analyzers.op_table import OpGroups
+from probe.analyzers.operators.op_table import OpGroups
 from probe.analyzers.timeline.threads import main_thread
+from probe.results.analysis import Bound
 from probe.trace import Trace
 from probe.units import format_time
 

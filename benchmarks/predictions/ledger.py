@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from probe.environment import cpu_device
+from probe.machine.environment import cpu_device
 
 RESULTS = Path(__file__).parents[1] / "results"
 SCHEMA = "probe.predictions/1"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from probe.analysis import Operator
 from probe.dashboard.figures.axes import layout, logarithmic, said, si
 from probe.dashboard.figures.roofline import Roof, lines_of, placed, plane, roof_labels
 from probe.report.palette import LOOKS
+from probe.results.analysis import Operator
 from probe.units import format_flops_per_s
 
 MOST_ARROWS = 40

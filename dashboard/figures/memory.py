@@ -5,8 +5,8 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from probe.dashboard.figures.axes import INK, axis, layout, round_ticks
-from probe.memory_use import CATEGORIES, Category, MemoryTimeline
 from probe.report.palette import SERIES_LIGHT
+from probe.results.memory_use import CATEGORIES, Category, MemoryTimeline
 from probe.units import format_bytes, format_time
 
 COLOURS: dict[Category, int] = {

@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
-from probe.analysis import Operator
 from probe.dashboard.figures.axes import INK, layout, logarithmic, said, si
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
 from probe.report.palette import BOUNDS, LOOKS
+from probe.results.analysis import Operator
 from probe.units import format_bytes_per_s, format_flops_per_s, format_fraction, format_time
 
 MOST_MARKS = 400  # drawn one by one; the others are thinned to one small mark a cell

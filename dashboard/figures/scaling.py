@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from probe.dashboard.figures.axes import INK, axis, layout, logarithmic, said
-from probe.multirank import CollectiveRow
 from probe.report.curves import tick
 from probe.report.palette import SERIES, SERIES_LIGHT
-from probe.scaling import Scaling
+from probe.results.multirank import CollectiveRow
+from probe.results.scaling import Scaling
 from probe.units import format_bytes, format_bytes_per_s, format_fraction
 
 

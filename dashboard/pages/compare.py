@@ -8,7 +8,6 @@ import dash_mantine_components as dmc
 from dash import html
 from dash.development.base_component import Component
 
-from probe.comparison import Comparison, Row
 from probe.dashboard.catalogue import Entry
 from probe.dashboard.figures.arrows import arrows, matched
 from probe.dashboard.figures.roofline import roofs
@@ -18,6 +17,7 @@ from probe.errors import ProbeError
 from probe.report import compare_words as words
 from probe.report.analysis import roofs_met
 from probe.report.ranks import Column
+from probe.results.comparison import Comparison, Row
 from probe.units import UNKNOWN, format_time
 
 WAIT_S = 0.4

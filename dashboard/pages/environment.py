@@ -8,14 +8,14 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-from probe.analysis import Analysis
 from probe.dashboard.pieces import card, pairs, table, text
 from probe.dashboard.readings import amount, words
 from probe.dashboard.view import View
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
 from probe.report.analysis import fact_lines
 from probe.report.ranks import Column
-from probe.telemetry import TelemetryUse
+from probe.results.analysis import Analysis
+from probe.results.telemetry import TelemetryUse
 from probe.units import UNKNOWN, format_bytes, format_bytes_per_s, format_flops_per_s, format_time
 
 

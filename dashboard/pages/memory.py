@@ -10,8 +10,8 @@ from dash.development.base_component import Component
 from probe.dashboard.figures.memory import category_series, memory_curve
 from probe.dashboard.pieces import card, empty, graph, kpi, table, text
 from probe.dashboard.view import View
-from probe.memory_use import CATEGORIES, Memory
 from probe.report.memory import forecast_columns, holder_columns, parts, sentence
+from probe.results.memory_use import CATEGORIES, Memory
 from probe.units import format_bytes, format_fraction
 
 MOST_ROWS = 20

@@ -13,10 +13,10 @@ from probe.dashboard.figures.curves import Machine, curves, names
 from probe.dashboard.pieces import card, empty, failed, graph, table, text
 from probe.dashboard.view import View
 from probe.errors import ProbeError
-from probe.measurement import Measurement, MicrobenchResult
 from probe.report.curves import Alone, arrange, merged, split
 from probe.report.palette import SERIES
 from probe.report.ranks import Column
+from probe.results.measurement import Measurement, MicrobenchResult
 from probe.units import UNKNOWN, format_value
 
 MOST_MACHINES = 3

@@ -11,11 +11,11 @@ import dash_mantine_components as dmc
 from dash import html
 from dash.development.base_component import Component
 
-from probe.analysis import Analysis, Operator
 from probe.dashboard.pieces import attributes, card, text
 from probe.dashboard.query import GROUPINGS
 from probe.dashboard.view import View
 from probe.report.analysis import uses_device
+from probe.results.analysis import Analysis, Operator
 from probe.units import format_time
 
 LABELS = {"none": "Each", "name": "Name", "module": "Module", "dtypes": "Types", "bound": "Bound"}

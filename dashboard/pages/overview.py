@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from probe.analysis import Analysis, Operator
 from probe.dashboard.pieces import attributes, card, kpi, operator_link, parts_bar, pill, saving, text
 from probe.dashboard.view import View
-from probe.findings import Finding
 from probe.report import verdict
 from probe.report.analysis import by_possible_gain
 from probe.report.kpis import kpis
 from probe.report.verification import MARKS
+from probe.results.analysis import Analysis, Operator
+from probe.results.findings import Finding
 from probe.units import format_fraction, format_time
 
 TOP = 8

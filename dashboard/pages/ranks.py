@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from dash import html
 from dash.development.base_component import Component
 
-from probe.analysis import Analysis
 from probe.dashboard.figures.scaling import collective_sizes, scaling_curve
 from probe.dashboard.pieces import card, empty, graph, table, text
 from probe.dashboard.view import View
-from probe.multirank import Rank
 from probe.report import verdict
 from probe.report.ranks import (
     clocks,
@@ -22,6 +20,8 @@ from probe.report.ranks import (
     scaling_columns,
     shares,
 )
+from probe.results.analysis import Analysis
+from probe.results.multirank import Rank
 from probe.units import format_bytes_per_s, format_time
 
 MOST_COLLECTIVES, MOST_RANKS = 40, 256

@@ -7,14 +7,14 @@ from collections.abc import Collection
 from dash import html
 from dash.development.base_component import Component
 
-from probe import datasheets
-from probe.analysis import Analysis
 from probe.dashboard.figures.roofline import MOST_MARKS, placed, roofline, roofs
 from probe.dashboard.pages.operators import op_card
 from probe.dashboard.pieces import attributes, card, empty, graph, mark, operator_link, pill, text
 from probe.dashboard.view import View
+from probe.machine import datasheets
 from probe.report.analysis import roofs_met
 from probe.report.palette import BOUNDS
+from probe.results.analysis import Analysis
 from probe.units import format_fraction, format_time
 
 LISTED = 10

@@ -8,10 +8,10 @@ import dash_mantine_components as dmc
 from dash import html
 from dash.development.base_component import Component
 
-from probe.analysis import Analysis, Fix
 from probe.dashboard.pieces import card, empty, finding_chips, saving, text
 from probe.dashboard.view import View
-from probe.findings import Finding, Verified
+from probe.results.analysis import Analysis, Fix
+from probe.results.findings import Finding, Verified
 from probe.units import format_bytes, format_fraction, format_time
 
 EFFORT = {"flag": "a flag", "line": "a line", "function": "a function", "design": "a change of design"}

@@ -8,7 +8,7 @@ import numpy as np
 
 from probe.dashboard.readings import amount, words
 from probe.report.timeline.index import Track
-from probe.telemetry import Samples, Telemetry
+from probe.results.telemetry import Samples, Telemetry
 
 MOST_TRACKS, MOST_POINTS = 8, 1200
 # Shown first, where they were sampled; then whatever else varies.

@@ -58,7 +58,7 @@ def machine(arguments: str, device: str) -> str:
     """What a record was made on, in words."""
     import torch
 
-    from probe.environment import cpu_device
+    from probe.machine.environment import cpu_device
 
     here = cpu_device()
     cores = here.cores or 1

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from probe.bus_bandwidth import bus_factor
 from probe.errors import UnavailableError
+from probe.executors.processes import ONE_THREAD
 from probe.launchers import LaunchedRank, launched_rank
-from probe.measurement import Measurement
 from probe.microbench.collectives.alpha_beta import LEAST_SIZES, MOST_RMS_FRACTION, Line, line_through, longest_line
 from probe.microbench.collectives.operations import OPERATIONS
 from probe.microbench.collectives.rank_processes import RankFailed, RankProcesses
@@ -28,7 +28,7 @@ from probe.microbench.collectives.sweep import At, Group, Message, Note, Plan, P
 from probe.microbench.cpu.pinning import working_cpus
 from probe.microbench.harness import Timing
 from probe.microbench.suite import Context, rate_measurement
-from probe.processes import ONE_THREAD
+from probe.results.measurement import Measurement
 from probe.stats import Summary, summarise
 
 NAME = "collectives"

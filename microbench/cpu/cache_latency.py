@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from probe.kernels.cpu import machine_code
 from probe.kernels.cpu.loops import Loops
-from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.cpu.pages import SMALL_BYTES, Pages
 from probe.microbench.cpu.pinning import pinned
 from probe.microbench.harness import Effort, Timing, Variant, measure, paced, repeats_for, timed
 from probe.microbench.suite import Context, time_measurement
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "cache_latency"

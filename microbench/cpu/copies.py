@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.harness import Clock, Effort, Variant, measure, paced, repeats_for, timed
 from probe.microbench.suite import Context, rate_measurement
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "copies"

@@ -17,12 +17,12 @@ import numpy as np
 from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code
 from probe.kernels.cpu.loops import BANDWIDTHS, COPY, READ, TRIAD, TRIAD_NT, WRITE, Loops, Stream
-from probe.measurement import Measurement
 from probe.microbench import memory, torch_bandwidth
 from probe.microbench.cpu.pinning import working_cpus
 from probe.microbench.cpu.team import Team
 from probe.microbench.harness import WINDOW_S, Effort, Timing, Variant, measure, paced, repeats_for
 from probe.microbench.suite import Context, rate_measurement
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "memory_bandwidth"

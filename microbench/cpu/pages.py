@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from probe import cpu_info
+from probe.machine import cpu_info
 from probe.microbench import memory
 from probe.units import format_bytes
 

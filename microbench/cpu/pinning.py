@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from probe import cpu_info
+from probe.machine import cpu_info
 
 
 def allowed_cpus() -> tuple[int, ...]:

@@ -20,13 +20,13 @@ import numpy.typing as npt
 from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code, saxpy_bodies
 from probe.kernels.cpu.loops import SAXPY, SAXPY_SCALAR, Function, Loops, Stream
-from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.compiled_code import compiled, worth_compiling
 from probe.microbench.cpu.pinning import working_cpus
 from probe.microbench.cpu.team import Team
 from probe.microbench.harness import Effort, Variant, measure, paced, repeats_for, timed
 from probe.microbench.suite import Context, rate_measurement
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "saxpy"

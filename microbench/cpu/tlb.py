@@ -23,13 +23,13 @@ import numpy.typing as npt
 from probe.errors import UnavailableError
 from probe.kernels.cpu import machine_code
 from probe.kernels.cpu.loops import Loops
-from probe.measurement import Measurement
 from probe.microbench import memory, plateaus
 from probe.microbench.cpu.cache_latency import single_cycle
 from probe.microbench.cpu.pages import HUGE_BYTES, SMALL_BYTES, Pages
 from probe.microbench.cpu.pinning import pinned
 from probe.microbench.harness import WINDOW_S, Effort, Timing, Variant, measure, paced, repeats_for, timed
 from probe.microbench.suite import Context, time_measurement
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "tlb"

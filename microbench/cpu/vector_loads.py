@@ -15,11 +15,11 @@ import numpy as np
 
 from probe.kernels.cpu import machine_code
 from probe.kernels.cpu.loops import LoadLoop, Loops
-from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.cpu.pinning import pinned
 from probe.microbench.harness import Clock, Effort, Timing, Variant, measure, paced, repeats_for, timed
 from probe.microbench.suite import Context, rate_measurement
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "vector_loads"

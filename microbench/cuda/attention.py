@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from probe.kernels.cuda.gpu import Gpu
-from probe.measurement import Measurement
 from probe.microbench.attention_work import (
     BOTH,
     FORWARD,
@@ -45,6 +44,7 @@ from probe.microbench.cuda.bench import Bench
 from probe.microbench.cuda.torch_side import TorchSide
 from probe.microbench.harness import Effort, Timing, Variant, paced, repeats_for
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 BATCH, HEADS, HEAD_DIM = 1, 32, 128
 SEQUENCES, SEQUENCES_QUICK = (128, 256, 512, 1024, 2048, 4096, 8192, 16384), (512, 2048, 8192)

@@ -18,11 +18,11 @@ from probe.kernels.cuda.gpu import Gpu
 from probe.kernels.cuda.memory import Memory
 from probe.kernels.cuda.nvrtc import CompileError
 from probe.kernels.cuda.queues import Event, Graph
-from probe.measurement import Measurement
 from probe.microbench import harness
 from probe.microbench.cuda.watch import Conditions, Meter, Watch, meter_of
 from probe.microbench.harness import Effort, Timing, Variant
 from probe.microbench.suite import Context, rate_measurement, time_measurement
+from probe.results.measurement import Measurement
 
 WINDOW_S = 1e-3  # no time slices here as on a CPU; a thousand times the resolution of an event
 GRAPH_CALLS = 64  # in one graph: starting the graph costs about as much as a few of its kernels

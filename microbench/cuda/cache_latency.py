@@ -22,13 +22,13 @@ from probe.kernels.cuda.driver import OutOfMemory
 from probe.kernels.cuda.function import Function
 from probe.kernels.cuda.gpu import Gpu
 from probe.kernels.cuda.memory import Memory
-from probe.measurement import Measurement
 from probe.microbench.cuda import l2_map, levels
 from probe.microbench.cuda.bench import Bench, opened
 from probe.microbench.cuda.chain import LINE_BYTES, linked, random_order, walk
 from probe.microbench.cuda.in_kernel import InKernel
 from probe.microbench.harness import Effort, Timing, paced
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "cache_latency"

@@ -16,11 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from probe import environment
 from probe.errors import UnavailableError
 from probe.kernels.cuda.driver import OutOfMemory
 from probe.kernels.cuda.gpu import Gpu
-from probe.measurement import Measurement
+from probe.machine import environment
 from probe.microbench import memory
 from probe.microbench.collectives.alpha_beta import longest_line
 from probe.microbench.cuda import copy_ways
@@ -28,6 +27,7 @@ from probe.microbench.cuda.bench import Bench, opened
 from probe.microbench.cuda.copy_ways import BOTH, BOTH_FROM_BYTES, DEVICE, WAYS, Buffers, Way
 from probe.microbench.harness import Effort, Timing, Variant, measure, paced
 from probe.microbench.suite import Context, time_measurement
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "copies"

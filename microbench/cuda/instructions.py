@@ -22,13 +22,13 @@ from probe.kernels.cuda.function import Function
 from probe.kernels.cuda.gpu import Gpu, UnprovedError
 from probe.kernels.cuda.instructions import CHAINS, Operation
 from probe.kernels.cuda.memory import Memory
-from probe.measurement import Measurement
 from probe.microbench.cuda.bench import Bench, opened
 from probe.microbench.cuda.in_kernel import InKernel
 from probe.microbench.cuda.instruction_limits import LANES, Limit, limit_of
 from probe.microbench.harness import Effort, Timing, Variant, paced
 from probe.microbench.published.verdicts import IMPLAUSIBLE
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 NAME = "instructions"
 WARPS = (4, 8, 16, 32)  # of the one block; an SM has four schedulers

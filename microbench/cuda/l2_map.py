@@ -18,11 +18,11 @@ import numpy.typing as npt
 from probe.errors import UnavailableError
 from probe.kernels.cuda import chase
 from probe.kernels.cuda.memory import Memory
-from probe.measurement import Measurement
 from probe.microbench.cuda import levels
 from probe.microbench.cuda.bench import Bench
 from probe.microbench.cuda.chain import LINE_BYTES
 from probe.microbench.cuda.in_kernel import STAMP, STAMP_BYTES
+from probe.results.measurement import Measurement
 from probe.stats import summarise
 
 LINES = 32  # of 128 bytes: 4 KiB, and both kinds among them but for one chance in 2^31

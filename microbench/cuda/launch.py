@@ -24,13 +24,13 @@ from probe.kernels.cpu.repeated_calls import PYTHON
 from probe.kernels.cuda.driver import DeviceLost
 from probe.kernels.cuda.empty import EMPTY, SMALL
 from probe.kernels.cuda.gpu import Gpu
-from probe.measurement import Measurement
 from probe.microbench import launch
 from probe.microbench.cuda.bench import Bench, opened
 from probe.microbench.cuda.launch_ways import DIRECTIONS, Way, Ways
 from probe.microbench.cuda.watch import Watch, meter_of
 from probe.microbench.harness import Effort, Timing, measure
 from probe.microbench.suite import Context, time_measurement
+from probe.results.measurement import Measurement
 
 NAME = "launch"
 OPERATORS_SHARE = 0.4  # of the budget, for torch's operators

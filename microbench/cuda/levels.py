@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from probe.measurement import Measurement
 from probe.microbench import plateaus
 from probe.microbench.plateaus import Plateau
+from probe.results.measurement import Measurement
 
 L1, SHARED, L2, L2_FAR, DRAM = "L1", "shared", "L2", "L2 far", "DRAM"
 THROUGH_L1, PAST_L1 = "ld.global", "ld.global.cg"  # params.load; the sizes of the first are the sweep

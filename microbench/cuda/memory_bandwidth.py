@@ -26,13 +26,13 @@ from probe.kernels.cuda.function import Function
 from probe.kernels.cuda.gpu import Gpu
 from probe.kernels.cuda.memory import Memory
 from probe.kernels.cuda.streams import ADD, COPY, FEW_THREADS, READ, SCALE, THREADS, TRIAD, WRITE, Stream
-from probe.measurement import Measurement
 from probe.microbench import memory, torch_bandwidth
 from probe.microbench.cuda import arrays
 from probe.microbench.cuda.arrays import Tour
 from probe.microbench.cuda.bench import Bench, opened
 from probe.microbench.harness import Effort, Timing, Variant, paced
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "memory_bandwidth"

@@ -27,13 +27,13 @@ from probe.kernels.cuda.gpu import Gpu, UnprovedError
 from probe.kernels.cuda.memory import Memory
 from probe.kernels.cuda.recompose import FFMA, FFMA_CONSTANT, IADD3, Block, Operation
 from probe.kernels.cuda.register_banks import A, B, C, Variant
-from probe.measurement import Measurement
 from probe.microbench.cuda import bank_count
 from probe.microbench.cuda.bank_count import Banks, Residues
 from probe.microbench.cuda.bench import Bench, opened
 from probe.microbench.cuda.in_kernel import InKernel
 from probe.microbench.harness import Effort, paced
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 NAME = "register_banks"
 WINDOW_S = 0.3e-3  # of the shorter of the two launches that are differenced: several hundred thousand cycles

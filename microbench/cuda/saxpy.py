@@ -25,7 +25,6 @@ from probe.kernels.cuda.function import Function
 from probe.kernels.cuda.gpu import Gpu
 from probe.kernels.cuda.memory import Memory
 from probe.kernels.cuda.streams import THREADS
-from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.compiled_code import WORTH_S, compiled
 from probe.microbench.cuda import arrays
@@ -34,6 +33,7 @@ from probe.microbench.cuda.cublas import Cublas
 from probe.microbench.cuda.torch_stream import TorchStream
 from probe.microbench.harness import Effort, Timing, Variant, paced
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 from probe.stats import summarise
 from probe.units import format_bytes
 

@@ -21,12 +21,12 @@ from probe.kernels.cuda.function import Function
 from probe.kernels.cuda.gpu import Gpu
 from probe.kernels.cuda.kernel import Kernel
 from probe.kernels.cuda.memory import Memory
-from probe.measurement import Measurement
 from probe.microbench.cuda.bench import Bench, opened
 from probe.microbench.cuda.in_kernel import InKernel
 from probe.microbench.harness import Effort, Timing, Variant, paced
 from probe.microbench.published.verdicts import IMPLAUSIBLE
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 
 NAME = "shared_banks"
 LANES = 32

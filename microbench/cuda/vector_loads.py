@@ -21,12 +21,12 @@ from probe.kernels.cuda.gpu import Gpu
 from probe.kernels.cuda.kernel import Kernel
 from probe.kernels.cuda.loads import DEPTH, THREADS
 from probe.kernels.cuda.memory import Memory
-from probe.measurement import Measurement
 from probe.microbench import memory
 from probe.microbench.cuda import arrays
 from probe.microbench.cuda.bench import Bench, opened
 from probe.microbench.harness import Effort, Timing, Variant, paced
 from probe.microbench.suite import Context
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "vector_loads"

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
-from probe import environment, nvml
+from probe.machine import environment, nvml
+from probe.machine.nvml_meter import Meter as GpuMeter
 from probe.microbench.published.verdicts import HARMLESS
-from probe.nvml_meter import Meter as GpuMeter
 
 PERIOD_S = 0.02
 LONGEST_ANSWER_S = 5.0  # of a GPU that was lost, until its thread is left to itself

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from probe.measurement import Measurement
 from probe.microbench.published.published import Published, Unit
+from probe.results.measurement import Measurement
 
 ROME = "AnandTech, AMD Rome 2nd Gen EPYC review (2019), latency table"
 SKYLAKE_X = "AnandTech, Skylake-X review (2017), comparison of Skylake-S and Skylake-SP caches"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from probe.measurement import Measurement, Reference
+from probe.results.measurement import Measurement, Reference
 
 Unit = Literal["cycles", "s", "B/s", "FLOP/s"]
 

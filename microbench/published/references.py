@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from probe import cpu_info
-from probe.device import Device
-from probe.measurement import Measurement
+from probe.machine import cpu_info
+from probe.machine.device import Device
 from probe.microbench.published import cpu as published_cpu
 from probe.microbench.published import gpu as published_gpu
 from probe.microbench.published import verdicts
 from probe.microbench.published.published import Published
+from probe.results.measurement import Measurement
 
 
 def this_family() -> published_cpu.Family | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from probe.measurement import Measurement, Reference
+from probe.results.measurement import Measurement, Reference
 
 AS_PUBLISHED, BETTER, WORSE = "as published", "better", "worse"
 TOLERANCE_FRACTION = (

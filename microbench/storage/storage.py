@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from probe import cpu_info
 from probe.errors import UnavailableError
-from probe.measurement import Measurement
+from probe.machine import cpu_info
 from probe.microbench import memory
 from probe.microbench.cpu.pinning import working_cpus
 from probe.microbench.harness import Effort, Timing, Variant, measure, paced, repeats_for, timed
@@ -29,6 +28,7 @@ from probe.microbench.storage.file import COLD_FRACTION, Target, can_evict, writ
 from probe.microbench.storage.reads import BlockReads, Cache, FileReads, Hands, Order, Reads, list_files, variant
 from probe.microbench.storage.scratch import allowed_bytes, scratch
 from probe.microbench.suite import Context, rate_measurement, time_measurement
+from probe.results.measurement import Measurement
 from probe.units import format_bytes
 
 NAME = "storage"

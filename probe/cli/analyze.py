@@ -57,9 +57,10 @@ def command(
     explain: Annotated[Optional[str], typer.Option("--explain", help="Explain a rule by its code (F06).")] = None,
 ) -> None:
     """Show where the time goes, what bounds it, and what to change first. Exit code 3: a --fail-on condition held."""
-    from probe import api, timelines
+    from probe import api
+    from probe.cli.conditions import parse
     from probe.cli.output import console, print_json, progress_bar, refuse_unwritable, write_text
-    from probe.conditions import parse
+    from probe.examine import timelines
     from probe.report import analysis as terminal
     from probe.report import markdown, rules
 

@@ -25,9 +25,9 @@ def command(
     says nothing of the verdict.
     """
     from probe.cli.output import console, print_json, progress_bar, refuse_unwritable, write_text
+    from probe.examine.sides import compare
     from probe.report import compare as terminal
     from probe.report import compare_markdown
-    from probe.sides import compare
 
     refuse_unwritable(md)
     with progress_bar() as progress:

@@ -26,7 +26,7 @@ def command(
     from probe.cli.output import console
     from probe.dashboard.server import Server, open_browser
     from probe.errors import InputError
-    from probe.sources import RUNS
+    from probe.examine.sources import RUNS
 
     if sources is None and not RUNS.is_dir():
         raise InputError(f"{RUNS}: no such directory; name runs or traces, or record a run with probe.profile()")

@@ -18,7 +18,7 @@ from probe.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
     from probe.gate.settings import Settings
-    from probe.gate_result import GateResult
+    from probe.results.gate_result import GateResult
 
 app = typer.Typer(no_args_is_help=True, help="Fail for real regressions, and say which operator and why.")
 

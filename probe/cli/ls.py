@@ -23,7 +23,7 @@ def command(
     from probe.cli.output import console, print_json
     from probe.price import prices
     from probe.report.runs import render
-    from probe.run_list import list_runs
+    from probe.runs.run_list import list_runs
 
     found = list_runs(directory, prices(price, Path.cwd()), by)
     if as_json:

@@ -15,8 +15,8 @@ from probe.cli.options import AsJson
 from probe.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from probe.measurement import MicrobenchResult
     from probe.microbench.run import Progress
+    from probe.results.measurement import MicrobenchResult
 
 
 def command(

@@ -9,7 +9,7 @@ from typing import Annotated, Optional, cast, get_args
 import typer
 
 from probe.errors import UsageError
-from probe.scaling import ScalingMode
+from probe.results.scaling import ScalingMode
 
 _RANGE = re.compile(r"(\d{1,9})(?::(\d{1,9}))?")
 _MOST_RANKS = 1_000_000

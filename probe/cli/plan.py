@@ -199,7 +199,7 @@ def _capacity(device: str | None, memory: str | None) -> float | None:
 
 def _peak(device: str, dtype: str) -> float:
     """The published peak: MFU is a share of it."""
-    from probe import datasheets
+    from probe.machine import datasheets
 
     sheet = datasheets.find(device)
     rates = sheet.ceilings().flops_per_s if sheet is not None else {}

@@ -62,8 +62,8 @@ def command(
     """Project the recorded step elsewhere, and say how far off such projections were where they could be measured."""
     from probe.analyzers.projection.layout import Layout, Model
     from probe.cli.output import console, print_json
-    from probe.projecting import what_if
-    from probe.projecting_question import Wish
+    from probe.projecting.question import Wish
+    from probe.projecting.whatif import what_if
     from probe.report import whatif as report
 
     if not any((onto, ranks is not None, dtype, batch is not None, roof, remove, replace, fuse, graph)):

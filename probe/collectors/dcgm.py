@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from probe import nvml
 from probe.collectors.dcgm_fields import PREFIX, Reading, read_named, read_numbered
 from probe.collectors.prometheus import PageError, fetch, parse
 from probe.collectors.sampling import NotAvailable, Row, Tick
 from probe.errors import UnavailableError
+from probe.machine import nvml
 
 URL_VARIABLE = "PROBE_DCGM_URL"
 EXPORTER = "http://127.0.0.1:9400/metrics"  # dcgm-exporter's default

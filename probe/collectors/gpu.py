@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from probe import environment, nvml
 from probe.collectors.sampling import NotAvailable, Row, Tick
 from probe.errors import UnavailableError
-from probe.nvml_meter import Events, Meter
+from probe.machine import environment, nvml
+from probe.machine.nvml_meter import Events, Meter
 
 RARELY_NS = 1_000_000_000  # between two readings of what changes rarely
 MOST_GPUS = 16

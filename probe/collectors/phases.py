@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import get_ident
 from time import perf_counter_ns
 
-from probe.telemetry import InPhases
+from probe.results.telemetry import InPhases
 
 Mark = tuple[str, int]  # name, and when it was entered (perf_counter_ns)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.telemetry import InPhases, PhasesOfRows, Samples
+from probe.results.telemetry import InPhases, PhasesOfRows, Samples
 
 NO_PHASES = InPhases()
 CAPACITY = 2000  # rows: 200 s of one GPU at 10 Hz, some 500 KB

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from probe.collectors.phases import OpenPhases
 from probe.collectors.sample_buffer import NO_PHASES, SampleBuffer
-from probe.telemetry_files import part_name, write_part
+from probe.runs.telemetry_files import part_name, write_part
 
 FLUSH_S = 10.0  # how much a kill loses at most
 MOST_BYTES = 16 << 20  # on disk, of one source; beyond it the oldest parts go

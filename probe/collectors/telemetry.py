@@ -22,8 +22,8 @@ from probe.collectors.rapl import RaplSource
 from probe.collectors.sampling import FLUSH_S, MOST_BYTES, PATIENCE_S, Place, Sampler, Source
 from probe.collectors.serving import ServingSource, refused
 from probe.errors import UsageError
-from probe.telemetry import Window
-from probe.telemetry_files import has_parquet, pack
+from probe.results.telemetry import Window
+from probe.runs.telemetry_files import has_parquet, pack
 
 BARE = ("wait", "after")
 MOST_WINDOWS = 10_000

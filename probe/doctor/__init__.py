@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from probe import environment
 from probe.doctor import gpu, host, links, rights, software, storage
 from probe.doctor.check import Check, Doctor, unknown
 from probe.doctor.machine import Machine, look
+from probe.machine import environment
 
 Examination = Callable[[Machine], Iterator[Check]]
 

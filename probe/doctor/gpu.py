@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from probe.doctor.check import Check, broken, unknown, works
 from probe.doctor.machine import Machine
-from probe.nvml import Gpu
+from probe.machine.nvml import Gpu
 from probe.units import format_bytes, format_si
 
 NO_GPU = "no NVIDIA GPU here"

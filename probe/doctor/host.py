@@ -8,10 +8,10 @@ import os
 import platform
 from collections.abc import Iterator
 
-from probe import cpu_info
 from probe.doctor.check import Check, broken, unknown, works
 from probe.doctor.machine import Machine
 from probe.kernels.cpu import machine_code
+from probe.machine import cpu_info
 from probe.units import format_bytes, significant
 
 ENOUGH_MEMORY_BYTES = 1 << 30  # the bandwidth suite: three arrays of 256 MiB

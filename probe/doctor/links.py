@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from probe.doctor.check import Check, broken, unknown, works
 from probe.doctor.gpu import NO_GPU, ON_CPU
 from probe.doctor.machine import Machine
-from probe.nvml import Pair
+from probe.machine.nvml import Pair
 
 MEANS = "bounds collectives and copies between GPUs"
 ONE_GPU = "one GPU, nothing to connect"

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from probe import environment, nvml
-from probe.cpu_info import read_text
-from probe.device import Device
 from probe.errors import ProbeError
+from probe.machine import environment, nvml
+from probe.machine.cpu_info import read_text
+from probe.machine.device import Device
 
 CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON = 19, 21, 38  # linux/capability.h
 

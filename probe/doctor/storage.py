@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from probe import files, store
-from probe.device import Device
 from probe.doctor.check import Check, broken, works
 from probe.doctor.machine import Machine
 from probe.errors import CeilingsError
+from probe.machine.device import Device
 from probe.units import format_bytes
 
 ENOUGH_DISK_BYTES = 2 << 30  # a few cycles of a large model's trace

@@ -10,8 +10,8 @@ from probe.analyzers.ranks.clocks import compare_clocks
 from probe.analyzers.ranks.matching import match
 from probe.analyzers.ranks.offsets import Offset
 from probe.analyzers.ranks.summary import summarise
-from probe.multirank import RankSummary
 from probe.readers.rank_names import numbers
+from probe.results.multirank import RankSummary
 from probe.trace import Trace
 
 

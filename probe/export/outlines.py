@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from probe.device import Device
 from probe.export.clocks import Axis, common_axis
 from probe.export.offsets import Recording, first_ns, from_collectives, given, recording
 from probe.export.traces import Traces
+from probe.machine.device import Device
 from probe.trace import Quality, Trace
 
 

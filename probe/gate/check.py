@@ -19,7 +19,7 @@ from probe.gate.checkout import Checkout, checked_out, here
 from probe.gate.command import Command
 from probe.gate.session import Plan, Taken, take
 from probe.gate.workers import Start, workers
-from probe.gate_result import GateResult, Side
+from probe.results.gate_result import GateResult, Side
 
 BUDGET_S = 180.0
 SESSION_PART = 5  # a session's blocks may take so much of the budget: 1 / 5, at most LONGEST_S

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from probe.analyzers.compare.operators import per_step
 from probe.analyzers.gates.evidence import Counted, Key, OperatorTimes
-from probe.analyzers.steps import recorded_steps, step_of, work_steps
+from probe.analyzers.operators.steps import recorded_steps, step_of, work_steps
 from probe.analyzers.timeline.calls import calls_named, is_sync
 from probe.errors import ProbeError
-from probe.examine import Request, examine
+from probe.examine.examine import Request, examine
 from probe.readers import formats
 from probe.trace import STEP_PREFIX, Int64s, Steps, Trace
 

@@ -12,8 +12,6 @@ from probe import store
 from probe.analyzers.gates.evidence import OperatorTimes
 from probe.analyzers.gates.limits import Limits
 from probe.analyzers.gates.stored import Stored, judge_stored
-from probe.device import Device
-from probe.environment import cpu_device, cuda_device, describe
 from probe.errors import CeilingsError, InputError
 from probe.gate import baseline as stored
 from probe.gate.baseline import Baseline
@@ -22,7 +20,9 @@ from probe.gate.command import Command
 from probe.gate.control import control_s
 from probe.gate.session import Alone, Plan, take_alone
 from probe.gate.workers import workers
-from probe.gate_result import GateResult, Side
+from probe.machine.device import Device
+from probe.machine.environment import cpu_device, cuda_device, describe
+from probe.results.gate_result import GateResult, Side
 
 SESSIONS = 5
 SESSION_S = 6.0

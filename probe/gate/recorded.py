@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from probe.analyzers.gates.causes import MOST
 from probe.analyzers.gates.limits import Limits
-from probe.comparison import Comparison, Row
-from probe.gate_result import Cause, GateResult, Metric, Side, Verdict
-from probe.sides import compare
+from probe.examine.sides import compare
+from probe.results.comparison import Comparison, Row
+from probe.results.gate_result import Cause, GateResult, Metric, Side, Verdict
 from probe.units import format_time
 
 APART = "the two runs were not made in turn: what changed on the machine between them is in the figures"

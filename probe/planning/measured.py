@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import InputError, UsageError
-from probe.measurement import SCHEMA
+from probe.results.measurement import SCHEMA
 
 
 def measured(file: str, ranks: int) -> tuple[float | None, float | None]:

@@ -14,7 +14,7 @@ from typing import Any
 from probe.errors import InputError, UsageError
 from probe.readers import rank_names
 from probe.readers.opening import cannot_read, file_system, is_url, shown
-from probe.run import is_run
+from probe.runs.run import is_run
 
 DEPTH = 3  # levels of directories below the one that is named
 _SQLITE = ".sqlite"

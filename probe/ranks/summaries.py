@@ -8,14 +8,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import count
 
-from probe.engine import Outcome, executor, run
 from probe.errors import TraceError
-from probe.multirank import RankSummary
+from probe.executors.engine import Outcome, executor, run
 from probe.ranks.asked import refuse_missing
 from probe.ranks.files import Job
 from probe.readers.narrow import Selection
 from probe.readers.opening import shown
 from probe.readers.rank_names import gaps, numbers
+from probe.results.multirank import RankSummary
 
 FileProgress = Callable[[int, int], None]  # files done, files in all
 _TEXT_PER_ZIPPED_BYTE = 25  # real traces: 18–30

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from probe.device import Device
+from probe.machine.device import Device
 from probe.trace import (
     Annotations,
     CollectiveCall,

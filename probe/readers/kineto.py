@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from probe.device import Device, DeviceKind
 from probe.errors import TraceError
+from probe.machine.device import Device, DeviceKind
 from probe.readers import assemble
 from probe.readers.events import NONE, About, Events
 from probe.readers.kineto_args import integer, positive

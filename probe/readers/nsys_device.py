@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.device import Device
+from probe.machine.device import Device
 from probe.readers.events import NONE
 from probe.readers.nsys_database import Database
 from probe.trace import Int32s

@@ -11,9 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from probe.analysis import Analysis, Operator, PrecisionGain
-from probe.device import Ceilings
-from probe.findings import Finding
+from probe.machine.device import Ceilings
 from probe.report import memory, parts, ranks_terminal, verdict
 from probe.report.conditions import serving_lines, spending, telemetry_words
 from probe.report.ranks import clocks
@@ -21,6 +19,8 @@ from probe.report.roofline import Point, draw
 from probe.report.telemetry_phases import phase_words
 from probe.report.text import kernel_name, printable, shorten
 from probe.report.verification import MARKS, STYLES
+from probe.results.analysis import Analysis, Operator, PrecisionGain
+from probe.results.findings import Finding
 from probe.units import UNKNOWN, format_fraction, format_si, format_time
 
 WIDTH = 80

@@ -9,7 +9,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from probe.comparison import Comparison, Part, Row, Suite
 from probe.report.analysis import operator_name
 from probe.report.compare_words import (
     SAME,
@@ -28,6 +27,7 @@ from probe.report.compare_words import (
     value,
 )
 from probe.report.text import printable, shorten
+from probe.results.comparison import Comparison, Part, Row, Suite
 from probe.units import format_time
 
 WIDTH = 80

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from probe.comparison import Comparison, Row
 from probe.report.compare_words import SAME, difference, left_over, row_speed, sentence, step_line, value
 from probe.report.text import printable
+from probe.results.comparison import Comparison, Row
 from probe.units import UNKNOWN
 
 COLOURS = {"faster": "#1a7f37", "slower": "#cf222e", SAME: "#6e7781", "new": "#cf222e", "gone": "#1a7f37"}

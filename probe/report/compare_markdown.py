@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from probe.comparison import Comparison, Row
 from probe.report.compare_words import (
     SAME,
     changed,
@@ -19,6 +18,7 @@ from probe.report.compare_words import (
     value,
 )
 from probe.report.text import markdown_cell
+from probe.results.comparison import Comparison, Row
 from probe.units import UNKNOWN, format_time
 
 TOP = 10

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from probe.comparison import Comparison, Interval, Part, Row, Suite, Verdict
 from probe.report.text import printable
+from probe.results.comparison import Comparison, Interval, Part, Row, Suite, Verdict
 from probe.units import UNKNOWN, format_fraction, format_time, format_value, significant
 
 SAME, MINUS = "~", "−"

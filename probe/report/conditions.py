@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from probe.cost import Cost
-from probe.serving import Latency, ServingUse
-from probe.telemetry import TelemetryUse
+from probe.results.cost import Cost
+from probe.results.serving import Latency, ServingUse
+from probe.results.telemetry import TelemetryUse
 from probe.units import format_fraction, format_si, format_time, significant
 
 # What is shown of the bare steps, where it was sampled: name, label, unit

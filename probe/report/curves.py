@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from probe.measurement import Measurement
+from probe.results.measurement import Measurement
 from probe.units import format_bytes, format_value
 
 SIZE = "size_bytes"

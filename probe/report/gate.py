@@ -8,8 +8,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from probe.gate_result import Cause, GateResult, Metric
 from probe.report.text import printable, shorten
+from probe.results.gate_result import Cause, GateResult, Metric
 from probe.units import format_bytes, format_time, format_value
 
 WIDTH = 80

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
-from probe.gate_result import GateResult, Metric
 from probe.report.gate import change, words
 from probe.report.text import printable
+from probe.results.gate_result import GateResult, Metric
 
 MOST_ANNOTATIONS = 9  # of a kind and step GitHub shows ten; the last is the summary
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from probe.gate_result import Cause, GateResult, Metric
 from probe.report.gate import change, is_nothing, is_operator, numbers, signed, words
 from probe.report.html import PAGE_STYLE, STYLE
 from probe.report.text import printable
+from probe.results.gate_result import Cause, GateResult, Metric
 
 COLOURS = {"pass": "#009e73", "fail": "#d55e00", "inconclusive": "#e69f00"}
 SIGNS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from probe.gate_result import GateResult, Metric
 from probe.report.gate import is_nothing, is_operator, numbers, signed, words
+from probe.results.gate_result import GateResult, Metric
 
 MOST_BYTES = 900 << 10
 SIGNS = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}

@@ -12,7 +12,6 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from probe.analysis import Analysis
 from probe.report import html_findings, html_timeline, roofline_svg, verdict
 from probe.report import html_tables as tables
 from probe.report.analysis import fact_lines, roofs_met
@@ -20,6 +19,7 @@ from probe.report.html_data import payload
 from probe.report.html_tables import text
 from probe.report.html_timeline import Strip
 from probe.report.timeline.index import Index
+from probe.results.analysis import Analysis
 
 ASSETS = Path(__file__).parent / "assets"
 LARGEST_PAGE_BYTES, LARGEST_CELL_BYTES = 1_500_000, 500_000  # of a page; of the output of a notebook's cell

@@ -11,12 +11,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from probe.analysis import Analysis, Operator
 from probe.report.analysis import by_possible_gain, operator_name, roofs_met, uses_device
 from probe.report.html_timeline import Strip, content
 from probe.report.palette import CLASSES, LOOKS
 from probe.report.roofline_svg import DOTS, placed, plane_of, roofs
 from probe.report.text import kernel_name, printable, shorten
+from probe.results.analysis import Analysis, Operator
 from probe.units import format_fraction
 
 MOST_OPERATORS = 2000  # of those with most to gain

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from probe.analysis import Analysis, Operator
-from probe.findings import Finding, Verified
 from probe.report import verdict
 from probe.report.analysis import operator_name
 from probe.report.text import printable, shorten
 from probe.report.verification import MARKS
+from probe.results.analysis import Analysis, Operator
+from probe.results.findings import Finding, Verified
 from probe.units import format_bytes, format_fraction
 
 LONGEST, LONGEST_CODE = 600, 4000  # characters of a sentence, of code

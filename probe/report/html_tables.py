@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
-from probe.analysis import PARTS, Analysis, Operator
-from probe.memory_use import Memory
-from probe.multirank import CollectiveRow, Rank
 from probe.report import memory, memory_svg, ranks_svg
 from probe.report.analysis import by_possible_gain, calls_text, operator_name, uses_device
 from probe.report.kpis import kpis
 from probe.report.palette import LOOKS
 from probe.report.ranks import Column, collective_columns, footnotes, others, rank_columns, rank_notes, scaling_columns
 from probe.report.text import printable, shorten
-from probe.scaling import Scaling
+from probe.results.analysis import PARTS, Analysis, Operator
+from probe.results.memory_use import Memory
+from probe.results.multirank import CollectiveRow, Rank
+from probe.results.scaling import Scaling
 from probe.units import UNKNOWN, format_fraction, format_time
 
 LONGEST = 400  # characters of a name

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from probe.analysis import Analysis
 from probe.report.analysis import uses_device
+from probe.results.analysis import Analysis
 from probe.units import format_bytes, format_fraction, format_si, format_time
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from probe.analysis import PARTS, Analysis
-from probe.findings import Finding
 from probe.report import memory, verdict
 from probe.report.analysis import by_possible_gain, calls_text, fact_lines, kernel_totals, uses_device
 from probe.report.ranks import Column, collective_columns, footnotes, others, rank_columns, rank_notes, scaling_columns
 from probe.report.text import kernel_name, markdown_cell, printable
+from probe.results.analysis import PARTS, Analysis
+from probe.results.findings import Finding
 from probe.units import UNKNOWN, format_bytes, format_fraction, format_time
 
 FOLDED = 64  # ranks from which their table is folded

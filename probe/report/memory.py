@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from probe.memory_use import CATEGORIES, Memory
 from probe.report.ranks import Column
 from probe.report.text import printable
+from probe.results.memory_use import CATEGORIES, Memory
 from probe.units import UNKNOWN, format_bytes, format_fraction
 
 HOLDERS_SHOWN = 6

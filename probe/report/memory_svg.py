@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from probe.memory_use import CATEGORIES, Memory, MemoryTimeline
+from probe.results.memory_use import CATEGORIES, Memory, MemoryTimeline
 from probe.units import format_bytes, format_time
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1072, 240, 76, 12, 12, 26

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from probe.measurement import Measurement, MicrobenchResult
 from probe.report import microbench_svg, register_banks, roofline_svg
 from probe.report.curves import COUNTED, Figure, arrange, split, word
 from probe.report.html import PAGE_STYLE, STYLE
 from probe.report.microbench import facts
 from probe.report.microbench_rows import published, sections, span, spread, summary
 from probe.report.text import printable
+from probe.results.measurement import Measurement, MicrobenchResult
 from probe.units import format_bytes, format_bytes_per_s, format_flops_per_s, format_time, format_value
 
 MORE_STYLE = """

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from probe.measurement import Measurement, MicrobenchResult
 from probe.microbench.ceilings import roof_streams
 from probe.report.curves import arrange, is_better
 from probe.report.text import printable
+from probe.results.measurement import Measurement, MicrobenchResult
 from probe.units import format_bytes, format_value
 
 LEAST_FOR_INTERVAL = 6  # fewer samples give no 95 % interval

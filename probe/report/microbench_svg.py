@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
-from probe.measurement import Measurement
 from probe.report.curves import Alone, Figure, Series, published, tick
 from probe.report.text import printable, shorten
+from probe.results.measurement import Measurement
 from probe.units import format_value
 
 WIDTH, HEIGHT = 528, 300

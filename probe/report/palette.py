@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from probe.analysis import PARTS
+from probe.results.analysis import PARTS
 
 
 @dataclass(frozen=True)

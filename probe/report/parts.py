@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
-from probe.analysis import PARTS
+from probe.results.analysis import PARTS
 from probe.units import format_fraction, format_time
 
 # A part has a colour and a texture of its own, so that it is told apart without colour too.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 
-from probe.multirank import ClockOffset, CollectiveRow, Interval, Rank, Straggler
-from probe.scaling import Scaling, ScalingPoint
+from probe.results.multirank import ClockOffset, CollectiveRow, Interval, Rank, Straggler
+from probe.results.scaling import Scaling, ScalingPoint
 from probe.units import UNKNOWN, format_bytes, format_fraction, format_time
 
 BUSBW = (

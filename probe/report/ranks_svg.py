@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from probe.multirank import Rank
 from probe.report.ranks import Shares, efficiency, late, shares
-from probe.scaling import Scaling, ScalingPoint
+from probe.results.multirank import Rank
+from probe.results.scaling import Scaling, ScalingPoint
 from probe.units import format_fraction, format_time, runs
 
 WIDTH, LEFT, TOP, BOTTOM = 1072, 76, 26, 30

@@ -10,8 +10,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from probe.analysis import Analysis
-from probe.multirank import CollectiveRow, Rank
 from probe.report import parts
 from probe.report.ranks import (
     Column,
@@ -26,7 +24,9 @@ from probe.report.ranks import (
     shares,
 )
 from probe.report.text import printable
-from probe.scaling import Scaling
+from probe.results.analysis import Analysis
+from probe.results.multirank import CollectiveRow, Rank
+from probe.results.scaling import Scaling
 from probe.units import format_time
 
 RANKS_SHOWN = 10

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from probe.measurement import Measurement
 from probe.report.curves import LEAST_POINTS, Figure, Series
 from probe.report.microbench_rows import in_cycles
+from probe.results.measurement import Measurement
 
 SUITE = "register_banks"
 # Patterns that are measured with every number of warps: one bank for all sources, as many as can be, all kept.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
 from probe.units import format_bytes_per_s, format_flops_per_s, format_si, significant
 
 MOST_COLUMNS = 80

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from probe.analysis import Operator
-from probe.device import Ceilings
+from probe.machine.device import Ceilings
 from probe.report.text import printable, shorten
+from probe.results.analysis import Operator
 from probe.units import format_bytes_per_s, format_flops_per_s, format_si, format_time
 
 WIDTH, HEIGHT = 1072, 400

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from probe.report.conditions import usd
 from probe.report.text import printable, shorten
-from probe.run_list import Group, ListedRun, RunList
+from probe.runs.run_list import Group, ListedRun, RunList
 from probe.units import UNKNOWN, format_bytes, format_si, format_time
 
 AGES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from probe.step_effect import FEWEST_LOSSES, StepEffect
+from probe.results.step_effect import FEWEST_LOSSES, StepEffect
 from probe.units import format_bytes, format_fraction, format_time, significant
 
 

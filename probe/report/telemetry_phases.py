@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from probe.report.text import printable
-from probe.telemetry import PhaseUse, TelemetryUse
+from probe.results.telemetry import PhaseUse, TelemetryUse
 from probe.units import format_fraction, format_si
 
 MOST = 4

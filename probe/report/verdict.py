@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
-from probe.analysis import Analysis
 from probe.analyzers.ranks.compare import MATERIAL_FRACTION
-from probe.findings import Finding
-from probe.multirank import Rank, Straggler
 from probe.report.ranks import efficiency, exposed_wait, interval, listed
-from probe.scaling import Scaling
+from probe.results.analysis import Analysis
+from probe.results.findings import Finding
+from probe.results.multirank import Rank, Straggler
+from probe.results.scaling import Scaling
 from probe.units import format_fraction, format_time
 
 DOING = {

@@ -9,9 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from probe.analysis import Analysis
-from probe.findings import Finding, Verified
 from probe.report.text import markdown_cell, printable, shorten
+from probe.results.analysis import Analysis
+from probe.results.findings import Finding, Verified
 from probe.units import UNKNOWN, format_bytes, format_fraction, format_time, significant
 
 STYLES = {"accept": "bold green", "reject": "bold red", "inconclusive": "yellow", "trade": "cyan"}

@@ -8,14 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-from probe.analysis import Analysis, Operator
-from probe.analyzers.call_tree import under, with_callees
 from probe.analyzers.cost_models.call import Hints
 from probe.analyzers.cost_models.completion import Calls, group_hints
-from probe.analyzers.op_table import OpGroups, group_operators, operators
-from probe.analyzers.steps import recorded_steps
-from probe.device import DeviceKind
+from probe.analyzers.operators.call_tree import under, with_callees
+from probe.analyzers.operators.op_table import OpGroups, group_operators, operators
+from probe.analyzers.operators.steps import recorded_steps
 from probe.errors import UsageError
+from probe.machine.device import DeviceKind
+from probe.results.analysis import Analysis, Operator
 from probe.trace import Int64s, Signature, Trace
 
 AUTOGRAD = ("autograd::", "torch::autograd::")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe.files import write_atomically
-from probe.run import graph_name
+from probe.runs.run import graph_name
 
 if TYPE_CHECKING:
     from probe.collectors.model_calls import ModelCalls

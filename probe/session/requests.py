@@ -8,7 +8,7 @@ from array import array
 from time import perf_counter_ns
 from types import TracebackType
 
-from probe.serving import GAP_RATIO, RequestTimes
+from probe.results.serving import GAP_RATIO, RequestTimes
 
 CAPACITY = 100_000  # rows; past it every second one is dropped, again and again
 _NONE = -1

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from probe.run import Cycle
+from probe.runs.run import Cycle
 
 MOST_TOLD = 1000  # cycles without a file that the run still tells of; run.json is written anew with each cycle
 

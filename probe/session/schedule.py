@@ -16,7 +16,7 @@ from probe.collectors.execution_trace import TensorRecording
 from probe.collectors.memory_history import MemoryHistory
 from probe.collectors.pause_budget import FASTEST_EVENT_S, SAFETY, PauseModel, Plan, plan
 from probe.collectors.torch_profiler import Marking, Recording, foreign_profiler, import_torch
-from probe.run import Cycle, memory_name, tensors_name, trace_name
+from probe.runs.run import Cycle, memory_name, tensors_name, trace_name
 from probe.session.launch import Place, exchanged, initialised_distributed
 from probe.session.options import SNAPSHOT, Options, Phase
 from probe.session.rotation import rotated

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 from probe.collectors.telemetry import Telemetry, settings_of
 from probe.errors import ProbeError, UsageError
-from probe.run import RankPart, is_run, part_name, write_part
+from probe.runs.run import RankPart, is_run, part_name, write_part
 from probe.session import ownership, snapshot
 from probe.session.annotation import annotate, note_phases
 from probe.session.batches import Batches

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from probe import environment
-from probe.device import Device
-from probe.run import PHASES, Cycle, Metric, RankPart, StepTimes
+from probe.machine import environment
+from probe.machine.device import Device
+from probe.runs.run import PHASES, Cycle, Metric, RankPart, StepTimes
 from probe.session.launch import Place
 from probe.session.options import SNAPSHOT, Options
 from probe.session.steps import COLUMNS, StepLog

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from probe.environment import cpu_device, cuda_device, load_torch
 from probe.errors import UnavailableError, UsageError
+from probe.machine.environment import cpu_device, cuda_device, load_torch
 from probe.microbench.harness import Clock
 from probe.microbench.neighbours import Neighbours
 from probe.microbench.timers import CudaTimer, Timer

@@ -9,8 +9,8 @@ from statistics import median
 from typing import Generic
 
 from probe.errors import UsageError
-from probe.findings import Verdict, Verified
 from probe.microbench.harness import Clock, Window, paced, repeats_for
+from probe.results.findings import Verdict, Verified
 from probe.sites import Site
 from probe.stats import Summary, summarise
 from probe.units import format_bytes, significant

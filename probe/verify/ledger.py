@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from probe.files import cache_directory, write_atomically
-from probe.findings import Finding, Verified
+from probe.results.findings import Finding, Verified
 from probe.schema import to_jsonable
 from probe.sites import AttentionSite, LoopSite, OptimizerSite, Site
 from probe.units import significant

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from probe import cpu_info
 from probe.collectors import kineto_log
+from probe.machine import cpu_info
 from probe.verify.case import I, Side
 
 

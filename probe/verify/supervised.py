@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from probe.findings import Verified
 from probe.microbench.harness import Clock
+from probe.results.findings import Verified
 from probe.verify import child
 from probe.verify.engine import Result, rank
 from probe.verify.task import Task

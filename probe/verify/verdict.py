@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from probe.findings import Verdict
+from probe.results.findings import Verdict
 from probe.units import format_bytes, format_fraction, significant
 from probe.verify.ratios import Pairs
 

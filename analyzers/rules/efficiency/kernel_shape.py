@@ -9,9 +9,8 @@ from math import ceil, prod
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
 from probe.analyzers.cost_models.terms import IDLE
-from probe.analyzers.kernel_evidence import (
+from probe.analyzers.gpu.kernel_evidence import (
     LOW_OCCUPANCY,
     MOST,
     TAIL,
@@ -21,13 +20,14 @@ from probe.analyzers.kernel_evidence import (
     causes,
     filling,
 )
-from probe.analyzers.kernel_names import WORDS, is_unvectorised, sort_of
-from probe.analyzers.op_table import shapes_text
+from probe.analyzers.gpu.kernel_names import WORDS, is_unvectorised, sort_of
+from probe.analyzers.gpu.tensor_cores import arithmetic, float32_runs_in
+from probe.analyzers.operators.call_tree import under
+from probe.analyzers.operators.op_table import shapes_text
+from probe.analyzers.operators.strides import is_strided
 from probe.analyzers.roofline import Placement, place
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.rule import Example, Rule
-from probe.analyzers.strides import is_strided
-from probe.analyzers.tensor_cores import arithmetic, float32_runs_in
 from probe.units import format_time
 
 LONG_S = 10e-6  # a shorter kernel is over before its shape matters

@@ -7,12 +7,12 @@ from math import prod
 
 import numpy as np
 
+from probe.analyzers.operators.strides import is_strided
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.efficiency.copies import contiguous
 from probe.analyzers.rules.matching.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
 from probe.analyzers.rules.matching.units import POINTWISE, REDUCTION, Unit
 from probe.analyzers.rules.rule import Example, Rule
-from probe.analyzers.strides import is_strided
 from probe.trace import Signature
 from probe.units import format_fraction, format_time
 

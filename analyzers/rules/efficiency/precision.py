@@ -8,13 +8,13 @@ from math import prod
 import numpy as np
 
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES
-from probe.analyzers.precision import Work, gains, speedup
+from probe.analyzers.gpu.tensor_cores import float32_runs_in
+from probe.analyzers.operators.precision import Work, gains, speedup
 from probe.analyzers.roofline import TENSOR_KINDS
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.matching.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
 from probe.analyzers.rules.matching.units import MATRIX, Unit
 from probe.analyzers.rules.rule import Example, Rule
-from probe.analyzers.tensor_cores import float32_runs_in
 from probe.units import format_fraction, format_time
 
 SHARE = 0.02  # of the step

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.matching.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
 from probe.analyzers.rules.rule import Example, Rule

@@ -15,7 +15,7 @@ from math import prod
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Flow, Tier
 from probe.analyzers.rules.matching.patterns import op, through, value

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.norm_patterns import is_vector
 from probe.analyzers.rules.matching.continued import forward

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.matching.by_hand import spelled_out
 from probe.analyzers.rules.matching.chains import chains

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.attention_flow import scalar
 from probe.analyzers.rules.fusion.attention_masks import DEPTH, KEEPS_FORM, triangle

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
+from probe.analyzers.operators.steps import within
 from probe.analyzers.rules.aside import is_compiling
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.matching.claims import free
 from probe.analyzers.rules.rule import Example, Rule
-from probe.analyzers.steps import within
 from probe.analyzers.timeline.device import device_busy
 from probe.intervals import EMPTY, Intervals, difference, union
 from probe.trace import Int64s, Mask

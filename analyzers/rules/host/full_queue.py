@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from probe.analyzers.operators.steps import step_of
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.rule import Rule
-from probe.analyzers.steps import step_of
 from probe.analyzers.timeline.device import device_busy
 from probe.intervals import length_before
 from probe.units import format_time

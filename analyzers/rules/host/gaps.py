@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from probe.analyzers.classify import DISPATCHES
+from probe.analyzers.operators.steps import within
 from probe.analyzers.rules.context import Context
-from probe.analyzers.steps import within
 from probe.analyzers.timeline.device import device_busy
 from probe.analyzers.timeline.pieces import exclusive
 from probe.analyzers.timeline.threads import exchange_intervals, feeding_threads, loader_intervals, main_thread, workers

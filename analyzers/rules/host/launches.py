@@ -7,13 +7,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
 from probe.analyzers.classify import DISPATCHES
+from probe.analyzers.operators.call_tree import under
+from probe.analyzers.operators.steps import step_of
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.host.full_queue import queue_is_full
 from probe.analyzers.rules.matching.claims import below, touched
 from probe.analyzers.rules.rule import Example, Rule
-from probe.analyzers.steps import step_of
 from probe.analyzers.timeline.threads import loader_intervals
 from probe.intervals import length_before
 from probe.trace import Int64s, Mask

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.analyzers.call_tree import under, with_callees
+from probe.analyzers.operators.call_tree import under, with_callees
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.host.waits import waits
 from probe.analyzers.rules.matching.claims import claimed, free

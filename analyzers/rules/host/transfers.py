@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from probe.analyzers.operators.steps import step_of
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.host.waits import waits
 from probe.analyzers.rules.matching.claims import claimed, free
 from probe.analyzers.rules.rule import Example, Rule
-from probe.analyzers.steps import step_of
 from probe.analyzers.timeline.threads import loader_intervals, main_thread
 from probe.intervals import difference, length_before, union
 from probe.trace import Int64s, Mask

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from probe.analyzers.operators.steps import step_of
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.claims import claimed
-from probe.analyzers.steps import step_of
 from probe.analyzers.timeline.calls import calls_named, is_copy, is_sync
 from probe.analyzers.timeline.device import device_busy
 from probe.intervals import Intervals, difference, length_before, union

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context
 from probe.trace import Mask
 

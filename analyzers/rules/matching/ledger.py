@@ -21,8 +21,8 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from probe.analyzers.call_tree import under, with_callees
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES, FLOAT32, ElementType
+from probe.analyzers.operators.call_tree import under, with_callees
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Tier, weakest
 from probe.analyzers.rules.matching.search import Match as Place

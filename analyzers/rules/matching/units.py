@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.trace import Dims, Int32s, Signature, Trace
 
 MATRIX = frozenset({"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "_scaled_mm", "_int_mm"})

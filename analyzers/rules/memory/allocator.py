@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from probe.analyzers.operators.steps import step_of
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.rule import Example, Rule
-from probe.analyzers.steps import step_of
 from probe.analyzers.timeline.calls import calls_named, is_allocation, is_draining
 from probe.analyzers.timeline.device import device_busy
 from probe.intervals import difference, intersection, union

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.scale_out import data_parallel, gradient_types, sharded, stragglers

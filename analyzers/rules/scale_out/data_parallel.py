@@ -7,12 +7,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
+from probe.analyzers.operators.steps import step_of
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.matching.units import MATRIX
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.scale_out.exchanges import ACCUMULATE, Exchange, Exchanges, exchanges, found
-from probe.analyzers.steps import step_of
 from probe.trace import Int64s
 from probe.units import format_bytes, format_fraction, format_time
 

@@ -14,18 +14,18 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
 from probe.analyzers.cost_models.collectives import is_collective
 from probe.analyzers.cost_models.dtypes import COLLECTIVE_TYPES, ELEMENT_TYPES, ElementType
+from probe.analyzers.operators.call_tree import under
+from probe.analyzers.operators.steps import cut_by_device, step_of, within
 from probe.analyzers.ranks.kinds import KINDS, kind_of_operator
 from probe.analyzers.ranks.summary import summarise
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.scale_out.lateness import waits_for_late
-from probe.analyzers.steps import cut_by_device, step_of, within
 from probe.analyzers.timeline.device import collective_kernels
 from probe.analyzers.timeline.pieces import exclusive
 from probe.intervals import EMPTY, Intervals, difference, intersection, union
-from probe.multirank import CollectiveTimes
+from probe.results.multirank import CollectiveTimes
 from probe.trace import Int64s, Mask, Signature, Steps, Trace
 
 ACCUMULATE = "torch::autograd::AccumulateGrad"  # in the name of the node that has a parameter's gradient

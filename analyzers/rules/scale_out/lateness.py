@@ -6,7 +6,7 @@ import numpy as np
 
 from probe.analyzers.rules.context import Context
 from probe.intervals import EMPTY, Intervals, union
-from probe.multirank import Arrivals, RanksAnalysis, Straggler
+from probe.results.multirank import Arrivals, RanksAnalysis, Straggler
 from probe.trace import Mask
 
 LATE = 0.05  # of the step

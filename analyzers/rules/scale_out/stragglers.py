@@ -12,7 +12,7 @@ from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.scale_out.exchanges import Exchange, exchanges, found
 from probe.analyzers.rules.scale_out.lateness import LATE, late_ranks
-from probe.multirank import Straggler
+from probe.results.multirank import Straggler
 from probe.units import format_fraction, format_time
 
 FEW = 4  # collectives of a size: fewer say nothing of how long one takes without waiting

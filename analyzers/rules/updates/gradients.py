@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.matching.repeats import as_recorded_s, bare_fraction
 from probe.analyzers.rules.rule import Example, Rule

@@ -17,8 +17,8 @@ from weakref import ReferenceType, ref
 
 import numpy as np
 
-from probe.analyzers.call_tree import under
 from probe.analyzers.cost_models.dtypes import BY_NUMBER, ELEMENT_TYPES, FLOAT32, ElementType
+from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Flow, Tier
 from probe.analyzers.rules.matching.marks import OPTIMIZER, Marked

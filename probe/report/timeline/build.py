@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from probe.analysis import Analysis
-from probe.analyzers.call_tree import depths
-from probe.analyzers.op_table import OpGroups, dtypes_text, group_operators, operators, shapes_text
-from probe.analyzers.steps import recorded_steps
+from probe.analyzers.operators.call_tree import depths
+from probe.analyzers.operators.op_table import OpGroups, dtypes_text, group_operators, operators, shapes_text
+from probe.analyzers.operators.steps import recorded_steps
 from probe.report.palette import CLASSES
 from probe.report.timeline.index import PYTHON, RANGE, Index, Lane, LaneKind, Uint8s, lane
+from probe.results.analysis import Analysis
 from probe.trace import MODULE_PREFIX, Int32s, Int64s, Trace
 
 OVERHEAD, COMMUNICATION, UNKNOWN = (CLASSES.index(name) for name in ("overhead", "communication", "unknown"))

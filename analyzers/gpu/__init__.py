@@ -1,0 +1,1 @@
+"""What the kernels on a GPU say of their limits: names, launches, occupancy, counters."""

@@ -1,0 +1,1 @@
+"""The operators of a trace: who called whom, in which module and step, how often and for how long."""

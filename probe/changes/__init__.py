@@ -1,0 +1,1 @@
+"""Suggestions put to the test: on recorded shapes, on a whole step, and in a live model."""

@@ -1,0 +1,1 @@
+"""The machine: its device, processor and software, and the rates that makers publish."""

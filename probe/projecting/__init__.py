@@ -1,0 +1,1 @@
+"""The verb `whatif`: a run projected onto other devices, ranks and programs."""

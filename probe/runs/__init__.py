@@ -1,0 +1,1 @@
+"""Runs on disk: what is in their directories, and which there are."""
