@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from probe.runs import run as runs
-from probe.results.analysis import Analysis
 from probe.files import cache_directory, write_atomically
+from probe.results.analysis import Analysis
+from probe.runs import run as runs
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from probe.machine.device import Device
 from probe.errors import RunError
 from probe.files import write_atomically
-from probe.schema import to_jsonable
+from probe.machine.device import Device
 from probe.results.serving import RequestTimes
+from probe.schema import to_jsonable
 
 SCHEMA = "probe.run/1"
 PHASES = ("wait", "calibrate", "warmup", "active", "after")  # the code of a phase is its index here

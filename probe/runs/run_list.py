@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from probe.runs import analysis_cache, run
 from probe.errors import InputError, RunError
 from probe.price import Prices
+from probe.runs import analysis_cache, run
 from probe.runs.run import RankPart
 from probe.schema import to_jsonable
 
