@@ -107,7 +107,10 @@ def test_a_check_that_fails_is_a_finding(tmp_path: Path) -> None:
 def test_whole_command_finds_the_library_by_its_soname(library: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.write_text(fake_nvml.state({}, {"pcie_width": 4}))
-    code = "import json; from probe import nvml; s = nvml.examine(); print(json.dumps([g.pcie_width for g in s.gpus]))"
+    code = (
+        "import json; from probe.machine import nvml; "
+        "print(json.dumps([gpu.pcie_width for gpu in nvml.examine().gpus]))"
+    )
     environ = {"LD_LIBRARY_PATH": str(library.parent), "FAKE_NVML_STATE": str(state)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
     assert json.loads(done.stdout) == [16, 4]

@@ -117,11 +117,12 @@ def test_a_changed_trace_finds_nothing_of_the_old_one(source: Path, monkeypatch:
 def test_the_sources_of_the_readers_are_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "probe" / "readers"
     package.mkdir(parents=True)
-    for name in ("trace.py", "device.py", "readers/kineto.py"):
+    (package.parent / "machine").mkdir()
+    for name in ("trace.py", "machine/device.py", "readers/kineto.py"):
         (package.parent / name).write_text("old")
     monkeypatch.setattr(cache, "__file__", str(package / "cache.py"))
     digests = []
-    for name in ("", "trace.py", "device.py", "readers/kineto.py"):
+    for name in ("", "trace.py", "machine/device.py", "readers/kineto.py"):
         if name:
             (package.parent / name).write_text("new")
         digests.append(cache._readers.__wrapped__())

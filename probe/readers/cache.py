@@ -171,8 +171,8 @@ def _entry_name(digest: str, path: Path) -> str:
 @functools.cache
 def _readers() -> bytes:
     """Digest of the sources that make a Trace of a file."""
-    package = Path(__file__).parent
-    sources = sorted([*package.glob("*.py"), package.parent / "trace.py", package.parent / "device.py"])
+    readers, probe = Path(__file__).parent, Path(__file__).parents[1]
+    sources = sorted([*readers.glob("*.py"), probe / "trace.py", probe / "machine" / "device.py"])
     hasher = hashlib.sha256()
     for source in sources:
         hasher.update(hashlib.sha256(source.read_bytes()).digest())
