@@ -129,7 +129,7 @@ def _too_short(ended: EndedError, plan: Plan) -> EndedError | InputError:
     """The program ended, or failed, before a session was full."""
     if ended.program_exit_code != 0:
         return ended
-    traced = TRACED_STEPS * TRACED_BLOCKS + 1 if plan.trace else 0
+    traced = (TRACED_STEPS + 1) * TRACED_BLOCKS + 1 if plan.trace else 0  # a step between recordings
     needed = 1 + 2 * WARM_STEPS + traced + FEWEST_BLOCKS * BLOCK_STEPS
     return InputError(f"{ended}: it made {ended.steps + 1} steps; give it {needed} or more, {20 * needed} are better")
 

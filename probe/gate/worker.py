@@ -32,6 +32,13 @@ def main(task_text: str, read: int, write: int) -> int:
     """Run the task; the exit code is the program's."""
     task = Task.from_json(task_text)
     pacer = Pacer(Pipe(read, write), task)
+    try:
+        return _run(task, pacer)
+    finally:
+        pacer.end()
+
+
+def _run(task: Task, pacer: Pacer) -> int:
     _make_way(Path(task.root))
     imports = OnImport()
     if task.losses:
@@ -94,6 +101,8 @@ class Pacer:
         self._cpu: list[int] = []
         self._wall: list[int] = []
         self._recording: Recording | None = None
+        self._recorded = False  # a recording ended with this step
+        self._late = False  # what was asked for begins a step later
         self._on_gpu = False
         self.losses = Losses()
         self.applied: Applied | None = None
@@ -107,6 +116,10 @@ class Pacer:
         if self._asked is None:
             self._pipe.send(self._ready())
             self._next()
+            return
+        if self._late:
+            self._late = False
+            self._begin()
             return
         self._left -= 1
         if self._recording is not None:
@@ -125,18 +138,35 @@ class Pacer:
         self._next()
 
     def _next(self) -> None:
-        """Wait for the next request and begin with it."""
+        """Wait for the next request and begin with it; a recording after another begins a step later.
+
+        A step may end within a range of the program's, as where an optimizer's step ends ours. The recording that just
+        ended saw that range begin, and torch crashes where it ends in another.
+        """
         asked = self._pipe.receive()
         if not isinstance(asked, Ask):
             os._exit(0)  # the gate is done with this process, or gone; nothing of the program matters any more
         self._asked, self._left, self._cpu, self._wall = asked, asked.steps, [], []
+        self._late, self._recorded = self._recorded and asked.trace is not None, False
+        if not self._late:
+            self._begin()
+
+    def _begin(self) -> None:
+        """The first of the steps that were asked for begins now."""
+        assert self._asked is not None
         if self._on_gpu:
             sys.modules["torch"].cuda.reset_peak_memory_stats()
-        if asked.trace is not None:
-            self._recording = Recording(shapes=True, memory=asked.memory)
+        if self._asked.trace is not None:
+            self._recording = Recording(shapes=True, memory=self._asked.memory)
             self._recording.start()
             self._recording.mark_step(0)
         self._cpu_at, self._wall_at = time.process_time_ns(), time.perf_counter_ns()
+
+    def end(self) -> None:
+        """The program has ended: nothing may be recording when the interpreter does, or torch crashes."""
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.stop()
 
     def _ran(self) -> Ran:
         recording, self._recording = self._recording, None
@@ -144,6 +174,7 @@ class Pacer:
             assert self._asked is not None and self._asked.trace is not None
             recording.stop()
             recording.export(Path(self._asked.trace))
+            self._recorded = True
         cpu, wall = [t / 1e9 for t in self._cpu], [t / 1e9 for t in self._wall]
         peak = None
         if self._on_gpu:  # between the borders of a block the device works on; only the sums are known
