@@ -21,8 +21,6 @@ for _ in range({steps}):
     optimizer.step()
 """
 WORKER = "import sys; from probe.gate.worker import main; sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))"
-    "import sys; from probe.gate.worker import main; sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))"
-)
 
 
 def worked(folder: Path, steps: int, *asked: Ask) -> tuple[list[Any], int, str]:
