@@ -3,9 +3,11 @@
 Usage: python benchmarks/projection.py replay TRACE…      errors of the replay, one row a trace
        python benchmarks/projection.py devices TRACE TRACE   one model on two devices, each projected to the other
        python benchmarks/projection.py pairs [--threads]  projected against measured steps on this CPU
+       python benchmarks/projection.py changes            fused and replaced operators against measured steps
        python benchmarks/projection.py memory             planned against measured peaks of planned_steps.py
        python benchmarks/projection.py collectives        lines fitted at 2 ranks against 3 and 4 (Gloo)
-       python benchmarks/projection.py docs               docs/validation.md from what lies in results/
+       python benchmarks/projection.py docs               docs/validation.md from what lies in results/, and the
+                                                          errors that reports tell (analyzers/projection/validated.py)
 
 Results are kept under benchmarks/results/projection.*.json. A busy machine is met by short bursts in turn: of each
 configuration the fastest burst counts, the same for what is projected from and for what is projected to.
@@ -29,6 +31,7 @@ from probe.errors import UsageError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "validation.md"
+TOLD = DOCS.parent.parent / "analyzers" / "projection" / "validated.py"
 BURST = 4  # steps
 MODELS = ("mlp", "transformer", "cnn", "norms")
 BATCH = {"mlp": 64, "transformer": 4, "cnn": 4, "norms": 32}
@@ -36,7 +39,9 @@ BATCH = {"mlp": 64, "transformer": 4, "cnn": 4, "norms": 32}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("replay", "devices", "pairs", "memory", "collectives", "docs", "worker"))
+    parser.add_argument(
+        "what", choices=("replay", "devices", "pairs", "changes", "memory", "collectives", "docs", "worker")
+    )
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", action="store_true", help="pairs: also one thread against two")
@@ -48,13 +53,15 @@ def main() -> None:
         "replay": lambda: replay(arguments.rest),
         "pairs": lambda: pairs(arguments.rounds, arguments.threads),
         "devices": lambda: devices(arguments.rest),
+        "changes": lambda: changes(arguments.rounds),
         "memory": memory,
         "collectives": collectives,
     }
     if arguments.what == "docs":
-        from projection_docs import text
+        from projection_docs import text, with_errors
 
         DOCS.write_text(text(RESULTS))
+        TOLD.write_text(with_errors(TOLD.read_text(), RESULTS))
         return
     found = actions[arguments.what]()
     (RESULTS / f"projection.{arguments.what}.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -195,12 +202,24 @@ def roofs() -> dict[str, float]:
     for dtype in ("float32", "float64"):
         a = torch.randn(768, 768, dtype=getattr(torch, dtype))
         found[dtype] = 2 * 768**3 / fastest(lambda a=a: a @ a, 4)
-    for level, size in (("L2", 128 << 10), ("L3", 4 << 20), ("DRAM", 96 << 20)):
-        source, target = torch.ones(size // 8), torch.empty(size // 8)
-        found[level] = size / fastest(lambda s=source, t=target: t.copy_(s), 8)
-    tiny = torch.ones(1)
-    found["launch"] = fastest(lambda: tiny.add_(1.0), 200)
+    found["launch"] = seconds_of_copy(4)
+    for level, size in (("L2", 256 << 10), ("L3", 4 << 20), ("DRAM", 96 << 20)):
+        found[level] = size / (seconds_of_copy(size) - found["launch"])
     return found
+
+
+def seconds_of_copy(size: int) -> float:
+    """A copy that reads and writes `size` bytes together, of as many in a row as take longer than reading the clock."""
+    import torch
+
+    source, target = torch.ones(max(size // 8, 1)), torch.empty(max(size // 8, 1))
+    calls = max((1 << 20) // size, 1) if size >= 1 << 10 else 100
+
+    def repeated() -> None:
+        for _ in range(calls):
+            target.copy_(source)
+
+    return fastest(repeated, 8) / calls
 
 
 def fastest(function: Callable[[], Any], count: int) -> float:
@@ -244,9 +263,9 @@ def pairs(rounds: int, threads: bool) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in MODELS:
-            rows += list(pairs_of(name, rounds, rates, folder, threads))
-            for row in rows[-(9 if threads else 7) :]:
+            for row in pairs_of(name, rounds, rates, folder, threads):
                 print(row, flush=True)
+                rows.append(row)
     return rows
 
 
@@ -270,16 +289,17 @@ def pairs_of(
     keys = [(batch, "float32", 1), (2 * batch, "float32", 1), (4 * batch, "float32", 1), (batch, "float64", 1)]
     keys += [(batch, "float32", 2)] if threads else []
     children = [Child(name, b, d, t, f"{folder}/{name}-{b}-{d}-{t}") for b, d, t in keys]
-    times = {child.key[1:]: float("inf") for child in children}
+    bursts: dict[Any, list[float]] = {child.key[1:]: [] for child in children}
     for _ in range(rounds):
         for child in children:
-            times[child.key[1:]] = min(times[child.key[1:]], child.ask("burst"))
+            bursts[child.key[1:]].append(child.ask("burst"))
+    times = {key: min(each) for key, each in bursts.items()}
     runs = {child.key[1:]: child.ask("record") for child in children}
     for child in children:
         child.close()
     one, double, four, wide = keys[:4]
     asked = [("batch", one, double), ("batch", one, four), ("batch", double, one), ("batch", four, one),
-             ("batch", double, four), ("dtype", one, wide), ("dtype", wide, one)]  # fmt: skip
+             ("batch", double, four), ("batch", four, double), ("dtype", one, wide), ("dtype", wide, one)]  # fmt: skip
     if threads:
         asked += [("threads", one, keys[4]), ("threads", keys[4], one)]
     for kind, old, new in asked:
@@ -291,15 +311,35 @@ def pairs_of(
         yield {
             "model": name, "kind": kind, "from": list(old), "to": list(new), "base_s": times[old],
             "projected_s": step_s, "measured_s": measured_s, "error": step_s / measured_s - 1,
-            "unchanged_error": times[old] / measured_s - 1, "roofs": "as the steps: processor time of one thread",
+            "unchanged_error": times[old] / measured_s - 1, "repeat_error": repeat_error(bursts[new]),
+            "roofs": "as the steps: processor time of one thread",
         }  # fmt: skip
+
+
+def repeat_error(bursts: list[float]) -> float:
+    """By how much a step differs from itself: the fastest of every other burst over that of the rest, less one."""
+    return min(bursts[::2]) / min(bursts[1::2]) - 1
 
 
 def projected(run: str, kind: str, old: Any, new: Any, rates: dict[int, dict[str, float]], step_s: float) -> float:
     """Seconds of the step as projected from one that takes `step_s`."""
-    from probe.analyzers.projection.base import base
     from probe.analyzers.projection.devices import Target
-    from probe.analyzers.projection.project import Question, project
+    from probe.analyzers.projection.project import Question
+
+    question = Question()
+    if kind == "threads":
+        question = replace(question, onto=Target("this CPU", ceilings(rates[new[2]])))
+    elif kind == "batch":
+        question = replace(question, batch=(new[0] / old[0], old[0]))
+    else:
+        question = replace(question, dtype=new[1])
+    return answered(run, lambda _: question, rates[old[2]], step_s).step_s
+
+
+def answered(run: str, asked: Callable[[Any], Any], rates: dict[str, float], step_s: float) -> Any:
+    """The projection of a run's step that takes `step_s`; asked: the question, given the run's analysis."""
+    from probe.analyzers.projection.base import base
+    from probe.analyzers.projection.project import project
     from probe.analyzers.projection.validated import NO_ERRORS
     from probe.api import analyze
     from probe.projecting.whatif import trace_of
@@ -310,15 +350,7 @@ def projected(run: str, kind: str, old: Any, new: Any, rates: dict[int, dict[str
     number = int(trace.steps.number[row])
     trace = narrow(trace, Selection(steps=(number, number)))
     analysis = replace(analysis, time_s={**analysis.time_s, "step": step_s})
-    ready = base(trace, analysis, ceilings(rates[old[2]]))
-    question = Question()
-    if kind == "threads":
-        question = replace(question, onto=Target("this CPU", ceilings(rates[new[2]])))
-    elif kind == "batch":
-        question = replace(question, batch=(new[0] / old[0], old[0]))
-    else:
-        question = replace(question, dtype=new[1])
-    return project(ready, question, NO_ERRORS).step_s
+    return project(base(trace, analysis, ceilings(rates)), asked(analysis), NO_ERRORS)
 
 
 def ceilings(rates: dict[str, float]) -> Any:
@@ -330,6 +362,13 @@ def ceilings(rates: dict[str, float]) -> Any:
         flops_per_s={d: rates[d] for d in ("float32", "float64")}, launch_s=rates["launch"],
         levels={name: Level(size, None, rates[name]) for name, size in sizes.items()},
     )  # fmt: skip
+
+
+def changes(rounds: int) -> list[dict[str, Any]]:
+    """Steps with a fused or replaced operator, projected and measured."""
+    from projection_changes import measure
+
+    return measure(max(rounds // 2, 2))
 
 
 # --- memory plans -----------------------------------------------------------------------------------------------------

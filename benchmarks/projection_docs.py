@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def text(results: Path) -> str:
         ("replay", _replay),
         ("devices", _devices),
         ("pairs", _pairs),
+        ("changes", _changes),
         ("memory", _memory),
         ("collectives", _links),
     )
@@ -105,7 +107,10 @@ def _pairs(rows: Rows) -> Iterator[str]:
         yield f"- {kind}: {_summary([row['error'] for row in rows if row['kind'] == kind])}"
     yield f"- all: {_summary([row['error'] for row in rows])}"
     others = [row["error"] for row in rows if row["model"] != "mlp"]
-    yield f"- without the perceptron: {_summary(others)}\n"
+    yield f"- without the perceptron: {_summary(others)}"
+    if "repeat_error" in rows[0]:
+        yield f"- {_repeats(rows)}"
+    yield ""
 
 
 def _memory(rows: Rows) -> Iterator[str]:
@@ -122,15 +127,50 @@ def _memory(rows: Rows) -> Iterator[str]:
     yield f"\n{_summary([row['error'] for row in rows])}. {said}\n"
 
 
-def _links(rows: Rows) -> Iterator[str]:
-    yield "## Collectives\n"
-    cores = rows[0]["cores"]
+def _changes(rows: Rows) -> Iterator[str]:
+    yield "## Fused and replaced operators, on a CPU\n"
     yield (
-        f"α and β of a ring fitted to all-reduces of Gloo at 2 ranks, held against 3 and 4 ranks on the same {cores}"
-        f" core{'s' if cores > 1 else ''}. Gloo moves data with the host's processor, so that ranks beyond the cores"
-        " wait for one another: the model takes a ring's time times ranks over cores, where that is above 1. Nothing of"
-        " 3 and 4 ranks went into it. *By the clock* others' work on the machine counts as well; *processor time* is"
-        " that of all ranks together.\n"
+        "Forward passes of two blocks, each what is named and a product of 256 × 256, on one thread in processor time:"
+        " written out by hand, and with the one operator that torch has for it. The first is recorded; `--fuse` is told"
+        " which operators become one, `--replace` how long the new operator takes alone on the same sizes, with"
+        " `--remove` for the rest. The second is measured. Tensors are of 256 KiB, 2 MiB and 8 MiB. RMSNorm is a"
+        " control: torch's own is no faster on a CPU.\n"
+    )
+    yield "| what | operator | rows | memory | by hand ms | projected ms | measured ms | error | left as it is |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        times = " | ".join(f"{row[key] * 1e3:.2f}" for key in ("before_s", "projected_s", "measured_s"))
+        errors = f"{_percent(row['error'])} | {_percent(row['unchanged_error'])}"
+        yield f"| --{row['kind']} | {row['name']} | {row['rows']} | {row['memory']} | {times} | {errors} |"
+    yield ""
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        for memory in dict.fromkeys(row["memory"] for row in rows):
+            chosen = [row for row in rows if (row["kind"], row["memory"]) == (kind, memory)]
+            yield f"- --{kind}, memory {memory}: {_summary([row['error'] for row in chosen])}; {_repeats(chosen)}"
+    yield (
+        "\nMemory *returned* is glibc's way as it comes: what a step frees goes back to the system, and the next step"
+        " pays for every page of it again, whichever operator touches it first. What one operator saves so, another may"
+        " pay. Memory *kept* is the same with `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_THRESHOLD_` set so high that"
+        " nothing goes back. Reports tell the errors of memory as it comes.\n"
+    )
+
+
+def _repeats(rows: Rows) -> str:
+    """By how much the measurement differs from itself."""
+    sizes = sorted(abs(row["repeat_error"]) for row in rows)
+    return f"the same step measured twice: median {statistics.median(sizes):.1%}, worst {sizes[-1]:.1%}"
+
+
+def _links(found: dict[str, Any]) -> Iterator[str]:
+    yield "## Collectives\n"
+    cores, rows = found["cores"], found["rows"]
+    yield (
+        f"All-reduces of Gloo at 2 ranks, held against 3 and 4 on the same {cores} core{'s' if cores > 1 else ''}: as"
+        " long as 2 ranks took for as many bytes sent, on the line between the two sizes next to it, and α for each"
+        " further hop. Gloo moves data with the host's processor, so that ranks beyond the cores wait for one another:"
+        " that time is taken times ranks over cores, where this is above 1. Nothing of 3 and 4 ranks went into it. *By"
+        " the clock* others' work on the machine counts as well; *processor time* is that of all ranks together. Of"
+        " several rounds, in which all ranks and sizes took turns, the fastest.\n"
     )
     waited = statistics.median(row["clock"]["measured_s"] * cores / row["processor"]["measured_s"] for row in rows)
     if waited > BUSY:
@@ -144,11 +184,22 @@ def _links(rows: Rows) -> Iterator[str]:
     for row in rows:
         both = (row["clock"], row["processor"])
         cells = (f"{x['foretold_s'] * 1e3:.2f} | {x['measured_s'] * 1e3:.2f} | {_percent(x['error'])}" for x in both)
-        yield f"| {row['ranks']} | {row['bytes'] >> 20} | {' | '.join(cells)} |"
-    for kind, told in (("clock", "by the clock"), ("processor", "processor time")):
-        lead = "\n- " if kind == "clock" else "- "
-        yield f"{lead}{told}: {_summary([row[kind]['error'] for row in rows])}"
+        yield f"| {row['ranks']} | {row['bytes'] / 2**20:.1f} | {' | '.join(cells)} |"
     yield ""
+    for kind, told in (("clock", "by the clock"), ("processor", "processor time")):
+        alike = sorted(map(abs, found["repeat"][kind]))
+        yield f"- {told}, 3 and 4 ranks from 2: {_summary([row[kind]['error'] for row in rows])}"
+        yield (
+            f"- {told}, a size left out, from its neighbours at the same ranks:"
+            f" {_summary([row[kind]['error'] for row in found['left_out']])}"
+        )
+        yield f"- {told}, the same point measured twice: median {statistics.median(alike):.1%}, worst {alike[-1]:.1%}"
+    more = ", ".join(f"{_percent(share)} at {ranks}" for ranks, share in found["powers_of_two"].items())
+    yield (
+        "\nNo model can be nearer than two measurements of the same point are to each other. Sizes are a tenth above"
+        " powers of two. At powers of two Gloo's segments, 1 MiB at the most, mostly are exactly that; the processor"
+        f" time of a byte differed there by {more} ranks (median from 4 MiB up).\n"
+    )
 
 
 def _missing(kinds: set[str]) -> Iterator[str]:
@@ -159,9 +210,27 @@ def _missing(kinds: set[str]) -> Iterator[str]:
     )
     lead = "Another" if "threads" in kinds else threads
     yield (
-        f"{lead} batch or type on a GPU, chains of operators as one, launches as CUDA graphs,"
+        f"{lead} batch or type on a GPU, fused chains in a backward pass or on a GPU, launches as CUDA graphs,"
         " any number of ranks over NCCL, the closed-form memory plan of a transformer, and prices.\n"
     )
+
+
+def with_errors(source: str, results: Path) -> str:
+    """The text of analyzers/projection/validated.py with the errors that were measured."""
+    rows: Rows = []
+    for name in ("devices", "pairs", "changes"):
+        file = results / f"projection.{name}.json"
+        rows += json.loads(file.read_text()) if file.is_file() else []
+    for kind in dict.fromkeys(row.get("kind", "device") for row in rows):
+        sizes = sorted(abs(row["error"]) for row in told_of(rows, kind))
+        numbers = f"{statistics.median(sizes):.3f}, {sizes[-1]:.3f}, {len(sizes)}"
+        source = re.sub(rf'(Errors\("{kind}", )[0-9.]+, [0-9.]+, [0-9]+', rf"\g<1>{numbers}", source)
+    return source
+
+
+def told_of(rows: Rows, kind: str) -> Rows:
+    """The rows of a kind whose errors reports tell: of memory as it comes, where both ways were measured."""
+    return [row for row in rows if row.get("kind", "device") == kind and row.get("memory", "returned") == "returned"]
 
 
 def _summary(errors: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from builders import Event, kernel, launch, op, shapes, step, write
 import probe
 from probe import cli, store
 from probe.analyzers.projection.layout import Layout, Model
-from probe.analyzers.projection.links import Link, among_cores, path, seconds, volume_bytes
+from probe.analyzers.projection.links import Link, among_cores, best_seconds, path, seconds, volume_bytes
 from probe.errors import InputError, UsageError
 from probe.machine.device import Ceilings, Device, Level
 from probe.planning.measured import measured_link, nearest
@@ -116,6 +116,31 @@ def test_ranks_beyond_the_cores_wait_for_one_another() -> None:
     assert seconds("all_reduce", 1e9, 2, alone) == pytest.approx(1.0)
     assert seconds("all_reduce", 1e9, 3, alone) == pytest.approx(4 / 3 * 3 / 2)
     assert path(Link.NVLINK4).crowding(64) == 1.0
+
+
+def test_a_collective_takes_what_was_measured_at_its_size() -> None:
+    """Between two sizes on their line, beyond the largest at its rate; more hops of more ranks, and shared cores."""
+    times = ((1e6, 1e-3), (2e6, 3e-3))
+    way = among_cores("Gloo", 1.0, 1e-4, ranks=2, cores=2, times=times)
+    assert seconds("all_reduce", 1.5e6, 2, way) == pytest.approx(2e-3)  # of two ranks each sends the whole
+    assert seconds("all_reduce", 4e6, 2, way) == pytest.approx(6e-3)
+    assert seconds("all_reduce", 1e3, 2, way) == pytest.approx(1e-3)
+    assert seconds("all_gather", 3e6, 2, way) == pytest.approx(2e-3 - 1e-4)  # half as much, one hop less
+    assert seconds("all_reduce", 1e6, 4, way) == pytest.approx((2e-3 + 4 * 1e-4) * 2)  # 1.5 MB sent, six hops for two
+    assert best_seconds("all_reduce", 1.5e6, 2, way) == pytest.approx(2e-3)  # no tree betters what was measured
+    alone = among_cores("Gloo", 1.0, 0.0, ranks=2, cores=1, times=times)  # two took turns when it was measured
+    assert seconds("all_reduce", 1.5e6, 2, alone) == pytest.approx(2e-3)
+
+
+def test_a_file_of_measurements_gives_the_times_of_each_size(cache: Path) -> None:
+    file = measurements(cache)
+    content = json.loads(file.read_text())
+    rates = [row for row in content["measurements"] if row["metric"] == "busbw" and row["params"]["ranks"] == 2]
+    for row, size in zip(rates, (4_000_000, 1_000_000), strict=True):
+        row["params"] |= {"size_bytes": size, "time_s": {"min": size / 1e9, "median": size / 5e8}}
+    file.write_text(json.dumps(content))
+    assert measured_link(str(file), 2).times == ((1_000_000, 1e-3), (4_000_000, 4e-3))
+    assert measured_link(str(file), 4).times == ()
 
 
 @pytest.mark.parametrize(

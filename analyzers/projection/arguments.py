@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -28,9 +29,10 @@ def with_dtype(signatures: Sequence[Signature | None], dtype: str) -> tuple[Sign
 def with_batch(signatures: Sequence[Signature | None], size: int, factor: float) -> tuple[Signature | None, ...]:
     """The batch of `size` made `factor` as large in every tensor that carries it; UsageError where that is not clear.
 
-    Tensors of three and more dimensions carry it in the first: alone, with three also with the heads. Matrices carry
-    it in either, alone or with what follows it in a larger tensor (the rows of a flattened sequence). A size that is
-    both rows and features is not guessed at.
+    Tensors of three and more dimensions carry it in the first: alone, with three also with the heads; else after the
+    length of a sequence, alone or with the heads, as where a sequence's tensors are transposed. Matrices carry it in
+    either, alone or with what follows it in a larger tensor (the rows of a flattened sequence). A size that is both
+    rows and features is not guessed at.
     """
     if size < 1 or factor <= 0 or round(size * factor) != size * factor:
         raise UsageError(f"--batch {factor:g} of a batch of {size}: it must come to a whole number of samples above 0")
@@ -48,22 +50,28 @@ def with_batch(signatures: Sequence[Signature | None], size: int, factor: float)
 
 @dataclass(frozen=True)
 class Carriers:
-    """Sizes that the batch is a factor of. size: its own; heads: first of three dimensions; rows: any of one or two."""
+    """Sizes that the batch is a factor of. size: its own; heads: first of three dimensions; rows: any of one or two.
+
+    lengths: those of sequences, which the batch or the heads may also follow.
+    """
 
     size: int
     heads: frozenset[int]
     rows: frozenset[int]
+    lengths: frozenset[int] = frozenset()
 
 
 def carrying(signatures: Iterable[Signature | None], size: int) -> Carriers:
     """What a batch of `size` is a factor of: itself, and with what follows it in tensors that begin with it."""
-    heads, rows = {size}, {size}
+    heads, rows, lengths = {size}, {size}, set[int]()
     for dims in _beginning(signatures, size):
+        if len(dims) == 3:
+            lengths.add(dims[1])
         if len(dims) > 3:
             heads.add(dims[0] * dims[1])
         if len(dims) > 2:
             rows.add(prod(dims[:-1]))
-    return Carriers(size, frozenset(heads), frozenset(rows))
+    return Carriers(size, frozenset(heads), frozenset(rows), frozenset(lengths))
 
 
 def _features(signatures: Iterable[Signature | None], size: int) -> set[int]:
@@ -80,17 +88,41 @@ def _beginning(signatures: Iterable[Signature | None], size: int) -> Iterator[tu
 
 def _scaled(signature: Signature, carriers: Carriers, factor: float) -> Signature:
     dims = tuple(_dims(each, carriers, factor) for each in signature.dims)
-    return signature if dims == signature.dims else replace(signature, dims=dims, strides=())
+    if dims == signature.dims:
+        return signature
+    strides = zip(signature.strides, signature.dims, strict=False)
+    return replace(signature, dims=dims, strides=tuple(_strides(s, d, carriers, factor) for s, d in strides))
 
 
 def _dims(dims: Any, carriers: Carriers, factor: float) -> Any:
-    if dims and all(isinstance(d, tuple) for d in dims):
+    if _nested(dims):
         return tuple(_dims(each, carriers, factor) for each in dims)
+    at = _place(dims, carriers)
+    return dims if at is None else (*dims[:at], round(dims[at] * factor), *dims[at + 1 :])
+
+
+def _strides(strides: Any, dims: Any, carriers: Carriers, factor: float) -> Any:
+    """Steps over the batch grow with it; what is expanded (a step of 0) stays so."""
+    if _nested(dims):
+        return tuple(_strides(s, d, carriers, factor) for s, d in zip(strides, dims, strict=False))
+    at = _place(dims, carriers)
+    if at is None or len(strides) != len(dims) or strides[at] <= 0:
+        return strides
+    around = strides[at] * dims[at]
+    return tuple(round(step * factor) if step >= around else step for step in strides)
+
+
+def _nested(dims: Any) -> bool:
+    """Whether an argument is a list of tensors."""
+    return bool(dims) and all(isinstance(d, tuple) for d in dims)
+
+
+def _place(dims: Any, carriers: Carriers) -> int | None:
+    """The dimension of a tensor that carries the batch; None where none does."""
     if len(dims) > 2:
         among = [dims[0] == carriers.size or (len(dims) == 3 and dims[0] in carriers.heads)]
+        if not among[0]:
+            among += [a in carriers.lengths and b in carriers.heads for a, b in pairwise(dims)]
     else:
         among = [d in carriers.rows for d in dims]
-    if True not in among:
-        return dims
-    at = among.index(True)
-    return (*dims[:at], round(dims[at] * factor), *dims[at + 1 :])
+    return among.index(True) if True in among else None

@@ -1,7 +1,8 @@
 """What does a chain of operators take as one? Tensors between them are neither written nor read, and it starts once.
 
 A chain is operators that follow each other on a thread of a step, in the order asked for, with little in between. What
-one hands to the next is the largest argument of the next that the first can have written: sizes alone tell it.
+one hands to the next is the largest argument of the next that the first can have written: sizes alone tell it. What a
+later one reads is a result of the chain, too, where it is as large as one.
 """
 
 from __future__ import annotations
@@ -122,36 +123,59 @@ def _runs(base: Base, ops: Sequence[frozenset[int]]) -> Iterator[list[int]]:
 def as_one(base: Base, chain: Chain, groups: Sequence[int], work: Work) -> Factor:
     """The factor of every call of a chain of these groups.
 
-    value: one start, and the roofs of what is left of the traffic, as far from them as the chain was. low: the same
-    without the start. high: every operator still takes its own time, and only the reads of what was handed over go,
-    as where the backward pass needs the tensors in between.
+    value: one start, and what is left of the traffic. low: the same without the start. high: every operator still takes
+    its own time, and only the reads of what was handed over go, as where the backward pass needs the tensors between.
     """
     names = [base.groups.name[g] for g in groups]
     times = [float(base.time_s[g]) * work.factors[g].value for g in groups]
     total, places = sum(times), [work.after[g] for g in groups]
     if any(not p.roof_s for p in places) or total <= 0:
         raise UsageError(f"--fuse {chain.label}: the work of one of them is not known, so nor is what is saved")
-    between = [_handed_over(chain, names[n : n + 2], groups[n : n + 2], work) for n in range(len(groups) - 1)]
-    ratio = _roof_s(places, between, overlaps=base.on_device) / _roof_s(places, [], overlaps=base.on_device)
+    spared = _spared(chain, names, groups, work)
     fixed = min(base.ceilings.launch_s or FIXED_S, total / len(groups))
     moving = total - len(groups) * fixed
-    reads = sum(_read_s(p, size, t) for p, size, t in zip(places[1:], between, times[1:], strict=True))
-    value, high = (fixed + moving * ratio) / total, 1 - reads / total
-    return Factor(value, min(moving * ratio / total, value), max(high, value), "fused")
+    if base.on_device:
+        left = moving * _roof_s(places, spared) / sum(p.roof_s or 0.0 for p in places)
+    else:
+        left = moving - _traffic_s(places, spared, [t - fixed for t in times])
+    reads = sum(_read_s(p, s.read, t) for p, s, t in zip(places, spared, times, strict=True))
+    value, high, low = (fixed + left) / total, 1 - reads / total, left / total
+    return Factor(value, max(min(low, value), 0.0), max(high, value), "fused")
 
 
-def _roof_s(places: Sequence[Placement], between: Sequence[float], *, overlaps: bool) -> float:
-    """The roof of all as one, where something is handed over; else the sum of their own."""
-    if between:
-        computing = sum(p.compute_s or 0.0 for p in places)
-        moving = sum(p.memory_s or 0.0 for p in places)
-        for size, writer, reader in zip(between, places, places[1:], strict=False):
-            moving -= sum(size / p.peak_bytes_per_s for p in (writer, reader) if p.peak_bytes_per_s)
-        both = (computing, max(moving, 0.0))
-        return max(both) if overlaps else sum(both)
-    if overlaps:
-        return sum(p.roof_s or 0.0 for p in places)
-    return sum((p.compute_s or 0.0) + (p.memory_s or 0.0) for p in places)
+@dataclass(frozen=True)
+class Spared:
+    """Bytes that a call in a chain no longer reads, and no longer writes."""
+
+    read: float
+    written: float
+
+    @property
+    def all(self) -> float:
+        return self.read + self.written
+
+
+def _roof_s(places: Sequence[Placement], spared: Sequence[Spared]) -> float:
+    """The roof of all as one, where arithmetic hides memory traffic."""
+    computing = sum(p.compute_s or 0.0 for p in places)
+    moving = sum(p.memory_s or 0.0 for p in places)
+    moving -= sum(s.all / p.peak_bytes_per_s for p, s in zip(places, spared, strict=True) if p.peak_bytes_per_s)
+    return max(computing, moving, 0.0)
+
+
+def _traffic_s(places: Sequence[Placement], spared: Sequence[Spared], times: Sequence[float]) -> float:
+    """What a chain takes less on a CPU without moving so much; none saves more than its time beyond its arithmetic.
+
+    A byte takes what it takes in that operator of the chain that moves its own fastest: what others take longer is
+    arithmetic, as that of `exp`, and stays. Calls that move little, or that arithmetic bounds, do not tell.
+    """
+    beyond = [max(t - (p.compute_s or 0.0), 0.0) for p, t in zip(places, times, strict=True)]
+    most = max(p.bytes or 0.0 for p in places)
+    telling = [p.side == "memory" and (p.bytes or 0.0) >= most / 2 > 0 for p in places]
+    paces = [t / p.bytes for p, t, tells in zip(places, beyond, telling, strict=True) if tells and p.bytes]
+    if not paces:
+        paces = [1 / p.peak_bytes_per_s for p in places if p.peak_bytes_per_s]
+    return sum(min(s.all * min(paces, default=0.0), t) for s, t in zip(spared, beyond, strict=True))
 
 
 def _read_s(place: Placement, size: float, time_s: float) -> float:
@@ -161,18 +185,48 @@ def _read_s(place: Placement, size: float, time_s: float) -> float:
     return time_s * min(size / place.bytes, 1.0)
 
 
+def _spared(chain: Chain, names: Sequence[str], groups: Sequence[int], work: Work) -> list[Spared]:
+    """What each call of a chain no longer moves: its result, unless it is the last, and results of those before it."""
+    found, results = list[Spared](), list[float]()
+    for n, group in enumerate(groups):
+        read = 0.0
+        if n:
+            handed = _handed_over(chain, names[n - 1 : n + 1], groups[n - 1 : n + 1], work)
+            read = max(handed, _of_results(_sizes(work.signatures[group]), results))
+            found[-1] = Spared(found[-1].read, max(handed, found[-1].written))
+        results.append(_written(work, group))
+        found.append(Spared(read, results[-1] if n + 1 < len(groups) else 0.0))
+    return found
+
+
+def _of_results(taken: Sequence[float], results: Sequence[float]) -> float:
+    """Bytes of arguments that are as large as results of earlier calls, each of which is one argument at the most."""
+    left, found = list(results), 0.0
+    for size in taken:
+        same = next((one for one in left if size and abs(one - size) <= 1e-9 * size), None)
+        if same is not None:
+            left.remove(same)
+            found += size
+    return found
+
+
 def _handed_over(chain: Chain, names: Sequence[str], groups: Sequence[int], work: Work) -> float:
     """Bytes that the first of two hands to the second. Raises UsageError where sizes do not tell."""
-    first, second = groups
-    given, taken, moved = _sizes(work.signatures[first]), _sizes(work.signatures[second]), work.costs[first].bytes
-    written = (moved or 0.0) - sum(given)
-    fitting = [size for size in taken if 0 < size <= written * (1 + 1e-9)]
+    written = _written(work, groups[0])
+    fitting = [size for size in _sizes(work.signatures[groups[1]]) if 0 < size <= written * (1 + 1e-9)]
     if not fitting:
         raise UsageError(
             f"--fuse {chain.label}: by its sizes {names[1]} reads nothing that {names[0]} before it writes; choose"
             " operators that hand a tensor on, by their index in `probe analyze`"
         )
     return max(fitting)
+
+
+def _written(work: Work, group: int) -> float:
+    """Bytes of a call's result: what it moves beyond its arguments, else the last of them, as with `out=`."""
+    given = _sizes(work.signatures[group])
+    written = (work.costs[group].bytes or 0.0) - sum(given)
+    return written if written > 0 or not given else given[-1]
 
 
 def _sizes(signature: Signature | None) -> list[float]:

@@ -6,6 +6,7 @@ Rates are those of one direction of one device, as the makers publish them; `USE
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -17,7 +18,7 @@ Algorithm = Literal["ring", "tree", "nvls"]
 # (NVIDIA/nccl-tests issue 212). NVLS reduces in the switch, so that its busbw may exceed the link's rate.
 USED = 370 / 450
 USED_NVLS = 480 / 450
-NODE_RANKS = 8  # devices in a node of the usual servers
+SWITCHED = 4  # ranks up to which a node's devices may be joined without a switch, which NVLS takes
 
 
 class Link(Enum):
@@ -44,11 +45,15 @@ class Link(Enum):
         self.hop_s = hop_s
 
 
+Times = tuple[tuple[float, float], ...]
+
+
 @dataclass(frozen=True)
 class Path:
     """What joins some ranks: bytes/s that collectives use of it (busbw), and the latency of a hop.
 
     cores: of the host whose processor moves the data, as Gloo's ranks on one host do; None where the device does.
+    times: what all-reduces of several sizes took `among` ranks, if each has a core: bytes that a rank sends, seconds.
     """
 
     name: str
@@ -56,6 +61,9 @@ class Path:
     hop_s: float
     measured: bool = False
     cores: int | None = None
+    times: Times = ()
+    among: int = 2
+    nvls: bool = False  # switches of this link reduce, so that an all-reduce sends everything once
 
     def crowding(self, ranks: int) -> float:
         """How many times longer data takes because ranks share cores: each keeps one busy while it moves its own."""
@@ -64,13 +72,14 @@ class Path:
 
 def path(link: Link) -> Path:
     """What collectives reach on a tabulated link."""
-    return Path(link.title, link.bytes_per_s * USED, link.hop_s)
+    return Path(link.title, link.bytes_per_s * USED, link.hop_s, nvls=link in (Link.NVLINK4, Link.NVLINK5))
 
 
-def among_cores(name: str, busbw: float, hop_s: float, ranks: int, cores: int) -> Path:
+def among_cores(name: str, busbw: float, hop_s: float, ranks: int, cores: int, times: Times = ()) -> Path:
     """A link that processors drive, by what so many ranks on so many cores measured of it."""
     crowded = max(1.0, ranks / cores)
-    return Path(name, busbw * crowded, hop_s / crowded, measured=True, cores=cores)
+    alone = tuple((sent, took_s / crowded) for sent, took_s in times)
+    return Path(name, busbw * crowded, hop_s / crowded, True, cores, alone, ranks)
 
 
 def volume_bytes(kind: Collective, size_bytes: float, ranks: int) -> float:
@@ -96,15 +105,34 @@ def seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, algorith
     """Time of one collective among ranks that one kind of link joins."""
     if ranks <= 1 or size_bytes <= 0:
         return 0.0
+    if way.times and algorithm != "nvls":
+        more_hops = hops(kind, ranks, algorithm) - hops("all_reduce", way.among)
+        took_s = _interpolated(way.times, volume_bytes(kind, size_bytes, ranks)) + more_hops * way.hop_s
+        return max(took_s, 0.0) * way.crowding(ranks)
     faster = USED_NVLS / USED if algorithm == "nvls" and kind == "all_reduce" else 1.0
     transfer = volume_bytes(kind, size_bytes, ranks) / (way.bytes_per_s * faster)
     return (hops(kind, ranks, algorithm) * way.hop_s + transfer) * way.crowding(ranks)
 
 
+def _interpolated(times: Times, sent: float) -> float:
+    """Seconds for so many bytes: on the line between its neighbours, whose alpha and beta hold for their size only.
+
+    Below the smallest it takes as long as that; beyond the largest the last rate holds on.
+    """
+    sizes = [size for size, _ in times]
+    at = bisect_left(sizes, sent)
+    if at == 0:
+        return times[0][1]
+    if at == len(times):
+        return times[-1][1] * sent / sizes[-1]
+    (below, least_s), (above, most_s) = times[at - 1 : at + 1]
+    return least_s + (most_s - least_s) * (sent - below) / (above - below)
+
+
 def best_seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, *, nvls: bool = False) -> float:
     """The fastest algorithm there is: trees where latency counts, rings where volume does."""
     choices: list[Algorithm] = ["ring"]
-    if kind == "all_reduce":
+    if kind == "all_reduce" and not way.times:  # what was measured is what the library chose
         choices.append("tree")
     if nvls:
         choices.append("nvls")
@@ -119,7 +147,7 @@ def spread_seconds(kind: Collective, size_bytes: float, ranks: int, per_node: in
     inside = min(ranks, max(per_node, 1))
     nodes = math.ceil(ranks / inside)
     if nodes <= 1:
-        return best_seconds(kind, size_bytes, ranks, near)
+        return best_seconds(kind, size_bytes, ranks, near, nvls=near.nvls and ranks > SWITCHED)
     if inside == 1:
         return best_seconds(kind, size_bytes, ranks, far)
     if kind == "all_reduce":

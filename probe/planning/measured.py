@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from probe.analyzers.projection.links import Times, volume_bytes
 from probe.errors import InputError, UsageError
 from probe.results.measurement import SCHEMA
 
@@ -24,12 +25,16 @@ def measured(file: str, ranks: int) -> tuple[float | None, float | None]:
 
 @dataclass(frozen=True)
 class MeasuredLink:
-    """busbw in bytes/s and latency of a hop in s of all-reduces, among so many ranks; cores: of a CPU's host."""
+    """busbw in bytes/s and latency of a hop in s of all-reduces, among so many ranks; cores: of a CPU's host.
+
+    times: of each size measured, the bytes that a rank sends, and seconds.
+    """
 
     busbw: float
     hop_s: float
     ranks: int
     cores: int | None
+    times: Times = ()
 
 
 def measured_link(file: str, ranks: int) -> MeasuredLink:
@@ -49,7 +54,17 @@ def measured_link(file: str, ranks: int) -> MeasuredLink:
         min(alphas, default=0.0) / (2 * (among - 1)),
         among,
         device.get("cores") if device.get("kind") == "cpu" else None,
+        tuple(sorted(_times(same, among))),
     )
+
+
+def _times(rows: list[dict[str, Any]], ranks: int) -> Iterator[tuple[float, float]]:
+    """The fastest all-reduce of each size, where a row tells both."""
+    for row in rows:
+        size, told = row["params"].get("size_bytes"), row["params"].get("time_s")
+        took_s = told.get("min") if isinstance(told, dict) else None
+        if row.get("metric") == "busbw" and isinstance(size, int) and isinstance(took_s, float) and took_s > 0:
+            yield volume_bytes("all_reduce", size, ranks), took_s
 
 
 def nearest(measured: Iterable[int], ranks: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from probe.analyzers.projection.base import Base
 from probe.analyzers.projection.devices import DeviceFacts, Target, facts_of
 from probe.analyzers.projection.layout import Layout, Model, check
-from probe.analyzers.projection.links import Link, among_cores, path
+from probe.analyzers.projection.links import Link, Times, among_cores, path
 from probe.analyzers.projection.links import Path as Way
 from probe.analyzers.projection.result import TargetStep
 from probe.analyzers.projection.scale import Observed, crossover, curve, scaled
@@ -91,16 +91,18 @@ def _measured(ready: Base, ceilings: Ceilings, facts: DeviceFacts | None, ranks:
     return _way(rates[among], facts.link.hop_s if facts is not None else 0.0, among, cores)
 
 
-def _way(busbw: float, hop_s: float, ranks: int, cores: int | None) -> Way:
+def _way(busbw: float, hop_s: float, ranks: int, cores: int | None, times: Times = ()) -> Way:
     name = f"{MEASURED} among {ranks}"
-    return among_cores(name, busbw, hop_s, ranks, cores) if cores else Way(name, busbw, hop_s, measured=True)
+    if cores:
+        return among_cores(name, busbw, hop_s, ranks, cores, times)
+    return Way(name, busbw, hop_s, True, None, times, ranks)
 
 
 def _chosen(option: str, name: str, ranks: int) -> Way:
     """A link of the table by its name, or by a file of measurements."""
     if Path(name).is_file():
         link = measured_link(name, ranks)
-        return _way(link.busbw, link.hop_s, link.ranks, link.cores)
+        return _way(link.busbw, link.hop_s, link.ranks, link.cores, link.times)
     wanted = name.strip().lower()
     for known in Link:
         if wanted in (known.title.lower(), known.name.lower()):

@@ -168,6 +168,8 @@ def _errors(wish: Wish, targets: Sequence[Target]) -> Errors:
         kinds.append("threads" if all(one.facts is None for one in targets) else "device")
     kinds += ["batch"] if wish.batch is not None else []
     kinds += ["dtype"] if wish.dtype is not None else []
+    kinds += ["fuse"] if wish.fuse else []
+    kinds += ["replace"] if wish.replace else []
     known = [MEASURED[kind] for kind in kinds if kind in MEASURED]
     return max(known, key=lambda one: one.worst or 0.0) if known else NO_ERRORS
 
@@ -208,8 +210,10 @@ def _warnings(ready: Base, wish: Wish, targets: Sequence[Target]) -> list[str]:
         said.append("the roofs of the recorded device are assumed, not measured: so is its distance from them")
     if analysis.source.device_kind not in ("cpu",) and wish.batch is not None:
         said.append("another batch was validated on a CPU only")
-    if wish.fuse or wish.graph:
-        said.append("no fused chain and no graph was held against a measurement; the interval is what is open")
+    if analysis.source.device_kind not in ("cpu",) and (wish.fuse or wish.replace):
+        said.append("fused chains and replaced operators were validated on a CPU only")
+    if wish.graph:
+        said.append("no graph was held against a measurement: its interval is what is open")
     if wish.onto and wish.layout is None and (analysis.time_s.get("communication") or 0.0) > 0:
         said.append("communication between ranks stays as it was recorded; --ranks projects it")
     said += [f"operator {i} ({name}) stays as it is: its roof is not known" for i, name in _roofless(ready, wish)]
