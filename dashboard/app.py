@@ -9,6 +9,7 @@ from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, clientside_callback, no_update
 from dash.development.base_component import Component
+from flask import request
 
 from probe.dashboard import routes, security, shell
 from probe.dashboard.catalogue import Entry
@@ -47,13 +48,25 @@ PAGES: dict[str, Callable[[View], Component]] = {
     "compare": compare.render,
     "runs": runs.render,
 }
+WITH_FIGURES = ("compare", "memory", "microbench", "ranks", "roofline")  # pages that plotly draws on
+PLOTLY = '<link rel="preload" as="script" href="/_dash-component-suites/plotly/package_data/plotly.min.js">'
 WITHOUT_RUN = frozenset({"runs", "microbench", "compare"})  # pages that do not wait for the analysis of a run
 logger = logging.getLogger(__name__)
 
 
+class _Document(Dash):
+    """Dash's page; one that plotly draws on asks for it with the first scripts, and assets/figures.js runs it."""
+
+    def interpolate_index(self, **parts: Any) -> str:  # type: ignore[override]  # called with all of them by name
+        if request.path.strip("/") in WITH_FIGURES:
+            parts["css"] = PLOTLY + parts.get("css", "")
+        page: str = super().interpolate_index(**parts)  # type: ignore[no-untyped-call]  # Dash's has no types
+        return page
+
+
 def create_app(library: Library, rules: Access) -> Dash:
     """The application over the entries of a catalogue, for those whom `rules` let in."""
-    app = Dash(
+    app = _Document(
         "probe",
         assets_folder=str(ASSETS),
         title="probe",
@@ -62,7 +75,10 @@ def create_app(library: Library, rules: Access) -> Dash:
         suppress_callback_exceptions=True,
         add_log_handler=False,
         compress=False,
-        meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
+        meta_tags=[
+            {"name": "viewport", "content": "width=device-width, initial-scale=1"},
+            {"name": "figures", "content": " ".join(WITH_FIGURES)},
+        ],
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     security.guard(app.server, rules, app.csp_hashes)
@@ -194,7 +210,7 @@ def _body(
     if entry is not None:
         reading = library.analysis(entry.id, 0.0 if page in WITHOUT_RUN else WAIT_S)
         if not reading.done.is_set() and page not in WITHOUT_RUN:
-            return entry, None, waiting(reading.progress)
+            return entry, None, waiting(reading.progress, reading.waited_s)
         if reading.done.is_set():
             loaded = reading.value
         if loaded is None and page not in WITHOUT_RUN:

@@ -5,11 +5,11 @@ Readers and analyzers are imported when a run is first read: the server answers 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from probe.dashboard.apart import Told, analysed, laid_out, read
 from probe.dashboard.catalogue import Catalogue, Entry
 from probe.dashboard.shelf import Reading, Shelf
 from probe.dashboard.timeline.tracks import tracks
@@ -21,10 +21,8 @@ from probe.results.comparison import Comparison
 from probe.results.measurement import MicrobenchResult
 from probe.results.telemetry import Telemetry
 from probe.runs import run as runs
-from probe.units import format_bytes
 
 HELD_ANALYSES, HELD_TIMELINES, HELD_COMPARISONS, HELD_RESULTS = 6, 3, 6, 12
-Told = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -69,20 +67,12 @@ class Library:
         return entry
 
     def _analyse(self, identity: str, told: Told) -> Loaded:
-        from probe.changes.verifying import remembered
-        from probe.examine.examine import Request, examine
-
         entry = self._entry(identity)
-        request = Request(progress=lambda what, done, total: told(_progress(what, done, total)))
-        told("reading the trace")
-        analysis = remembered(examine(entry.source, request))
-        return Loaded(entry, analysis, _environment(entry))
+        return Loaded(entry, read(analysed, entry.source, told=told), _environment(entry))
 
     def _timeline(self, identity: str, told: Told) -> Index:
-        from probe.examine.timelines import timeline
-
         entry, analysis = self._entry(identity), self.analysis(identity).result().analysis
-        index = timeline(entry.source, analysis, told=told)
+        index = read(laid_out, entry.source, analysis, told=told)
         telemetry = _telemetry(entry)
         if telemetry is None:
             return index
@@ -101,15 +91,6 @@ class Library:
         from probe.examine.sides import read_microbench
 
         return read_microbench(self._entry(identity).source)
-
-
-def _progress(what: str, done: int, total: int | None) -> str:
-    """The last part of the name that is read, and how far."""
-    words = what.split(" ")
-    short = " ".join([*words[:-1], words[-1].rsplit("/", 1)[-1]])
-    if not total:
-        return f"{short}, {format_bytes(done)}"
-    return f"{short}, {done / total:.0%}"
 
 
 def _environment(entry: Entry) -> dict[str, Any]:

@@ -19,15 +19,15 @@ from probe.results.findings import Finding
 from probe.units import format_bytes, format_fraction, format_time
 
 LONGEST = 400
+ASKED_AGAIN_MS = ((32.0, 3200), (16.0, 1600), (8.0, 800), (0.0, 400))  # from so many seconds on, how often
 LEAST_FRACTION = 0.004  # smaller parts are not listed
-# What a figure can be asked for; PNG and SVG are made in the browser, without a request.
+# What a figure can be asked for; assets/figures.js saves it, as it looks: plotly's own button knows no style sheet.
 CONFIG: Any = {
     "displaylogo": False,
     "responsive": True,
     "scrollZoom": True,
     "displayModeBar": "hover",
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
-    "toImageButtonOptions": {"format": "svg", "scale": 1},
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "toImage"],
     "plotlyServerURL": "",
 }
 
@@ -136,7 +136,14 @@ def pairs(rows: Sequence[tuple[str, str]]) -> Component:
 def graph(figure: Any, identity: str, height: str = "340px", label: str = "") -> Component:
     """A plotly figure; `label` says what it shows to those who cannot see it."""
     drawn = dcc.Graph(id=identity, figure=figure, config=CONFIG, style={"height": height}, responsive=True)
-    return html.Div(drawn, className="graph", role="img", **attributes({"aria-label": label}))
+    picture = html.Div(drawn, role="img", **attributes({"aria-label": label}))
+    saves = html.Div([_save(kind, label or identity) for kind in ("svg", "png")], className="saves")
+    return html.Div([picture, saves], className="graph")
+
+
+def _save(kind: str, what: str) -> Component:
+    named = {"data-save": kind, "aria-label": f"Save as {kind.upper()}: {what}", "title": f"Save as {kind.upper()}"}
+    return html.Button(kind.upper(), type="button", className="save", **attributes(named))
 
 
 def operator_link(index: int, name: str) -> Component:
@@ -185,14 +192,18 @@ def failed(message: str) -> Component:
     )
 
 
-def waiting(progress: str) -> Component:
-    """What stands while something is read; the page asks again by itself."""
+def waiting(progress: str, waited_s: float = 0.0) -> Component:
+    """What stands while something is read; the page asks again by itself, less often the longer it has waited.
+
+    An answer that comes after the next question is dropped: asked ever as fast, a slow machine would never show one.
+    """
+    often = next(ms for least_s, ms in ASKED_AGAIN_MS if waited_s >= least_s)
     return html.Div(
         [
             html.Div(className="spinner"),
             html.H2("Reading the run"),
             html.P(text(progress), id="progress"),
-            dcc.Interval(id="again", interval=400),
+            dcc.Interval(id="again", interval=often),
         ],
         className="state",
         role="status",

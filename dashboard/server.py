@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from waitress import create_server
 
+from probe.dashboard import apart
 from probe.dashboard.app import create_app
 from probe.dashboard.catalogue import Catalogue
 from probe.dashboard.kept_memory import keep_little
@@ -49,7 +50,8 @@ class Server:
             self.close()
 
     def close(self) -> None:
-        """Stop listening and let the threads end."""
+        """Stop listening and let the threads end, and the processes that read."""
+        apart.end()
         self._waitress.task_dispatcher.shutdown()
         self._waitress.close()
         self._socket.close()

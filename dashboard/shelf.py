@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,8 +21,14 @@ class Reading(Generic[T]):
 
     done: threading.Event = field(default_factory=threading.Event)
     progress: str = "starting"
+    began_s: float = field(default_factory=time.monotonic)
     value: T | None = None
     error: str | None = None  # in one line, for people
+
+    @property
+    def waited_s(self) -> float:
+        """How long ago the reading began."""
+        return time.monotonic() - self.began_s
 
     def result(self) -> T:
         """The value, once it is there; ProbeError where there will be none."""

@@ -326,3 +326,46 @@ def test_the_keyboard_reaches_what_the_mouse_does(tab: Tab, site: Site) -> None:
     page.wait_for_function("() => location.search.includes('op=')")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline != "none"
+
+
+def test_a_figure_is_saved_as_it_looks(tab: Tab, site: Site, tmp_path: Path) -> None:
+    """In the theme of the page, without the classes that are hidden there, as SVG and as PNG of twice the size."""
+    page = tab.open(f"/roofline?run={site.run}&hide=overhead")
+    page.wait_for_selector(".traceclasscompute .points path")
+    page.wait_for_timeout(500)
+    saved = {}
+    for kind in ("svg", "png"):
+        with page.expect_download() as download:
+            page.locator(f"[data-save={kind}]").focus()
+            page.keyboard.press("Enter")
+        assert download.value.suggested_filename.endswith("." + kind)
+        saved[kind] = Path(download.value.path()).read_bytes()
+    text = saved["svg"].decode()
+    colour = page.evaluate("getComputedStyle(document.querySelector('.traceclassmemory .points path')).fill")
+    ground = page.evaluate("getComputedStyle(document.querySelector('.card.tall')).backgroundColor")
+    assert text.startswith("<svg") and colour in text and ground in text and "Arithmetic intensity" in text
+    assert "compute" in text and ">overhead" not in text
+    assert saved["png"].startswith(b"\x89PNG")
+    across = page.evaluate("document.querySelector('.js-plotly-plot').getBoundingClientRect().width")
+    assert int.from_bytes(saved["png"][16:20], "big") == pytest.approx(2 * across, abs=2)
+    (tmp_path / "saved.svg").write_text(text)
+    shown = tab.context.new_page()
+    shown.goto((tmp_path / "saved.svg").as_uri())
+    assert shown.locator("path").count() > 50  # it is well-formed: a browser shows it
+    shown.close()
+
+
+def test_the_library_of_figures_is_read_once_and_early(tab: Tab, site: Site) -> None:
+    count = (
+        """() => performance.getEntriesByType('resource').filter(one => one.name.endsWith('/plotly.min.js')).length"""
+    )
+    page = tab.open(f"/overview?run={site.run}")
+    assert page.evaluate(count) == 0
+    page.locator("nav >> text=Roofline").hover()
+    page.wait_for_function("() => window.Plotly && window.Plotly.version")
+    page.locator("nav >> text=Roofline").click()
+    page.wait_for_selector(".js-plotly-plot .points path")
+    assert page.evaluate(count) == 1
+    page = tab.open(f"/roofline?run={site.run}")
+    page.wait_for_selector(".js-plotly-plot .points path")
+    assert page.evaluate("document.querySelectorAll('script[src$=\"/plotly.min.js\"]').length") == 1

@@ -1,6 +1,7 @@
 """Figures, palette, addresses and catalogue of the dashboard, as plain functions."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from probe.dashboard.figures.arrows import arrows, matched
 from probe.dashboard.figures.axes import logarithmic, round_ticks
 from probe.dashboard.figures.curves import Machine, curves, names
 from probe.dashboard.figures.memory import memory_curve
-from probe.dashboard.figures.roofline import MOST_MARKS, Roof, hover, plane, roofline, roofs
+from probe.dashboard.figures.roofline import MOST_MARKS, MOST_RIGHT_PX, Roof, hover, plane, roofline, roofs
 from probe.dashboard.pages import operators
 from probe.dashboard.query import COLUMNS, Query, QueryError, parse
 from probe.dashboard.readings import amount, words
@@ -71,6 +72,23 @@ def test_roofs_of_one_height_share_a_label_and_all_are_named() -> None:
     assert any("float32" in label and "float64" in label for label in labels)
     assert sum("int8" in label for label in labels) == 1
     assert sum("DRAM" in label for label in labels) == 1
+
+
+def test_the_labels_along_roofs_lie_as_the_roofs_do_in_a_plot_of_that_shape() -> None:
+    for aspect in (0.7, 1.6, 3.0):
+        drawn = roofline(roofs(CEILINGS, CEILINGS), [operator(0)], aspect=aspect)
+        (x0, x1), (y0, y1) = drawn.layout.xaxis.range, drawn.layout.yaxis.range
+        label = next(note for note in drawn.layout.annotations if "DRAM" in note.text)
+        rise = (1 / (y1 - y0)) / (aspect / (x1 - x0))  # of a memory roof: a power of ten up for one across
+        assert math.tan(math.radians(-label.textangle)) == pytest.approx(rise)
+
+
+def test_there_is_room_for_the_longest_label_and_margins_stay_as_they_are() -> None:
+    """plotly draws all marks a second time where it widens a margin."""
+    short = roofline(roofs(CEILINGS, CEILINGS), [operator(0)]).layout.margin
+    names = Ceilings("measured", "X", 1e11, {f"float{n}": 1e13 for n in range(6)})
+    long = roofline(roofs(names, names), [operator(0)]).layout.margin
+    assert short.r < long.r == MOST_RIGHT_PX and short.autoexpand is long.autoexpand is False
 
 
 def test_the_datasheet_is_drawn_beside_measured_roofs_only() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +14,18 @@ from flask.testing import FlaskClient
 
 from probe.cli import main
 from probe.dashboard import kept_memory, security
-from probe.dashboard.app import PAGES, create_app, grouped, shown
+from probe.dashboard.app import PAGES, PLOTLY, WITH_FIGURES, create_app, grouped, shown
+from probe.dashboard.catalogue import Catalogue
 from probe.dashboard.loaded import Library
+from probe.dashboard.pages import operators
+from probe.dashboard.pieces import waiting
 from probe.dashboard.security import access
 from probe.dashboard.server import Server
 from probe.dashboard.shelf import Shelf
 from probe.errors import ProbeError
 
 HERE = "http://127.0.0.1:8050"
+ROOT = Path(__file__).parent.parent
 LONGEST_NAME = 5000  # characters of one text on a page; the name has 10 000
 
 
@@ -331,3 +336,40 @@ def test_the_command_names_what_is_missing(
     assert main(["dashboard", "--no-browser"]) == 2
     assert main(["dashboard", "nothing_here", "--no-browser"]) == 2
     assert "nothing_here" in capsys.readouterr().err
+
+
+def test_pages_that_plotly_draws_on_ask_for_it_with_the_first_scripts(client: FlaskClient) -> None:
+    """And no others; the address is the one that Dash would ask for later."""
+    drawing = {path.stem for path in (ROOT / "dashboard" / "pages").glob("*.py") if "graph(" in path.read_text()}
+    assert drawing == set(WITH_FIGURES)
+    for page in PAGES:
+        text = client.get(f"/{page}", base_url=HERE, buffered=True).get_data(as_text=True)
+        assert (PLOTLY in text) == (page in WITH_FIGURES), page
+        assert f'name="figures" content="{" ".join(WITH_FIGURES)}"' in text
+    address = PLOTLY.split('href="')[1].split('"')[0]
+    assert client.get(address, base_url=HERE, buffered=True).status_code == 200
+    assert f'"{address}"' in (ROOT / "dashboard" / "assets" / "figures.js").read_text()
+
+
+def test_a_run_recorded_meanwhile_is_there_when_the_page_is_asked_for_again(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / "resnet_step", tmp_path / "first")
+    found = Library(Catalogue([str(tmp_path)]))
+    assert "second" not in set(texts(shown(found, "/runs", "", "")))
+    shutil.copytree(SAMPLES / "transformer_step", tmp_path / "second")
+    assert {"first", "second"} <= set(texts(shown(found, "/runs", "", "")))
+
+
+def test_what_was_not_recorded_is_named_with_its_option(
+    held: Library, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.analysis(run).result()
+    said = " ".join(texts(shown(held, "/timeline", f"?run={run}", "")))
+    assert "Not recorded: " in said and "stacks=True" in said
+    monkeypatch.setattr(operators, "_modules", lambda analysis: None)
+    assert "probe.profile(model=model)" in set(texts(shown(held, "/operators", f"?run={run}", "")))
+
+
+def test_a_page_that_waits_long_asks_less_often() -> None:
+    """An answer that comes after the next question is dropped."""
+    asked = [waiting("reading", waited_s).children[-1].interval for waited_s in (0.0, 5.0, 10.0, 20.0, 500.0)]
+    assert asked == sorted(asked) and asked[0] == asked[1] == 400 and asked[-1] > 3000

@@ -131,7 +131,7 @@
     }
   }
   const runId = () => { const store = document.getElementById("run-id"); return store ? store.dataset.run : null; };
-  probe.runs.run = runId;
+  probe.run = runId;
 
   /* Figures: the ring round the chosen mark, labels along their roofs */
   function rings() {

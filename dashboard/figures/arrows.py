@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from probe.dashboard.figures.axes import layout, logarithmic, said, si
-from probe.dashboard.figures.roofline import Roof, lines_of, placed, plane, roof_labels
+from probe.dashboard.figures.roofline import Roof, lines_of, margin, placed, plane, roof_labels
 from probe.report.palette import LOOKS
 from probe.results.analysis import Operator
 from probe.units import format_flops_per_s
@@ -42,7 +42,7 @@ def arrows(lines: Sequence[Roof], pairs: Sequence[tuple[Operator, Operator]]) ->
         layout(
             annotations=(labels := roof_labels(lines, area)),
             meta={"slopes": [i for i, label in enumerate(labels) if label.get("textangle")]},
-            margin={"l": 68, "r": 178, "t": 14, "b": 50},
+            margin=margin(labels),
             xaxis=logarithmic("Arithmetic intensity, FLOP per byte of DRAM", area.low_x, area.high_x, si),
             yaxis=logarithmic("Achieved, FLOP/s", area.low_y, area.high_y, si),
             dragmode="pan",

@@ -11,9 +11,11 @@ from typing import Any, TypeAlias
 import plotly.graph_objects as go
 
 from probe.dashboard.figures.axes import INK, layout, logarithmic, said, si
+from probe.machine import datasheets
 from probe.machine.device import Ceilings
+from probe.report.analysis import roofs_met
 from probe.report.palette import BOUNDS, LOOKS
-from probe.results.analysis import Operator
+from probe.results.analysis import Analysis, Operator
 from probe.units import format_bytes_per_s, format_flops_per_s, format_fraction, format_time
 
 MOST_MARKS = 400  # drawn one by one; the others are thinned to one small mark a cell
@@ -23,6 +25,7 @@ LABEL_SHARES = (0.45, 0.55, 0.5)  # where along its roof a label stands
 LABEL_DECADES = 0.2  # between two roofs, below which they share a label
 LEAST_SHARE = 1e-3  # of the step: smaller operators do not stretch the axes
 SAME_HEIGHT = 1.02  # roofs closer than that share a label
+LABEL_CHARACTER_PX, LEAST_RIGHT_PX, MOST_RIGHT_PX = 6.6, 90.0, 260.0  # a letter of 11 px; the margin on the right
 LABEL_GAP = 0.034  # of the height, between two labels on the right
 ASPECT = 1.9  # width by height of the plot for which the slope of labels is set; a page sets it to its own
 
@@ -68,6 +71,15 @@ def roofs(ceilings: Ceilings, met: Ceilings, datasheet: Ceilings | None = None) 
     return tuple(found)
 
 
+def roofs_of(analysis: Analysis) -> tuple[Roof, ...]:
+    """The lines to draw for a run; none where its memory's or its arithmetic's ceiling is not known."""
+    ceilings = analysis.ceilings
+    if ceilings is None or not ceilings.dram_bytes_per_s or not ceilings.flops_per_s:
+        return ()
+    sheet = datasheets.find(analysis.source.device or "")
+    return roofs(ceilings, roofs_met(analysis, ceilings), sheet.ceilings() if sheet else None)
+
+
 def placed(ops: Iterable[Operator]) -> list[Operator]:
     """The operators that have a place in the plane, those with most to gain first."""
     found = [op for op in ops if op.intensity and op.achieved_flops_per_s]
@@ -88,22 +100,25 @@ def plane(lines: Sequence[Roof], ops: Sequence[Operator]) -> Plane:
     return Plane(max(low_x, 1e-4), high_x, max(bottom / 2, top / 1e8), top * 3)
 
 
-def roofline(lines: Sequence[Roof], ops: Sequence[Operator], zoom: Zoom | None = None) -> go.Figure:
+def roofline(
+    lines: Sequence[Roof], ops: Sequence[Operator], zoom: Zoom | None = None, aspect: float = ASPECT
+) -> go.Figure:
     """The figure. `meta.slopes`: the annotations that lie along a memory roof, which a page turns to its own shape.
 
-    `zoom`: the part of both axes that is shown, in powers of ten; `meta.whole` is all of them.
+    `zoom`: the part of both axes that is shown, in powers of ten; `meta.whole` is all of them. `aspect`: width by
+    height of the plot, where that is known.
     """
     shown = placed(ops)
     area = plane(lines, shown)
     figure = go.Figure()
     for trace in (*lines_of(lines, area), *_shade(shown[MOST_MARKS:]), *_marks(shown[:MOST_MARKS])):
         figure.add_trace(trace)
-    labels = roof_labels(lines, area)
+    labels = roof_labels(lines, area, aspect)
     whole = tuple(math.log10(end) for end in (area.low_x, area.high_x, area.low_y, area.high_y))
     figure.update_layout(
         layout(
             annotations=labels,
-            margin={"l": 68, "r": 178, "t": 14, "b": 50},
+            margin=margin(labels),
             meta={"slopes": [i for i, label in enumerate(labels) if label.get("textangle")], "whole": whole},
             xaxis=logarithmic("Arithmetic intensity, FLOP per byte of DRAM", area.low_x, area.high_x, si),
             yaxis=logarithmic("Achieved, FLOP/s", area.low_y, area.high_y, si),
@@ -132,15 +147,22 @@ def lines_of(lines: Sequence[Roof], area: Plane) -> Iterator[go.Scatter]:
         )  # fmt: skip
 
 
-def roof_labels(lines: Sequence[Roof], area: Plane) -> list[dict[str, Any]]:
+def margin(labels: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Room for the labels on the right. With margins that plotly may widen it draws all marks twice to find them."""
+    longest = max((len(label["text"]) for label in labels if not label.get("textangle")), default=0)
+    right = min(max(longest * LABEL_CHARACTER_PX + 16.0, LEAST_RIGHT_PX), MOST_RIGHT_PX)
+    return {"l": 72, "r": right, "t": 14, "b": 50, "autoexpand": False}
+
+
+def roof_labels(lines: Sequence[Roof], area: Plane, aspect: float = ASPECT) -> list[dict[str, Any]]:
     """The names and rates of the roofs, as annotations."""
-    return [*_slope_labels(lines, area), *_flat_labels(lines, area)]
+    return [*_slope_labels(lines, area, aspect), *_flat_labels(lines, area)]
 
 
-def _slope_labels(lines: Sequence[Roof], area: Plane) -> Iterator[dict[str, Any]]:
+def _slope_labels(lines: Sequence[Roof], area: Plane, aspect: float) -> Iterator[dict[str, Any]]:
     """Along each memory roof; roofs that lie too close for two labels share one."""
     top = max((roof.rate for roof in lines if not roof.sloped), default=area.high_y)
-    angle = -math.degrees(math.atan(ASPECT * _decades(area.low_x, area.high_x) / _decades(area.low_y, area.high_y)))
+    angle = -math.degrees(math.atan(_decades(area.low_x, area.high_x) / _decades(area.low_y, area.high_y) / aspect))
     for number, near in enumerate(_close_together([roof for roof in lines if roof.sloped])):
         fastest = near[0]
         begin = max(math.log10(area.low_x), math.log10(area.low_y / fastest.rate))

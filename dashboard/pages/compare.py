@@ -71,7 +71,7 @@ def _answer(view: View, base: Entry | None, new: Entry) -> Iterator[Component]:
         return
     reading = view.library.comparison(base.id, new.id, WAIT_S)
     if not reading.done.is_set():
-        yield waiting(reading.progress)
+        yield waiting(reading.progress, reading.waited_s)
         return
     try:
         found = reading.result()

@@ -35,7 +35,9 @@ def render(view: View) -> Component:
     analysis = view.analysis
     by = view.query.by
     modules = _modules(analysis)
-    side = [op_card()] + ([card("Modules", modules, note="time by module, a step", style="modules")] if modules else [])
+    note = "time by module, a step" if modules else "not recorded"
+    record = html.P(["Recorded with ", html.Code("probe.profile(model=model)"), "."], className="soft")
+    side = [op_card(), card("Modules", modules or record, note=note, style="modules")]
     note = f"{len(analysis.ops)} operators by arguments · {_time_of(analysis)} a step · most time to gain first"
     group = dmc.SegmentedControl(
         id="group-by", value=by, size="xs", data=[{"value": name, "label": LABELS[name]} for name in GROUPINGS]

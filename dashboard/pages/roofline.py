@@ -7,12 +7,10 @@ from collections.abc import Collection
 from dash import html
 from dash.development.base_component import Component
 
-from probe.dashboard.figures.roofline import MOST_MARKS, placed, roofline, roofs
+from probe.dashboard.figures.roofline import MOST_MARKS, placed, roofline, roofs_of
 from probe.dashboard.pages.operators import op_card
 from probe.dashboard.pieces import attributes, card, empty, graph, mark, operator_link, pill, text
 from probe.dashboard.view import View
-from probe.machine import datasheets
-from probe.report.analysis import roofs_met
 from probe.report.palette import BOUNDS
 from probe.results.analysis import Analysis
 from probe.units import format_fraction, format_time
@@ -23,8 +21,8 @@ LISTED = 10
 def render(view: View) -> Component:
     """The figure with its evidence card, and the operators that have most to gain under their roofs."""
     analysis = view.analysis
-    ceilings = analysis.ceilings
-    if ceilings is None or not ceilings.dram_bytes_per_s or not ceilings.flops_per_s:
+    lines = roofs_of(analysis)
+    if not lines:
         why = f"No ceilings are known for {text(analysis.source.device or 'this device', 80)}."
         return empty("No roofs to draw", why, "probe run microbench          # on the machine of the run")
     shown = placed(analysis.ops)
@@ -33,14 +31,16 @@ def render(view: View) -> Component:
         return empty(
             "No operator has a place", why, "record_shapes=True            # probe.profile() does so by itself"
         )
-    sheet = datasheets.find(analysis.source.device or "")
-    lines = roofs(ceilings, roofs_met(analysis, ceilings), sheet.ceilings() if sheet else None)
-    label = f"Roofline: {len(shown)} operators under the ceilings of {text(ceilings.device, 80)}"
+    label = f"Roofline: {len(shown)} operators under the ceilings of {text(_device(analysis), 80)}"
     figure = graph(roofline(lines, shown, view.query.zoom), "roofline", "calc(100vh - 330px)", label)
     hidden = view.query.hide
     style = " ".join(("tall", *(f"hide-{bound}" for bound in BOUNDS if bound in hidden)))
     drawing = card("Roofline", figure, note=_note(analysis, len(shown)), extra=_isolate(analysis, hidden), style=style)
     return html.Div([html.Div([drawing, op_card()], className="split"), _nearest(analysis)], className="page")
+
+
+def _device(analysis: Analysis) -> str:
+    return (analysis.ceilings.device if analysis.ceilings else analysis.source.device) or "this device"
 
 
 def _note(analysis: Analysis, shown: int) -> str:

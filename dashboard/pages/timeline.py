@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from dash import html
 from dash.development.base_component import Component
 
 from probe.dashboard.pages.operators import op_card
-from probe.dashboard.pieces import attributes, card, empty, mark
+from probe.dashboard.pieces import attributes, card, empty, mark, text
 from probe.dashboard.view import View
 from probe.report.palette import CLASSES
+from probe.results.analysis import Analysis
 
 KEYS = (
     ("W S", "or wheel: zoom"),
@@ -51,7 +54,7 @@ def render(view: View) -> Component:
         ],
         className="tools",
     )
-    main = card("Timeline", canvas, _keys(), extra=tools, style="fills")
+    main = card("Timeline", canvas, _keys(), *_missing(view.analysis), extra=tools, style="fills")
     side = html.Div([op_card(), _measure()], className="side")
     return html.Div(html.Div([main, side], className="split wide"), className="page fixed")
 
@@ -60,6 +63,12 @@ def _keys() -> Component:
     legend = [html.Span([mark(name), name]) for name in CLASSES if name != "idle"]
     keys = [html.Span([html.Kbd(key), f" {what}"]) for key, what in KEYS]
     return html.Div([html.Div(legend, className="legend keys"), html.Div(keys, className="legend keys")])
+
+
+def _missing(analysis: Analysis) -> Iterator[Component]:
+    """What would stand here had it been recorded, each with the option that records it."""
+    if analysis.not_recorded:
+        yield html.P(f"Not recorded: {text(' · '.join(analysis.not_recorded))}", className="soft note")
 
 
 def _measure() -> Component:

@@ -19,12 +19,14 @@ from probe.cli.options import (
     Sources,
     Steps,
     Window,
+    engine_of,
     ranks_of,
     scaling_of,
     steps_of,
     window_of,
 )
-from probe.errors import UsageError
+
+_TOLD = ("code", "name", "title", "trigger", "advice", "saving", "cannot_show", "proof", "effort", "needs", "preview")
 
 
 def command(
@@ -37,10 +39,15 @@ def command(
     as_json: AsJson = False,
     html: Annotated[Optional[Path], typer.Option("--html", help="Write one self-contained page to this file.")] = None,
     md: Annotated[Optional[Path], typer.Option("--md", help="Write the report as Markdown to this file.")] = None,
+    figure: Annotated[
+        Optional[Path], typer.Option("--figure", help="Draw the roofline to this .svg, .png or .pdf. Needs kaleido.")
+    ] = None,
+    theme: Annotated[str, typer.Option("--theme", help="Of --figure: light or dark.")] = "light",
     fail_on: Annotated[
         Optional[str],
         typer.Option(
-            "--fail-on", help="Exit with 3 where a condition holds: saving>10%,step>200ms,peak_memory>20GiB,code=F06."
+            "--fail-on",
+            help="Exit with 3 where one of these holds: saving>10%, step>200ms, peak_memory>20GiB, code=F06.",
         ),
     ] = None,
     steps: Steps = None,
@@ -62,19 +69,21 @@ def command(
     from probe.cli.output import console, print_json, progress_bar, refuse_unwritable, write_text
     from probe.examine import timelines
     from probe.report import analysis as terminal
-    from probe.report import markdown, rules
+    from probe.report import markdown
 
     if explain is not None:
-        console().print(rules.render(explain))
+        _explain(explain, as_json=as_json)
         return
     conditions = parse(fail_on) if fail_on is not None else ()
-    refuse_unwritable(md, html)
-    if md is not None and md == html:
-        raise UsageError(f"--md and --html name the same file, {md}")
+    refuse_unwritable(md, html, figure)
+    if figure is not None:
+        from probe.dashboard.figures import saved
+
+        saved.refuse(figure, theme)
     with progress_bar() as progress:
         found = api.analyze(
             sources, ceilings=ceilings, device=device, steps=steps_of(steps), window_s=window_of(window),
-            ranks=ranks_of(ranks), counters=counters, scaling=scaling_of(scaling), engine=engine, jobs=jobs,
+            ranks=ranks_of(ranks), counters=counters, scaling=scaling_of(scaling), engine=engine_of(engine), jobs=jobs,
             progress=progress, preview=preview, price=price,
         )  # fmt: skip
     if md is not None:
@@ -85,5 +94,19 @@ def command(
         print_json(found.to_json())
     else:
         console().print(terminal.render(found, top))
+    if figure is not None:
+        saved.save(found, figure, theme)
     for condition in conditions:
         condition.check(found)
+
+
+def _explain(code: str, *, as_json: bool) -> None:
+    """What a rule looks for, or all of them."""
+    from probe.cli.output import console, print_json
+    from probe.report import rules
+
+    if not as_json:
+        console().print(rules.render(code))
+        return
+    asked = rules.in_order() if code.lower() == rules.ALL else [rules.find(code)]
+    print_json({"schema": "probe.rules/1", "rules": [{name: getattr(rule, name) for name in _TOLD} for rule in asked]})
