@@ -2,6 +2,9 @@
 
 The words are those of vLLM's and SGLang's own metrics: time to first token from arrival; inter-token latency between
 two tokens of one request; a decode step gives each sequence one token, a prefill step processes more.
+
+What is divided by time (rates, means over time) is divided by the time in which the loop could work: the pauses in
+which probe started or ended a recording, or wrote its part, are taken out. Latencies are what clients saw, with them.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ def serving_use(
     told = requests or RequestTimes()
     rates = _rates(told)
     flight = _in_flight(told)
+    paused = paused_s(told)
     batches = _batches(steps)
     return ServingUse(
         requests=told.total, failed=told.failed, unfinished=told.open,
@@ -39,6 +43,7 @@ def serving_use(
         time_to_first_token=latency(first_token_s(told)),
         inter_token_latency=gap_latency(told.gaps),
         request_latency=latency((np.array(told.end_ns) - np.array(told.arrival_ns)) * 1e-9 if told.end_ns else ()),
+        paused_s=paused,
         mean_in_flight=flight[0], most_in_flight=flight[1],
         mean_batch=batches[0], largest_batch=batches[1],
         batch_occupancy_fraction=batches[0] / batches[1] if batches[0] and batches[1] else None,
@@ -81,11 +86,35 @@ def gap_latency(gaps: Mapping[str, int]) -> Latency | None:
     return Latency(total, mean, p50, p95, p99, float(middles[-1]))
 
 
+def paused_s(told: RequestTimes) -> float | None:
+    """Seconds, of those between the first arrival and the last end, in which probe itself made the loop stand."""
+    span = _span(told)
+    if not len(span):
+        return None
+    return float(np.diff(span)[0] - np.diff(_working_ns(told, span))[0]) * 1e-9
+
+
+def _span(told: RequestTimes) -> npt.NDArray[np.int64]:
+    """First arrival and last end, ns; empty where no request has ended."""
+    return np.array([min(told.arrival_ns), max(told.end_ns)] if told.end_ns else [], np.int64)
+
+
+def _working_ns(told: RequestTimes, at_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The times of a clock (ns) that stands while probe makes the loop stand."""
+    pauses = np.array(told.pauses_ns, np.float64).reshape(-1, 2)
+    if not len(pauses):
+        return at_ns.astype(np.float64)
+    paused = np.concatenate([[0.0], np.cumsum(pauses[:, 1] - pauses[:, 0])])
+    working: npt.NDArray[np.float64] = at_ns - np.interp(at_ns, pauses.ravel(), np.repeat(paused, 2)[1:-1])
+    return working
+
+
 def _rates(told: RequestTimes) -> tuple[float | None, float | None, float | None]:
-    """Requests, generated tokens and prompt tokens a second, between the first arrival and the last end."""
-    if not told.end_ns or max(told.end_ns) <= min(told.arrival_ns):
+    """Requests, generated tokens and prompt tokens a second of work, between the first arrival and the last end."""
+    span = _working_ns(told, _span(told))
+    if not len(span) or span[1] <= span[0]:
         return None, None, None
-    seconds = (max(told.end_ns) - min(told.arrival_ns)) * 1e-9
+    seconds = float(span[1] - span[0]) * 1e-9
     whole = told.total / len(told.end_ns)  # rows stand for more requests where every second one was dropped
     prompts = [count for count in told.prompt_tokens if count is not None]
     per_s = sum(prompts) * whole / seconds if len(prompts) == len(told.end_ns) else None
@@ -93,14 +122,14 @@ def _rates(told: RequestTimes) -> tuple[float | None, float | None, float | None
 
 
 def _in_flight(told: RequestTimes) -> tuple[float | None, int | None]:
-    """Mean over time, and most, of the requests that had arrived and not ended."""
+    """Mean over the time of work, and most, of the requests that had arrived and not ended."""
     if not told.end_ns or told.stride > 1:
         return None, None
     at = np.concatenate([told.arrival_ns, told.end_ns]).astype(np.int64)
     change = np.concatenate([np.ones(len(told.arrival_ns)), -np.ones(len(told.end_ns))])
     order = np.lexsort((change, at))  # of one moment: first those that end
     open_ = np.cumsum(change[order])
-    spans = np.diff(at[order])
+    spans = np.diff(_working_ns(told, at[order]))
     total = spans.sum()
     return (float((open_[:-1] * spans).sum() / total) if total else None), int(open_.max())
 

@@ -15,6 +15,7 @@ from torch import nn
 import probe
 from probe.api import load
 from probe.collectors import kineto_log
+from probe.collectors.torch_profiler import Recording
 from probe.session import annotate, annotate_modules, annotation, profile
 from probe.trace import MODULE_PREFIX, RANGE_PREFIX
 
@@ -91,6 +92,32 @@ class Domain:
 
     def pop_range(self) -> None:
         self.said.append("end")
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_range_that_outlives_its_recording_does_not_end_in_another(
+    monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    """torch has freed its event by then, and would write into it."""
+    left: list[object] = []
+    monkeypatch.setattr(annotation, "left_open", left)
+    ours, later = Recording(shapes=False), Recording(shapes=False)
+    outlives, within, after = (annotate(name, fast=fast) for name in ("outlives", "within", "after"))
+    ours.start()
+    with within, outlives, after:
+        pass
+    assert left == []  # ended as usual
+    outlives.__enter__()
+    after.__enter__()
+    ours.stop()
+    after.__exit__(None, None, None)
+    assert left == []  # nobody records: torch looks at nothing
+    later.start()
+    outlives.__exit__(None, None, None)
+    with within:
+        pass
+    assert len(left) == 1
+    later.stop()
 
 
 @pytest.fixture

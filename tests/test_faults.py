@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -26,6 +29,8 @@ import pytest
 import torch
 
 import probe
+from probe import files
+from probe.errors import RunError
 from probe.runs.run import load
 from probe.session import Session, ownership, profile
 
@@ -323,6 +328,44 @@ def test_signals_that_the_program_handles_and_one_that_nobody_can(tmp_path: Path
     assert done.stdout.split() == [bare, "8"]
     run = load(tmp_path / "r")
     assert run.main.status == "running" and len(run.traces) == 1
+
+
+def killed_at(flush: int, path: Path) -> int:
+    """The end of a child that trains under observation and is killed where a file is flushed for the n-th time."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        real, calls = files._flush, itertools.count(1)
+        files._flush = lambda place: os.kill(os.getpid(), signal.SIGKILL) if next(calls) == flush else real(place)
+        observed(path, telemetry=False)
+    finally:
+        os._exit(0)
+
+
+# What is flushed, a file before it has its name and its directory after that: the part as the run begins, the tensors
+# of a step, the trace, the part as the cycle ends, the part as the run does.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # Python 3.12 on; we mean it
+@pytest.mark.parametrize("flush", range(1, 11))
+def test_a_kill_between_any_two_writes_leaves_a_run_up_to_the_last_whole_part(tmp_path: Path, flush: int) -> None:
+    assert killed_at(flush, tmp_path / "r") == -signal.SIGKILL
+    there = sorted(p.name for p in (tmp_path / "r").iterdir() if not p.name.startswith("."))
+    for name in there:
+        assert not name.endswith(".gz") or json.loads(gzip.decompress((tmp_path / "r" / name).read_bytes()))
+    if flush == 1:
+        assert there == []
+        with pytest.raises(RunError, match=r"no run\.json in it"):
+            load(tmp_path / "r")
+        return
+    run = load(tmp_path / "r")
+    cycle_is_told = flush >= 8
+    assert run.main.status == ("finished" if flush == 10 else "running")
+    assert run.main.steps.total == (STEPS if flush == 10 else 8 if cycle_is_told else 0)
+    assert len(run.traces) == cycle_is_told and len(there) == min(3, 1 + (flush - 2) // 2)
+
+
+def test_after_the_last_write_nobody_is_killed(tmp_path: Path) -> None:
+    assert killed_at(11, tmp_path / "r") == 0  # so the ten above are all there are
 
 
 SPAWNING = """

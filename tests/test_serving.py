@@ -27,7 +27,9 @@ from probe.results.telemetry import Samples, Telemetry
 from probe.runs.run import RankPart, StepTimes, decode, encode, load
 from probe.session import profile
 from probe.session import requests as marks
+from probe.session import session as sessions
 from probe.session.requests import Request, RequestLog, gap_bin
+from probe.session.schedule import Tracer
 
 MS = 1_000_000
 NAN = float("nan")
@@ -159,8 +161,62 @@ def test_rates_and_requests_in_flight() -> None:
     assert serving_use(None, SERVED, Telemetry(), {}) is None
 
 
+def test_pauses_of_probes_own_are_in_no_rate_and_no_mean() -> None:
+    told = RequestTimes(
+        2, 0, 0, 1, (100 * MS, 500 * MS), (None, None), (1200 * MS, 650 * MS), (4, 4), (10, 20), {},
+        ((0, 50 * MS), (200 * MS, 600 * MS), (700 * MS, 1100 * MS), (1150 * MS, 1300 * MS)),
+    )  # fmt: skip
+    found = serving_use(told, SERVED, Telemetry(), {})
+    assert found is not None and found.paused_s == pytest.approx(0.85)
+    assert found.requests_per_s == pytest.approx(2 / 0.25) and found.tokens_per_s == pytest.approx(30 / 0.25)
+    assert found.mean_in_flight == pytest.approx((100 + 2 * 50 + 100) / 250) and found.most_in_flight == 2
+    assert found.request_latency is not None and found.request_latency.max_s == pytest.approx(1.1)  # as clients saw it
+    only = RequestTimes(1, 0, 0, 1, (100 * MS,), (None,), (200 * MS,), (1,), (1,), {}, ((0, 300 * MS),))
+    found = serving_use(only, SERVED, Telemetry(), {})
+    assert found is not None and found.requests_per_s is None and found.mean_in_flight is None
+
+
+def test_a_session_notes_when_it_makes_the_loop_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = Tracer.edge
+    with clock(monkeypatch) as at:
+        monkeypatch.setattr(sessions, "perf_counter_ns", marks.perf_counter_ns)
+        begins = iter((200, 700))
+
+        def slow(self: Tracer, steps: int, duration_ns: int) -> bool:
+            at(next(begins) + 400)
+            return edge(self, steps, duration_ns)
+
+        monkeypatch.setattr(Tracer, "edge", slow)
+        with profile(tmp_path / "r", wait=1, warmup=0, active=1, telemetry=False) as prof:
+            prof.quiet = True
+            at(100)
+            request = prof.request()
+            for ms in (200, 700, 1110):  # the first ends calibration, the second the recording; then nothing is done
+                at(ms)
+                prof.step()
+            at(1200)
+            request.end()
+    told = load(tmp_path / "r").main.requests
+    assert told is not None and told.pauses_ns == ((200 * MS, 600 * MS), (700 * MS, 1100 * MS))
+    found = serving_use(told, SERVED, Telemetry(), {})
+    assert found is not None and found.requests_per_s == pytest.approx(1 / 0.3) and found.mean_in_flight == 1
+
+
+def test_pauses_are_bounded_and_begin_with_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "MOST_PAUSES", 8)
+    log = RequestLog()
+    log.pause(0, 5 * MS)
+    Request(log).end()
+    log.pause(MS, MS + 50_000)
+    for number in range(1, 21):
+        log.pause(number * 100 * MS, (number * 100 + number) * MS)
+    told = log.times(0)
+    assert told is not None and len(told.pauses_ns) < 8
+    assert {end - begin for begin, end in told.pauses_ns} >= {17 * MS, 18 * MS, 19 * MS, 20 * MS}
+
+
 def test_requests_are_kept_with_the_run() -> None:
-    told = RequestTimes(1, 0, 0, 1, (5,), (None,), (9,), (None,), (0,), {"3": 4})
+    told = RequestTimes(1, 0, 0, 1, (5,), (None,), (9,), (None,), (0,), {"3": 4}, ((6, 7),))
     assert decode(encode(RankPart(requests=told)), "here").requests == told
     assert decode(encode(RankPart()), "here").requests is None
 

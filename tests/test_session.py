@@ -257,6 +257,29 @@ def test_fewer_steps_are_recorded_where_the_pause_would_be_too_long(tmp_path: Pa
     assert cycle.note is not None and f"{cycle.steps} of 50 steps" in cycle.note
 
 
+def test_a_loop_that_ends_early_says_one_number_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("probe.session.schedule.plan", lambda *_: Plan(6, True, 0.1, "6 of 40 steps: many events"))
+    with profile(tmp_path / "r", wait=1, warmup=0, active=40, telemetry=False) as prof:
+        loop(prof, 5)
+    (cycle,) = load(tmp_path / "r").main.cycles
+    assert (cycle.steps, cycle.requested_steps) == (4, 40)
+    assert cycle.note == "4 of 40 steps: the loop ended while it was being recorded"
+    assert prof.warnings == [f"recorded less than asked: {cycle.note}"]
+    line = capsys.readouterr().err
+    assert line.startswith("probe: 4 of 40 steps recorded, ") and "6 of" not in line
+
+
+def test_of_many_cycles_that_lack_something_one_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = (Plan(1, True, 0.1, f"1 of 3 steps: {events} events") for events in range(10))
+    monkeypatch.setattr("probe.session.schedule.plan", lambda *_: next(plans))
+    with profile(tmp_path / "r", wait=1, warmup=0, repeat=3, telemetry=False) as prof:
+        loop(prof, 10)
+    assert [cycle.note for cycle in load(tmp_path / "r").main.cycles] == [f"1 of 3 steps: {n} events" for n in range(3)]
+    assert prof.warnings == ["recorded less than asked: 1 of 3 steps: 0 events; pass a larger max_pause_s= for more"]
+
+
 def test_no_trace_where_one_step_is_too_much(tmp_path: Path) -> None:
     with profile(tmp_path / "r", wait=1, warmup=1, active=1, max_pause_s=1e-6) as prof:
         loop(prof, 5)

@@ -126,7 +126,7 @@ def test_an_interruption_inside_of_step_passes_and_the_trace_is_kept(
         "probe.session.session.find_place",
         "probe.session.session.join_directory",
         "probe.session.session.write_part",
-        "probe.session.session._say",
+        "probe.session.session.say",
         "probe.session.snapshot.describe",
         "probe.session.snapshot.step_times",
         "probe.session.schedule.import_torch",

@@ -5,6 +5,8 @@ is left recording at exit (which makes the interpreter crash). What was found ou
 
 - A second profiler started while one records silently empties the first; stopping the first then empties the second.
   Starting one that was prepared before another one ran is a segmentation fault. Hence the flag and `foreign_profiler`.
+- The events of a recording that was emptied or stopped are freed. A range that it saw begin must not end while another
+  records: torch would write into what was freed, which crashes at once or later (`may_end`).
 - The first prepare_trace imports torch._inductor.config, 1-2 s: `import_torch` pays that before training starts.
 - Kineto reads KINETO_LOG_LEVEL once, at the first prepare of the process, and otherwise prints on standard error.
 - Export to a full disk or a missing directory logs and returns; only the file tells.
@@ -18,6 +20,7 @@ import gzip
 import importlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +38,9 @@ _CHUNK = 1 << 20
 # torch.autograd.profiler._is_profiler_enabled while our profiler is prepared, or records: false and true as torch's
 # own values are, yet no bool. Any other profiler that starts or stops writes a bool over it.
 _PREPARED, _RECORDING = 0, 1
+
+left_open: list[Any] = []  # ranges of recordings that are gone; even to drop one would end it
+_now: Recording | None = None  # the recording of ours that was started last, until it is stopped
 
 
 def import_torch() -> None:
@@ -59,6 +65,19 @@ def foreign_profiler() -> str | None:
     if "ProfilerStep" in getattr(tracker, "_step_dict", {}):
         return "a torch.profiler.profile of the program is in use"
     return None
+
+
+def recording_now() -> object:
+    """Which recording of ours goes on; None where none does, or another profiler has emptied it."""
+    if _now is None:
+        return None
+    flag = sys.modules["torch.autograd.profiler"]._is_profiler_enabled  # as `lost`, but for hot paths
+    return _now if type(flag) is int else None
+
+
+def may_end(begun_in: object) -> bool:
+    """Whether a range may end that was begun in `begun_in`, as `recording_now` told; else keep it in `left_open`."""
+    return begun_in is recording_now() or not _autograd()._profiler_enabled()
 
 
 class Marking(Protocol):
@@ -110,6 +129,16 @@ class Recording:
                 self._marking.install()
             self._profile.start_trace()
         _autograd().profiler._is_profiler_enabled = _RECORDING
+        self._is_now()
+
+    def _is_now(self) -> None:
+        global _now
+        _now = self
+
+    def _was_now(self) -> None:
+        global _now
+        if _now is self:
+            _now = None
 
     def add_metadata(self, key: str, **numbers: int) -> None:
         """An object of numbers for the top level of the trace; before `start`."""
@@ -128,7 +157,9 @@ class Recording:
     def end_mark(self) -> None:
         """Close the mark that is open, if any."""
         mark, self._mark = self._mark, None
-        if mark is not None:
+        if mark is not None and self.lost:
+            left_open.append(mark)
+        elif mark is not None:
             mark.__exit__(None, None, None)
 
     @property
@@ -144,6 +175,7 @@ class Recording:
             self.abandon()
             return
         self.state = "stopped"
+        self._was_now()
         with self._timed("stop"):
             self._profile.stop_trace()
             self._unmark()
@@ -184,7 +216,10 @@ class Recording:
 
     def abandon(self) -> None:
         """Leave without a trace: stop where it is ours to stop, else leave the other profiler alone."""
+        if self.lost:
+            self.end_mark()
         state, self.state = self.state, "stopped"
+        self._was_now()
         self._mark = None
         self._unmark()
         if state == "prepared" and self._flag_is(_PREPARED) and foreign_profiler() is None:

@@ -23,6 +23,7 @@ class RequestTimes:
     prompt_tokens: tuple[int | None, ...] = ()
     tokens: tuple[int, ...] = ()
     gaps: dict[str, int] = field(default_factory=dict)  # between tokens: log_GAP_RATIO(ns), rounded down -> how many
+    pauses_ns: tuple[tuple[int, int], ...] = ()  # begin and end of each in which probe itself made the loop stand
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class ServingUse:
     time_to_first_token: Latency | None = None
     inter_token_latency: Latency | None = None
     request_latency: Latency | None = None
+    paused_s: float | None = None  # between first arrival and last end, by probe itself; in no rate and no mean
     mean_in_flight: float | None = None
     most_in_flight: int | None = None
     mean_batch: float | None = None  # sequences in a step, by step(samples=)

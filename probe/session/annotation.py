@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from probe.collectors.phases import Mark, OpenPhases
+from probe.collectors.torch_profiler import left_open, may_end, recording_now
 from probe.session.modules import ModuleRanges, range_maker
 from probe.trace import MODULE_PREFIX, RANGE_PREFIX
 
@@ -33,7 +34,7 @@ class annotate:  # noqa: N801 - used as a verb: `with annotate("loss"):`, `@anno
     def __init__(self, name: str, *, fast: bool = False) -> None:
         self.name = str(name)
         self._fast = fast
-        self._open: list[Any] = []
+        self._open: list[tuple[Any, object]] = []  # ranges, each with the recording that it was begun in
         self._noted: list[tuple[OpenPhases, Mark | None]] = []  # phases of a session, each with what leaves it
         self._domain = nvtx_domain()
         self._event = None if self._domain is None else self._domain.get_event_attributes(message=self.name)
@@ -41,7 +42,7 @@ class annotate:  # noqa: N801 - used as a verb: `with annotate("loss"):`, `@anno
     def __enter__(self) -> annotate:
         if self._domain is not None:
             self._domain.push_range(self._event)
-        self._open.append(_begin(self.name, fast=self._fast) if _records() else None)
+        self._open.append((_begin(self.name, fast=self._fast), recording_now()) if _records() else (None, None))
         phases = _phases  # another thread may end the session meanwhile
         if phases is not None:
             self._noted.append((phases, phases.enter(self.name)))
@@ -54,9 +55,11 @@ class annotate:  # noqa: N801 - used as a verb: `with annotate("loss"):`, `@anno
             phases, phase = self._noted.pop()
             if phase is not None:
                 phases.leave(phase)
-        mark = self._open.pop() if self._open else None
-        if mark is not None:
+        mark, begun_in = self._open.pop() if self._open else (None, None)
+        if mark is not None and may_end(begun_in):
             mark.__exit__(kind, error, traceback)
+        elif mark is not None:
+            left_open.append(mark)
         if self._domain is not None:
             self._domain.pop_range()
 

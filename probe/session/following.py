@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from time import perf_counter_ns
 
-from probe.session.steps import StepLog
+from probe.session.steps import NEVER, StepLog
 
 EVERY_S = 10.0
 MOST_POINTS = 50  # at once; more steps than that become means
@@ -87,3 +87,43 @@ class Following:
     def _column(self, name: str, rows: range) -> list[float]:
         column = self._log.columns.get(name)
         return [] if column is None else list(column[rows.start : rows.stop])
+
+
+class Followers:
+    """All who are told of a session's steps. None of the methods raises: what those who follow raise is theirs."""
+
+    def __init__(self, log: StepLog, warn: Callable[[str], None]) -> None:
+        self._log = log
+        self._warn = warn
+        self._all: list[Following] = []
+
+    def add(self, tell: Tell, every_s: float, close: Callable[[], None] | None) -> None:
+        """One more."""
+        self._all.append(Following(self._log, tell, every_s, close))
+
+    def tell(self, steps: int, step_ns: int) -> int:
+        """Tell those whose time it is; the number of steps at which to come again. One who raises is told no more."""
+        again = NEVER
+        for follower in tuple(self._all):
+            try:
+                if follower.due:
+                    follower.flush(steps)
+            except Exception as error:
+                self._all.remove(follower)
+                self._warn(f"one who follows the run is told no more: {type(error).__name__}: {error}")
+            else:
+                again = min(again, steps + follower.pace(step_ns))
+        return again
+
+    def end(self, steps: int) -> None:
+        """The run is over: tell the last steps."""
+        followers, self._all = self._all, []
+        for follower in followers:
+            try:
+                follower.end(steps)
+            except Exception as error:
+                self._warn(f"one who follows the run was not told all: {type(error).__name__}: {error}")
+
+    def forget(self) -> None:
+        """This is a forked child: those who follow are the parent's."""
+        self._all = []

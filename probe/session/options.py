@@ -89,17 +89,33 @@ class Options:
     def phases(self, *, calibrated: bool, asked: bool = False) -> list[tuple[Phase, int]]:
         """Phases of one cycle with their lengths in steps; a step is given to calibration where one can be.
 
-        asked: it begins when it was asked for, and waits no more.
+        asked: it begins when it was asked for, and waits no more. Its calibration is a step more: a recognised step
+        may end within the optimizer's own range, which must not begin in one recording and end in the next.
         The last warm-up step may be recorded for its tensors: what it is slowed down by then does not matter.
         """
         wait, warmup = 0 if asked else self.wait, self.warmup
         calibrate = 0 if calibrated else min(1, wait + warmup)
         if wait:
             wait -= calibrate
-        else:
+        elif not asked:
             warmup -= calibrate
         tensors = min(1, warmup)
         return [
             ("wait", wait), ("calibrate", calibrate), ("warmup", warmup - tensors), ("tensors", tensors),
             ("active", self.active),
         ]  # fmt: skip
+
+
+def as_memory(memory: Any) -> Any:
+    """Anything but a text means whether or not; Options refuses other texts."""
+    return memory if isinstance(memory, str) else bool(memory)
+
+
+def as_ranks(ranks: Any) -> str | tuple[int, ...]:
+    """A word, or the numbers of an iterable. Raises UsageError for anything else."""
+    if isinstance(ranks, str):
+        return ranks
+    try:
+        return tuple(ranks)
+    except TypeError:
+        raise UsageError(f'profile(ranks={ranks!r}): give "first", "all", "slowest" or a list of ranks') from None

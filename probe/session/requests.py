@@ -1,4 +1,7 @@
-"""When did each request to a server arrive, get its first token, and end? Noted from any thread, kept bounded."""
+"""When did each request to a server arrive, get its first token, and end? Noted from any thread, kept bounded.
+
+And when did probe itself make the loop stand? Nobody was served then, and rates leave it out.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from types import TracebackType
 from probe.results.serving import GAP_RATIO, RequestTimes
 
 CAPACITY = 100_000  # rows; past it every second one is dropped, again and again
+LEAST_PAUSE_NS = 100_000  # shorter ones, as between two recorded steps, are not worth a row
+MOST_PAUSES = 10_000  # past it the shorter half is forgotten, and those that are as short as that from then on
 _NONE = -1
 _LOG_RATIO = math.log(GAP_RATIO)
 
@@ -79,6 +84,8 @@ class RequestLog:
         self._capacity = capacity
         self._stride = 1
         self._begun = self._total = self._failed = 0
+        self._pauses: list[tuple[int, int]] = []
+        self._least_pause_ns = LEAST_PAUSE_NS
 
     def begin(self) -> None:
         """A request has arrived."""
@@ -100,6 +107,15 @@ class RequestLog:
                     del column[1::2]
                 self._stride *= 2
 
+    def pause(self, begin_ns: int, end_ns: int) -> None:
+        """In between, probe made the loop stand; for the loop's thread. Nothing where nobody has asked yet."""
+        if not self._begun or end_ns - begin_ns < self._least_pause_ns:
+            return
+        self._pauses.append((begin_ns, end_ns))
+        if len(self._pauses) >= MOST_PAUSES:
+            self._least_pause_ns = sorted(end - begin for begin, end in self._pauses)[len(self._pauses) // 2] + 1
+            self._pauses = [(begin, end) for begin, end in self._pauses if end - begin >= self._least_pause_ns]
+
     def times(self, opened_ns: int) -> RequestTimes | None:
         """What run.json keeps; None where there was no request."""
         with self._lock:
@@ -113,6 +129,7 @@ class RequestLog:
                 tuple(t - opened_ns for t in end),
                 tuple(None if n == _NONE else n for n in prompt), tuple(tokens),
                 {str(bin_): count for bin_, count in sorted(self._gaps.items())},
+                tuple((begin - opened_ns, end - opened_ns) for begin, end in self._pauses),
             )  # fmt: skip
 
 

@@ -17,17 +17,16 @@ from probe.collectors.memory_history import MemoryHistory
 from probe.collectors.pause_budget import FASTEST_EVENT_S, SAFETY, PauseModel, Plan, plan
 from probe.collectors.torch_profiler import Marking, Recording, foreign_profiler, import_torch
 from probe.runs.run import Cycle, memory_name, tensors_name, trace_name
+from probe.session.closing import TELLING_S
 from probe.session.launch import Place, exchanged, initialised_distributed
 from probe.session.options import SNAPSHOT, Options, Phase
 from probe.session.rotation import rotated
-from probe.session.steps import StepLog
+from probe.session.steps import NEVER, StepLog
 from probe.session.threads import computing_threads
 from probe.session.watch import Watch
 from probe.trace import TENSORS_MARK
 
 SLOWEST_WAIT_S = 5.0  # for the other ranks, which are at the same step
-NEVER = 1 << 62  # a step number that no loop reaches
-TELLING_S = 0.1  # a pause that nobody bounded is told from here on
 LONGER_STEP = 2.0  # recording alone can double a step's time; what is longer than that has more events
 
 
@@ -134,7 +133,7 @@ class Tracer:
             recording.end_mark()
         lost = recording is None or recording.lost
         if self.phase == "active" and not lost and (self._durations or raised):
-            self._end_cycle(steps, note="the loop ended while it was being recorded", cut_short=steps)
+            self._end_cycle(steps, early="the loop ended while it was being recorded", cut_short=steps)
         else:
             self.abandon()
         if self.reason is None and not any(cycle.file for cycle in self.cycles):
@@ -269,8 +268,6 @@ class Tracer:
             self._plan = None
             return
         self._plan = plan(self._model, self._calibrated[1], self.options.active, self.options.max_pause_s)
-        if self._plan.steps and self._plan.reason:
-            self._warn(f"recorded less than asked: {self._plan.reason}; pass a larger max_pause_s= for more")
 
     def _begin_tensors(self, steps: int) -> None:
         """Record the next step for its tensors, where that costs little; else it is a warm-up step like the others."""
@@ -326,7 +323,7 @@ class Tracer:
             self._mark(steps)
             return False
         full = len(self._durations) >= self._wanted
-        self._end_cycle(steps, note=None if full else "a step was longer than the calibration step")
+        self._end_cycle(steps, early=None if full else "one more would have made the pause too long")
         return True
 
     @property
@@ -348,8 +345,8 @@ class Tracer:
         shapes = self._plan is None or self._plan.shapes
         return self._model.pause_s(self._events + step, shapes=shapes) <= self.options.max_pause_s
 
-    def _end_cycle(self, steps: int, *, note: str | None = None, cut_short: int | None = None) -> None:
-        """Stop, export, note the cycle and enter the next one."""
+    def _end_cycle(self, steps: int, *, early: str | None = None, cut_short: int | None = None) -> None:
+        """Stop, export, note the cycle and enter the next one. early: why it has fewer steps than were planned."""
         recording = self._recording  # kept until all is done: an interruption on the way leads to `finish`
         assert recording is not None
         self.due = NEVER
@@ -366,11 +363,23 @@ class Tracer:
             self._note(recording, None, None, f"{type(error).__name__}: {error}", shapes=shapes)
             self._give_up(f"the trace could not be written: {os.strerror(error.errno) if error.errno else error}")
         else:
-            self._note(recording, path.name, size, note, shapes=shapes, tensors=tensors, memory=memory)
+            less = self._why_less(early)
+            self._note(recording, path.name, size, less, shapes=shapes, tensors=tensors, memory=memory)
+            if less is not None and all(cycle.note is None for cycle in self.cycles[:-1]):  # of many cycles once
+                more = "" if cut_short is not None and shapes else "; pass a larger max_pause_s= for more"
+                self._warn(f"recorded less than asked: {less}{more}")
         self._recording = None
         self._index += 1
         self._make_room()
         self._after_cycle(steps, over=cut_short is not None)
+
+    def _why_less(self, early: str | None) -> str | None:
+        """What the cycle lacks of what was asked for, and why; None where it has all."""
+        planned = self._plan.reason if self._plan is not None else None
+        if early is None:
+            return planned
+        shapes = "" if self._plan is None or self._plan.shapes else "; no shapes, for a short pause"
+        return f"{len(self._durations)} of {self.options.active} steps: {early}{shapes}"
 
     def _keep_tensors(self) -> str | None:
         """Put away the tensors of the cycle; the name of their file, None where there is none."""
@@ -427,7 +436,7 @@ class Tracer:
             partial=len(self._durations) < self.options.active,
             pause_s=recording.pause_s,
             predicted_pause_s=self._plan.pause_s if self._plan is not None else None,
-            note=note or (self._plan.reason if self._plan is not None else None),
+            note=note,
             memory=memory,
             trigger=self._trigger,
         )

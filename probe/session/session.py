@@ -1,14 +1,13 @@
 """What is `probe.profile`? One training loop under observation, and never in its way.
 
-Nothing that probe does raises into the loop: every entry point runs under a guard that turns an error into a warning
-and gives up recording; the user's own exceptions pass unchanged. What this module owns is the guard, the ownership of
-the process (one session at a time), and what is written when. The phases are in schedule.py, the format in run.py.
+Nothing that probe does raises into the loop: every entry point runs under a guard (guard.py) that turns an error into
+a warning and gives up recording; the user's own exceptions pass unchanged. What this module owns is the life of a
+session: from new over open to closed, and what is written when. The phases are in schedule.py, the format in run.py.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
@@ -20,26 +19,27 @@ from typing import Any, TypeVar, cast
 
 from probe.collectors.telemetry import Telemetry, settings_of
 from probe.errors import ProbeError, UsageError
-from probe.runs.run import RankPart, is_run, part_name, write_part
+from probe.runs.run import Cycle, RankPart, is_run, part_name, write_part
 from probe.session import ownership, snapshot
 from probe.session.annotation import annotate, note_phases
 from probe.session.batches import Batches
 from probe.session.beside import begun
-from probe.session.following import EVERY_S, Following, Tell
+from probe.session.closing import Closing, last_line, say
+from probe.session.following import EVERY_S, Followers, Tell
 from probe.session.graph import GraphOfModel
+from probe.session.guard import Guard
 from probe.session.launch import Place, default_path, find_place, join_directory
 from probe.session.modules import ModuleRanges
 from probe.session.off import OFF, NoAnalysis
-from probe.session.options import Options
+from probe.session.options import Options, as_memory, as_ranks
 from probe.session.requests import NO_REQUEST, Request, RequestLog
-from probe.session.schedule import NEVER, TELLING_S, Tracer
-from probe.session.steps import StepLog
+from probe.session.schedule import Tracer
+from probe.session.steps import NEVER, StepLog
 
 __all__ = ["NoAnalysis", "Session", "annotate", "profile"]
 
 ANALYSE: Callable[[Path], Any] | None = None  # set by whoever imports the analyzer, which is above this module
 
-MAX_WARNINGS = 50  # a loop that does something odd in each of a million steps is told so once
 _NOBODY = -1  # no thread has this identity
 
 _Item = TypeVar("_Item")
@@ -88,27 +88,14 @@ def profile(
         raise UsageError(f"profile({path!r}): give the path of a run directory, or nothing")
     if tags is not None and not isinstance(tags, Mapping):
         raise UsageError(f"profile(tags={tags!r}): give a dictionary such as {{'team': 'vision'}}")
-    chosen = ranks if isinstance(ranks, str) else _as_ranks(ranks)
     settings_of(telemetry)  # refused now, not once training has begun
     beside = dict(telemetry) if isinstance(telemetry, Mapping) else telemetry
     asked = bool(on_demand) if on_demand is not None else every_s is not None or slow is not None
     options = Options(
-        wait, warmup, active, repeat, chosen, _as_memory(memory), bool(stacks), beside, max_pause_s, every_s, slow,
-        asked, keep, max_bytes,
+        wait, warmup, active, repeat, as_ranks(ranks), as_memory(memory), bool(stacks), beside, max_pause_s, every_s,
+        slow, asked, keep, max_bytes,
     )  # fmt: skip
     return Session(Path(path) if path is not None else None, options, dict(tags or {}), model=model)
-
-
-def _as_memory(memory: Any) -> Any:
-    """Anything but a text means whether or not; Options refuses other texts."""
-    return memory if isinstance(memory, str) else bool(memory)
-
-
-def _as_ranks(ranks: Any) -> tuple[int, ...]:
-    try:
-        return tuple(ranks)
-    except TypeError:
-        raise UsageError(f'profile(ranks={ranks!r}): give "first", "all", "slowest" or a list of ranks') from None
 
 
 class Session:
@@ -125,7 +112,9 @@ class Session:
         self, path: Path | None, options: Options, tags: dict[str, Any], *, model: object = None, graph: bool = True
     ) -> None:
         self.path = None
-        self.warnings = []
+        self._guard = Guard(self._give_up)
+        self._warn = self._guard.warn
+        self.warnings = self._guard.warnings
         self.quiet = False  # True: no line at the end
         self.options = options
         self._asked = path
@@ -136,7 +125,7 @@ class Session:
         self._keep = self._log.durations_ns.append
         self._mask = 0  # steps with a bit of it set are not kept
         self._requests = RequestLog()
-        self._followers: list[Following] = []
+        self._followers = Followers(self._log, self._warn)
         self._tracer: Tracer | None = None
         self._telemetry: Telemetry | None = None
         self._place = Place()
@@ -149,8 +138,7 @@ class Session:
         self._begin = 0  # ns: start of the current step
         self._opened = 0  # ns: start of the block
         self._waited = 0  # ns: wait for data in the current step
-        self._closed_ns = 0  # ns: end of the last thing that leaving the block waited for
-        self._closing_s: dict[str, float] = {}
+        self._closing = Closing()
 
     def __enter__(self) -> Session:
         if self._state != "new":
@@ -218,7 +206,7 @@ class Session:
         if self._state != "open":
             self._warn("follow() was called outside of the `with` block; nobody is told")
             return
-        self._followers.append(Following(self._log, tell, every_s, close))
+        self._followers.add(tell, every_s, close)
         self._due = min(self._due, self._steps + 1)
 
     def request(self, prompt_tokens: int | None = None) -> Request:
@@ -241,16 +229,7 @@ class Session:
         except Exception as error:  # a defect of the analyzer's must not end the training script
             return NoAnalysis(f"{type(error).__name__}: {error}; run: probe analyze {self.path}")
 
-    # --- what follows runs under the guard, or is the guard -----------------------------------------------------
-
-    def _guard(self, doing: str, action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run `action`; an error becomes a warning and the end of recording. Interruptions pass."""
-        try:
-            return action(*args, **kwargs)
-        except Exception as error:
-            self._warn(f"{doing} failed: {type(error).__name__}: {error}")
-        self._give_up(doing)
-        return None
+    # --- what follows runs under the guard ----------------------------------------------------------------------
 
     def _give_up(self, doing: str) -> None:
         tracer = self._tracer
@@ -261,10 +240,6 @@ class Session:
             tracer.abandon()
         except Exception as error:
             self._warn(f"ending the recording failed: {type(error).__name__}: {error}")
-
-    def _warn(self, text: str) -> None:
-        if text not in self.warnings and len(self.warnings) < MAX_WARNINGS:
-            self.warnings.append(text)
 
     def _open(self) -> None:
         """Take the process, a directory, and begin the first cycle."""
@@ -311,30 +286,11 @@ class Session:
             if ended or tracer.due == NEVER:
                 self._guard("writing the run", self._save)
         self._due = min(tracer.due if tracer is not None else NEVER, self._log.full_at)
-        for follower in tuple(self._followers):
-            self._tell(follower, step, now - self._begin)
+        self._due = min(self._due, self._followers.tell(step, now - self._begin))
         if self._telemetry is not None and tracer is not None:
             self._telemetry.mark(tracer.phase, step, perf_counter_ns(), now)
         self._begin = perf_counter_ns()
-
-    def _tell(self, follower: Following, step: int, step_ns: int) -> None:
-        """What those who follow raise is theirs: they are told no more, and recording goes on."""
-        try:
-            if follower.due:
-                follower.flush(step)
-        except Exception as error:
-            self._followers.remove(follower)
-            self._warn(f"one who follows the run is told no more: {type(error).__name__}: {error}")
-            return
-        self._due = min(self._due, step + follower.pace(step_ns))
-
-    def _end_followers(self) -> None:
-        followers, self._followers = self._followers, []
-        for follower in followers:
-            try:
-                follower.end(self._steps)
-            except Exception as error:
-                self._warn(f"one who follows the run was not told all: {type(error).__name__}: {error}")
+        self._requests.pause(now, self._begin)
 
     def _follow_model(self) -> None:
         """Look at the model's calls in the phases before recording."""
@@ -370,60 +326,43 @@ class Session:
                 ownership.release(self)
 
     def _finish(self, status: str, *, raised: bool) -> None:
-        ended_ns = self._closed_ns = perf_counter_ns()
+        ended_ns = self._closing.begin()
         duration_s = (ended_ns - self._opened) * 1e-9
         if not self._steps:
             self._warn(f"no step() was called in {duration_s:.2f} s: call prof.step() at the end of each step")
         if self._tracer is not None:
             self._guard("ending the recording", self._tracer.finish, self._steps, raised=raised)
-            self._closed("recording")
+            self._closing.done("recording")
             if self._tracer.reason and self._tracer.chosen and not self._traces:
                 self._warn(f"no trace: {self._tracer.reason}")
         if self._graph is not None:
             self._graph.leave()
             if self._traces and self.path is not None and not raised:
                 self._graph.write(self.path, self._place.rank)
-                self._closed("graph")
+                self._closing.done("graph")
         note_phases(None)
         if self._telemetry is not None:
             self._telemetry.stop(ended_ns)
-            self._closed("telemetry")
-        self._end_followers()
+            self._closing.done("telemetry")
+        self._followers.end(self._steps)
+        self._requests.pause(ended_ns, perf_counter_ns())
         self._guard("writing the run", self._save, status)
         if self._place.rank == 0 and not self.quiet:
-            _say(self._summary())
-
-    def _closed(self, what: str) -> None:
-        """One thing that leaving the block waits for is done."""
-        before, self._closed_ns = self._closed_ns, perf_counter_ns()
-        self._closing_s[what] = (self._closed_ns - before) * 1e-9
+            closing = self._closing.told(self.options.max_pause_s)
+            say(last_line(self.path, self._steps, self._cycles, self.warnings, closing))
 
     @property
-    def _traces(self) -> list[Any]:
-        return [c for c in self._tracer.cycles if c.file] if self._tracer is not None else []
+    def _cycles(self) -> tuple[Cycle, ...]:
+        return tuple(self._tracer.cycles) if self._tracer is not None else ()
 
-    def _summary(self) -> str:
-        """The one line that is printed."""
-        traces = self._traces
-        if traces:
-            steps, pause_s = sum(c.steps for c in traces), max(c.end_pause_s for c in traces)
-            what = f"{steps} step{'s' if steps != 1 else ''} recorded, pause {pause_s:.2f} s"
-        else:
-            what = f"no trace, {self._steps} step times"
-        where = f"run in {self.path} — probe analyze {self.path}" if self.path is not None else "no run was written"
-        closing_s = sum(self._closing_s.values())
-        if closing_s > max(self.options.max_pause_s, TELLING_S):
-            largest = max(self._closing_s, key=lambda name: self._closing_s[name])
-            what += f", leaving the block took {closing_s:.1f} s ({largest} {self._closing_s[largest]:.1f} s)"
-        told = f" ({len(self.warnings)} warnings: {self.warnings[0]})" if len(self.warnings) > 1 else ""
-        told = f" (warning: {self.warnings[0]})" if len(self.warnings) == 1 else told
-        return f"probe: {what}, {where}{told}"
+    @property
+    def _traces(self) -> list[Cycle]:
+        return [cycle for cycle in self._cycles if cycle.file]
 
     def _save(self, status: str = "running") -> None:
         """Write this rank's part as it is now."""
         if self.path is None:
             return
-        cycles = tuple(self._tracer.cycles) if self._tracer is not None else ()
         reason = self._tracer.reason if self._tracer is not None else None
         waits = "data_wait_ns" in self._log.columns
         graph = self._graph
@@ -433,10 +372,10 @@ class Session:
             duration_s=(perf_counter_ns() - self._opened) * 1e-9,
             steps=snapshot.step_times(self._log, self._steps),
             metrics=snapshot.metrics(self._log),
-            cycles=cycles,
+            cycles=self._cycles,
             collected=snapshot.collected(
                 self.options,
-                cycles,
+                self._cycles,
                 self._steps,
                 reason,
                 waits=waits,
@@ -445,7 +384,7 @@ class Session:
                 telemetry=self._telemetry.collected() if self._telemetry is not None else "it failed to start",
             ),
             graph=graph.file if graph is not None else None,
-            closing_s=dict(self._closing_s),
+            closing_s=dict(self._closing.seconds),
             requests=self._requests.times(self._opened),
             telemetry=self._telemetry.describe() if self._telemetry is not None else {},
             warnings=tuple(self.warnings),
@@ -466,14 +405,4 @@ class Session:
         if self._telemetry is not None:
             self._telemetry.forget()
             self._telemetry = None
-        self._followers = []
-
-
-def _say(line: str) -> None:
-    """The only thing that a session prints: one line on standard error, where there is one."""
-    if sys.stderr is None:
-        return
-    try:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - the one place
-    except (OSError, ValueError):  # closed, or a pipe that nobody reads
-        return
+        self._followers.forget()

@@ -7,6 +7,7 @@ from array import array
 from dataclasses import dataclass, field
 
 CAPACITY = 1_000_000  # kept steps: 8 MB a column; past it every second one is dropped, again and again
+NEVER = 1 << 62  # a number of steps that no loop reaches
 COLUMNS = ("samples", "tokens", "micro_batches", "data_wait_ns")
 _MISSING = {"micro_batches": 1.0, "data_wait_ns": 0.0}
 
