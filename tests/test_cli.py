@@ -8,42 +8,18 @@ from typing import Any
 import pytest
 import run_builders
 from builders import GPU, gpu_step, op, step, write
+from command_lines import caller
 from typer.main import get_command
 
-from probe.cli import app, main
+from probe.cli import app
 
 SAMPLES = Path(__file__).parent.parent / "sample_traces"
-
-
-class Ran:
-    """What a command line printed, and its exit code."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    def assert_one_line(self, code: int, *words: str) -> None:
-        assert self.code == code, self.err
-        assert self.err.count("\n") == 1, self.err
-        assert self.err.startswith("probe: ")
-        assert "Traceback" not in self.err
-        for word in words:
-            assert word in self.err
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path) -> Ran:
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return Ran(code, out, err)
-
-    return call
+    return caller(capsys)
 
 
 @pytest.fixture

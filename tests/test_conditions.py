@@ -34,7 +34,7 @@ def test_what_is_not_known_cannot_pass_a_gate(analysis: probe.Analysis) -> None:
 
 
 def test_a_rule_that_does_not_exist() -> None:
-    with pytest.raises(UsageError, match="F06"):
+    with pytest.raises(UsageError, match=r"--fail-on code=F99: no rule .F99., did you mean F"):
         parse("code=F99")
 
 

@@ -26,10 +26,12 @@ def command(
     """
     from probe.cli.output import console, print_json, progress_bar, refuse_unwritable, write_text
     from probe.examine.sides import compare
+    from probe.examine.sources import refuse_absent
     from probe.report import compare as terminal
     from probe.report import compare_markdown
 
     refuse_unwritable(md)
+    refuse_absent(base, new)
     with progress_bar() as progress:
         found = compare(base, new, progress=progress)
     if md is not None:

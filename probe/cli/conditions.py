@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from probe.analyzers.rules.catalogue import RULES
+from probe.cli.options import code_of, size_of
 from probe.errors import GateFailed, InputError, UsageError
 from probe.results.analysis import Analysis
-from probe.units import format_bytes, format_fraction, format_time, parse_size
+from probe.units import format_bytes, format_fraction, format_time
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _FORM = "write it like saving>10%, step>200ms, peak_memory>20GiB or code=F06"
@@ -60,23 +60,16 @@ def _parse_one(text: str) -> Condition:
     if match is None:
         raise UsageError(f"--fail-on {text!r} is no condition; {_FORM}")
     if match[3]:
-        return Condition("code", 0.0, f"code={_known_code(match[3].upper())}")
+        return Condition("code", 0.0, f"code={code_of('--fail-on ' + text, match[3])}")
     return Condition(match[1], _limit(match[1], match[2], text), text)
-
-
-def _known_code(code: str) -> str:
-    known = sorted(rule.code for rule in RULES)
-    if code not in known:
-        raise UsageError(f"--fail-on code={code}: no such rule; there are {', '.join(known)}")
-    return code
 
 
 def _limit(what: str, amount: str, text: str) -> float:
     """The limit in SI units, or as a fraction."""
     if what == "peak_memory":
-        return float(parse_size(amount))
+        return float(size_of(f"--fail-on {text}", amount) or 0)
     units = {"%": 0.01} if what == "saving" else _SECONDS
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([%a-zµ]+)", amount)
     if match is None or match[2] not in units:
-        raise UsageError(f"--fail-on {text!r}: {amount!r} has no unit of {what}; {_FORM}")
+        raise UsageError(f"--fail-on {text!r}: {amount!r} is no number with a unit; {_FORM}")
     return float(match[1]) * units[match[2]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from probe.cli.options import Ranks, Steps, Window, ranks_of, steps_of, window_of
+from probe.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,8 +21,9 @@ def command(
     sources: Annotated[
         list[str],  # not Paths, which would mend the slashes of an address
         typer.Argument(
+            metavar="SOURCE",
             help="Run directory, trace (.json, .json.gz, .sqlite), or the traces of ranks: files, a "
-            "directory, a pattern."
+            "directory, a pattern.",
         ),
     ],
     output: Annotated[
@@ -55,6 +57,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
     """Write a trace for other tools: Chrome JSON, or tables with names resolved and times in nanoseconds (_ns).
+
     Times count from the first event of all ranks; JSON and Parquet say when that was (origin_unix_ns). The clocks of
     several ranks are set by the collectives they share. In CSV, text that a spreadsheet would take for a formula (it
     begins with = + - or @) gets an apostrophe in front.
@@ -63,6 +66,8 @@ def command(
     from probe.cli.output import progress_bar
     from probe.export import targets
 
+    if output in ("", "-"):
+        raise UsageError(f"-o {output!r}: no name of a file; give one, or leave -o out")
     source = sources[0]
     target = targets.choose(source, output, format, table or ())
     targets.refuse(target, source, force)

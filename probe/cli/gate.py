@@ -142,7 +142,9 @@ def record(
 
 @app.command("history")
 def history(
-    baselines: Annotated[list[Path], typer.Argument(help="Stored baselines, or directories of them.")],
+    baselines: Annotated[
+        list[Path], typer.Argument(metavar="BASELINE", help="Stored baselines, or directories of them.")
+    ],
     html: Annotated[Optional[Path], typer.Option("--html", help="Write a page with the curve.")] = None,
     as_json: AsJson = False,
     force: Force = False,

@@ -11,7 +11,9 @@ from probe.cli.options import AsJson, Price
 
 
 def command(
-    directory: Annotated[Path, typer.Argument(help="Where to look, and in the directories below it.")] = Path("runs"),
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where to look, and in the directories below it.")
+    ] = Path("runs"),
     by: Annotated[
         Optional[str],
         typer.Option("--by", metavar="TAG", help="Add up time, energy and cost by this tag; mark unusual spending."),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def command(
     suites: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[SUITE]...", help="What to measure; by default everything.")
+        Optional[list[str]], typer.Argument(metavar="SUITE", help="What to measure; by default everything.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     quick: Annotated[bool, typer.Option("--quick", help="A first impression in seconds.")] = False,
@@ -52,7 +52,6 @@ def command(
     refuse_unwritable(output, html)
     if path is not None and not path.is_dir():
         raise UsageError(f"--path {path}: no such directory; name one that you may write in")
-    refuse_same_file(output, html)
     place = launched_rank()
     if place.ranks > 1 and suites != ["collectives"]:
         raise UsageError(
@@ -77,12 +76,6 @@ def command(
         render(result, console())
     if result.interrupted:
         raise KeyboardInterrupt
-
-
-def refuse_same_file(output: Path | None, html: Path | None) -> None:
-    """UsageError where the object and the page would be written to one file; called before anything is measured."""
-    if output is not None and html is not None and output.resolve() == html.resolve():
-        raise UsageError(f"-o and --html name the same file, {output}; give two")
 
 
 def _store(result: MicrobenchResult) -> MicrobenchResult:

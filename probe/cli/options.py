@@ -10,6 +10,7 @@ import typer
 
 from probe.errors import UsageError
 from probe.results.scaling import ScalingMode
+from probe.units import parse_size
 
 _RANGE = re.compile(r"(\d{1,9})(?::(\d{1,9}))?")
 _MOST_RANKS = 1_000_000
@@ -17,13 +18,16 @@ MOST_SECONDS = 1e6  # of a budget; the system's calls that wait take no infinity
 
 SourceArgument = Annotated[
     Optional[str],  # not a Path, which would mend the slashes of an address
-    typer.Argument(help="Run directory or trace (.json, .json.gz); by default the newest run under ./runs."),
+    typer.Argument(
+        metavar="SOURCE", help="Run directory or trace (.json, .json.gz); by default the newest run under ./runs."
+    ),
 ]
 Sources = Annotated[
     Optional[list[str]],
     typer.Argument(
+        metavar="SOURCE",
         help="Run directory; trace (.json, .json.gz, .sqlite of Nsight Systems); directory, pattern or list of the "
-        "traces of many ranks. A path or an address (s3://…). By default the newest run under ./runs."
+        "traces of many ranks. A path or an address (s3://…). By default the newest run under ./runs.",
     ),
 ]
 Steps = Annotated[Optional[str], typer.Option("--steps", help="Only these steps, by number: 7, or 3:5 for 3 to 5.")]
@@ -60,7 +64,10 @@ def steps_of(text: str | None) -> tuple[int, int] | None:
     found = _RANGE.fullmatch(text)
     if found is None:
         raise UsageError(f"--steps {text}: not steps; write 7, or 3:5 for 3 to 5")
-    return int(found[1]), int(found[2] or found[1])
+    first, last = int(found[1]), int(found[2] or found[1])
+    if last < first:
+        raise UsageError(f"--steps {text}: it ends before it begins; write {last}:{first}")
+    return first, last
 
 
 def window_of(text: str | None) -> tuple[float, float] | None:
@@ -86,6 +93,8 @@ def ranks_of(text: str | None) -> frozenset[int] | None:
         if found is None:
             raise UsageError(f"--ranks {text}: not ranks; write 0,3 or 0-7")
         first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise UsageError(f"--ranks {text}: {first}-{last} ends before it begins; write {last}-{first}")
         if last - first > _MOST_RANKS:
             raise UsageError(f"--ranks {text}: more than {_MOST_RANKS} ranks")
         ranks.update(range(first, last + 1))
@@ -100,3 +109,32 @@ def scaling_of(text: str | None) -> ScalingMode | None:
     if text is not None:
         raise UsageError(f"--scaling {text}: write {', '.join(get_args(ScalingMode))}")
     return None
+
+
+def engine_of(text: str | None) -> str | None:
+    """Where ranks are to be read; UsageError for what is no engine, whether or not there are ranks to be read."""
+    from probe.executors.engine import DASK, ENGINES
+
+    if text is not None and text != "processes" and not text.startswith(DASK):
+        raise UsageError(f"--engine {text}: no such engine; use one of {ENGINES}")
+    return text
+
+
+def size_of(option: str, text: str | None) -> int | None:
+    """Bytes of a size that an option was given, such as 80GB."""
+    if text is None:
+        return None
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def code_of(option: str, text: str) -> str:
+    """The code of a rule, as F06, by which an option means it; UsageError, with the nearest ones, for no rule's."""
+    from probe.report.rules import find
+
+    try:
+        return find(text).code
+    except UsageError as error:
+        raise UsageError(f"{option}: {str(error).replace('--explain', 'probe analyze --explain')}") from None

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -59,28 +60,44 @@ def print_json(content: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a report; InputError where the path cannot be written. A link is followed, a device or pipe written to."""
-    target = path.resolve() if path.is_symlink() else path
-    if target.is_dir():
+    if path.is_dir():
         raise InputError(f"{path}: is a directory; give the name of a file")
     try:
-        if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file():  # asked of the link itself: /dev/stdout leads to a name that is none
+            path.write_text(text, encoding="utf-8")
         else:
-            write_atomically(target, text.encode())
+            write_atomically(path.resolve() if path.is_symlink() else path, text.encode())
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def refuse_unwritable(*paths: Path | None) -> None:
-    """UsageError where a file's directory is not there or it is one itself; called before any work is done."""
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
+    """UsageError where a file cannot be made, or two are to be the same one; called before any work is done."""
+    given = [path for path in paths if path is not None]
+    for path in given:
+        if not path.parent.is_dir():
             raise UsageError(f"{path}: there is no directory {path.parent}; make it or give another name")
-        if path is not None and path.is_dir():
+        if path.is_dir():
             raise UsageError(f"{path}: is a directory; give the name of a file")
+        if path.exists() and not path.is_file():
+            continue  # a device or pipe is written to as it is
+        if [other.resolve() for other in given].count(path.resolve()) > 1:
+            raise UsageError(f"{path}: the same file is named twice; give each report a name of its own")
+        refuse_closed(path, path.resolve().parent)
+
+
+def refuse_closed(path: Path, directory: Path) -> None:
+    """UsageError where no file can be made in the directory that `path` needs: tried, as rights alone do not tell."""
+    try:
+        with TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{path}: nothing can be written in {directory} ({error.strerror or error}); give another place"
+        ) from None
 
 
 def refuse_overwrite(path: Path | None, force: bool) -> None:
-    """UsageError where `path` exists and --force was not given; called before any work is done."""
-    if path is not None and path.exists() and not force:
+    """UsageError where `path` is a file and --force was not given; called before any work is done."""
+    if path is not None and path.is_file() and not force:
         raise UsageError(f"{path}: exists already and is kept; give another name or --force")

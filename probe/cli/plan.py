@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from typing import Annotated, Any, Optional
 
 import typer
 
-from probe.cli.options import AsJson
+from probe.cli.options import AsJson, size_of
 from probe.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Calculators: what fits, how long it takes, what it costs.")
@@ -54,7 +56,9 @@ def memory(
     if step is not None:
         from probe.planning.step_memory import step_memory
 
-        _show(step_memory(step), as_json)
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):  # standard output is for the object
+            found = step_memory(step)
+        _show(found, as_json)
         return
     shape = _shape(
         layers, hidden, heads, vocabulary, key_value_heads, intermediate, gated, tied, experts, experts_a_token
@@ -184,10 +188,9 @@ def _shape(layers: int | None, hidden: int | None, heads: int | None, vocabulary
 
 def _capacity(device: str | None, memory: str | None) -> float | None:
     from probe.analyzers.projection.devices import target
-    from probe.units import parse_size
 
-    if memory is not None:
-        size = parse_size(memory)
+    size = size_of("--memory", memory)
+    if size is not None:
         if size <= 0:
             raise UsageError(f"--memory {memory}: give a size above 0, such as 80GB")
         return float(size)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 from typer.core import TyperGroup
 
+from probe.cli.options import size_of
 from probe.errors import UsageError
-from probe.units import parse_size
 
+_ARGUMENT = re.compile(r"^profile\((\w+)=(.*?)\): ")  # how the session's messages begin
+_OPTION = {"max_pause_s": "max-pause", "every_s": "every", "max_bytes": "max-bytes"}
 PROGRAM = "program"  # the command that everything but a measurement's name leads to; it need not be written
 
 
@@ -76,14 +81,19 @@ def command(
 
     Its exit code is the program's. The word "program" may be left out.
     """
+    from probe.cli.step_on import refuse_unknown
     from probe.launchers import launched_rank
     from probe.program.observe import Request, observe
     from probe.session.options import Options
 
-    options = Options(
-        wait, warmup, active, repeat, _ranks(ranks), memory, stacks, telemetry, max_pause, every, slow,
-        on_demand or every is not None or slow is not None, keep, parse_size(max_bytes) if max_bytes else None,
-    )  # fmt: skip
+    with _as_options():
+        options = Options(
+            wait, warmup, active, repeat, _ranks(ranks), memory, stacks, telemetry, max_pause, every, slow,
+            on_demand or every is not None or slow is not None, keep, size_of("--max-bytes", max_bytes),
+        )  # fmt: skip
+    _refuse_directory(output)
+    if step_on is not None:
+        refuse_unknown(step_on, program[0], module=module)
     outcome = observe(
         Request(program[0], tuple(program[1:]), module, output, options, _tags(tag or ()), step_on, modules)
     )
@@ -92,11 +102,36 @@ def command(
     return outcome.exit_code
 
 
+@contextmanager
+def _as_options() -> Iterator[None]:
+    """What `profile` refuses is told of the command's options, not of its arguments."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(
+            _ARGUMENT.sub(lambda found: f"--{_OPTION.get(found[1], found[1])} {found[2]}: ", str(error))
+        ) from None
+
+
+def _refuse_directory(asked: Path | None) -> None:
+    """UsageError where no run can be written, before the program has run for hours."""
+    from probe.cli.output import refuse_closed
+
+    wanted = asked or Path("runs")
+    there = next(path for path in (wanted, *wanted.parents, Path.cwd()) if path.exists())
+    if asked is not None and not there.is_dir():
+        raise UsageError(f"-o {asked}: {there} is a file; give the name of a directory")
+    refuse_closed(wanted, there if there.is_dir() else there.parent)
+
+
 def _ranks(text: str) -> str | tuple[int, ...]:
     if text in ("first", "all", "slowest"):
         return text
     try:
-        return tuple(int(part) for part in text.split(","))
+        ranks = tuple(int(part) for part in text.split(","))
+        if min(ranks) < 0:
+            raise ValueError
+        return ranks
     except ValueError:
         raise UsageError(f"--ranks {text}: write first, all, slowest or numbers such as 0,3") from None
 

@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from probe.cli.options import MOST_SECONDS, AsJson, CeilingsFile, SourceArgument
+from probe.cli.options import MOST_SECONDS, AsJson, CeilingsFile, SourceArgument, code_of
 from probe.errors import UsageError
 
 
@@ -16,7 +16,7 @@ def command(
         Optional[list[str]], typer.Option("--code", help="Only suggestions of this rule (F06); may be repeated.")
     ] = None,
     op: Annotated[
-        Optional[int], typer.Option("--op", help="Only suggestions that concern this operator (ops[].index).")
+        Optional[int], typer.Option("--op", min=0, help="Only suggestions that concern this operator (ops[].index).")
     ] = None,
     candidate: Annotated[
         Optional[str],
@@ -24,7 +24,7 @@ def command(
     ] = None,
     command_words: Annotated[
         Optional[list[str]],
-        typer.Argument(metavar="[-- COMMAND…]", help="With --apply: the program; by default the run's own."),
+        typer.Argument(metavar="-- COMMAND…", help="With --apply: the program; by default the run's own."),
     ] = None,
     apply: Annotated[
         Optional[str],
@@ -42,9 +42,10 @@ def command(
     --apply runs the program with and without a change of yours: FUNC() is called before its first line, FUNC(model)
     when the first optimizer is made.
     """
+    codes = [code_of("--code", one) for one in code or ()]
     if apply is not None:
         other = op is not None or candidate is not None or md
-        _apply(source, apply, command_words or [], code or [], budget, as_json=as_json, other=other)
+        _apply(source, apply, command_words or [], codes, budget, as_json=as_json, other=other)
         return
     if command_words:
         raise UsageError(f"{' '.join(command_words)}: a program is only run with --apply MODULE:FUNC")
@@ -52,7 +53,6 @@ def command(
     from probe.cli.output import console, print_json
     from probe.report.verification import as_markdown, render
 
-    codes = [c.upper() for c in code or ()]
     found = api.verify(source, codes=codes, op=op, budget_s=budget, ceilings=ceilings, candidate=candidate)
     if as_json:
         print_json(found.to_json())
@@ -73,7 +73,7 @@ def _apply(
     if other:
         raise UsageError("--apply measures whole steps; --op, --candidate and --md are for single suggestions")
     found = api.step_effect(
-        source, apply=apply, command=words, codes=[c.upper() for c in codes], budget_s=budget,
+        source, apply=apply, command=words, codes=codes, budget_s=budget,
         progress=lambda text: typer.echo(text, err=True),
     )  # fmt: skip
     if as_json:

@@ -61,7 +61,7 @@ def limits(machine: Machine) -> Iterator[Check]:
     threads = machine.torch.get_num_threads() if machine.torch else None
     found = f"affinity {cpu_info.format_cpu_list(cpu_info.affinity())}"
     found += f", cgroup quota {significant(quota)} CPUs" if quota else ", no cgroup quota"
-    found += f", {threads} torch threads" if threads else ""
+    found += f", {threads} torch thread{'s' * (threads != 1)}" if threads else ""
     allowed = max(1, int(min(quota or cores, cores)))
     if threads and threads > allowed:
         remedy = f"export OMP_NUM_THREADS={allowed}, or raise the limit"

@@ -22,7 +22,19 @@ from probe.examine.cost import with_cost
 from probe.examine.flows import graph_of, split
 from probe.examine.roofs import choose_ceilings
 from probe.examine.serving import with_serving
-from probe.examine.sources import FileSource, Found, Jobs, JobSource, Named, RunSource, find, name_of, trace_of
+from probe.examine.sources import (
+    FileSource,
+    Found,
+    Jobs,
+    JobSource,
+    Named,
+    RunSource,
+    find,
+    name_of,
+    refuse_unused,
+    trace_of,
+    without_engine,
+)
 from probe.examine.telemetry import with_telemetry
 from probe.machine.device import Device
 from probe.price import prices
@@ -63,8 +75,12 @@ class Request:
 def examine(source: Named, request: Request) -> Diagnosis:
     """Everything probe can say of a run, a trace, or the ranks of a job."""
     told = prices(request.price, Path.cwd())  # refused now, not once everything was read
-    diagnosis = _examine(find(source), request)
-    diagnosis = replace(diagnosis, analysis=replace(diagnosis.analysis, loop=which_loop(diagnosis.analysis)))
+    found = find(source)
+    refuse_unused(found, request.scaling)
+    diagnosis = _examine(found, request)
+    warnings = (*diagnosis.analysis.warnings, *without_engine(found, request.engine))
+    analysis = replace(diagnosis.analysis, loop=which_loop(diagnosis.analysis), warnings=warnings)
+    diagnosis = replace(diagnosis, analysis=analysis)
     if diagnosis.analysis.cost is not None or diagnosis.analysis.source.kind == "snapshot":
         return diagnosis
     return replace(diagnosis, analysis=with_cost(diagnosis.analysis, told))

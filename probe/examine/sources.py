@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import TypeAlias
 from probe.errors import InputError, RunError, UsageError
 from probe.ranks.asked import refuse_missing
 from probe.ranks.files import Job, RankFile, discover
-from probe.readers.opening import is_url, shown
+from probe.readers import formats
+from probe.readers.kineto_text import Text
+from probe.readers.opening import cannot_read, is_url, open_stream, shown
 from probe.runs import run as runs
 from probe.runs.run import Run
 
@@ -62,11 +66,87 @@ def find(source: Named) -> Found:
     if source is None:
         return RunSource(runs.load(newest_run(RUNS)))
     several = [source] if isinstance(source, (str, Path)) else list(source)
-    if "" in several:  # as a path it would be the current directory: mostly a shell's variable that is not set
-        raise InputError("'': an empty name; give a run or a trace, or . for this directory")
+    refuse_absent(*several)
     if len(several) > 1 and all(not is_url(one) and Path(one).is_dir() for one in several):
         return Jobs(tuple(_find_one(one) for one in several))
     return _find_one(several[0]) if len(several) == 1 else _job(several)
+
+
+def refuse_absent(*sources: str | Path) -> None:
+    """InputError for a name that names nothing, and for an address of a kind that is not read; nothing is opened."""
+    for source in sources:
+        if not str(source).strip():  # as a path it would be the current directory: mostly an unset variable of a shell
+            raise InputError(f"{str(source)!r}: an empty name; give a run or a trace, or . for this directory")
+        if is_url(source):
+            _refuse_scheme(str(source))
+            continue
+        try:
+            there = _readable(Path(source))
+        except OSError as error:  # too long, or in a directory that is closed to the user
+            raise cannot_read(source, error, InputError) from None
+        if not there and not glob.has_magic(str(source)):
+            raise InputError(f"{source}: no such file or directory; {_meant(Path(source))}")
+
+
+def _readable(path: Path) -> bool:
+    """Whether there is such a file or directory; OSError where it may not be read."""
+    if path.is_dir():
+        os.scandir(path).close()
+    elif path.is_file():  # not of a pipe, which would wait for its other end
+        path.open("rb").close()
+    return path.exists()
+
+
+def _refuse_scheme(url: str) -> None:
+    from fsspec.registry import known_implementations, registry  # not cheap to import, and only addresses need it
+
+    scheme = url.rpartition("::")[2].partition("://")[0]
+    if scheme not in known_implementations and scheme not in registry:
+        raise InputError(
+            f"{shown(url)}: {scheme}:// is no kind of address that is read; give a path, or one of https://, s3:// "
+            "(pip install 'torch-probe[s3]') and gs:// (pip install 'torch-probe[gcs]')"
+        )
+
+
+def _meant(path: Path) -> str:
+    """What may have been meant by a name that is none."""
+    if (RUNS / path).exists():
+        return f"did you mean {RUNS / path}?"
+    folder = path.parent
+    beside = [child.name for child in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return f"did you mean {folder / near[0]}?" if near else "probe ls lists the recorded runs"
+
+
+def refuse_no_trace(file: Path) -> None:
+    """TraceError for a file that is no trace, as far as its beginning tells: the rest of it is not read."""
+    form = formats.format_of(file)
+    if form.kind in ("nsys report", "perfetto"):
+        formats.read(file)  # says what to do instead
+    if form.kind == "kineto":
+        with open_stream(file) as stream:
+            next(Text(str(file), stream).texts(), None)
+
+
+def refuse_unused(found: Found, scaling: object) -> None:
+    """UsageError where jobs are to be compared by their sizes and one is named."""
+    if scaling is not None and not isinstance(found, Jobs):
+        raise UsageError(
+            f"--scaling {scaling}: one job was named, and it compares jobs of several sizes; name a directory for each"
+        )
+
+
+def without_engine(found: Found, engine: object) -> tuple[str, ...]:
+    """What to know where an engine was given and has nothing to do."""
+    if isinstance(found, FileSource):
+        several = False
+    elif isinstance(found, Jobs):
+        several = any(not isinstance(one, RunSource) for one in found.jobs)
+    else:
+        several = len(found.job.files) > 1
+    if engine is None or several:
+        return ()
+    return (f"--engine {engine} was not used: it reads the traces of several ranks, and this is one, read here",)
 
 
 def _find_one(only: str | Path) -> RunSource | FileSource | JobSource:

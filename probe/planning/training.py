@@ -23,6 +23,8 @@ def lost_fraction(interval: float, write_s: float, restart_s: float, mtbf_s: flo
     """The share of the time that writing, computing again and restarting take: Daly's complete model of the run."""
     if mtbf_s == math.inf:
         return write_s / (interval + write_s)
+    if (restart_s + interval + write_s) / mtbf_s > 600:  # e^600: no run ends, and a float goes little further
+        return 1.0
     expected = mtbf_s * math.exp(restart_s / mtbf_s) * math.expm1((interval + write_s) / mtbf_s)
     return 1 - interval / expected if math.isfinite(expected) else 1.0
 

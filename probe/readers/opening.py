@@ -102,13 +102,20 @@ def cannot_read(source: str | Path, error: BaseException, kind: type[InputError]
     """What a user is told of an error of the operating system or of a storage backend."""
     name = shown(source)
     if isinstance(error, FileNotFoundError):
-        return kind(f"{name}: no such file")
+        return kind(f"{name}: {_not_served(error) if name.startswith('http') and is_url(name) else 'no such file'}")
     if isinstance(error, IsADirectoryError):
         return kind(f"{name}: is a directory; name a file")
     if isinstance(error, PermissionError):
         return kind(f"{name}: permission denied; check who may read it{' and your keys' if is_url(source) else ''}")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return kind(f"{name}: cannot be read: {' '.join(str(reason).split())}")
+
+
+def _not_served(error: BaseException) -> str:
+    """Of a web server fsspec calls every failure a missing file; its words may hold the query, which may be a key."""
+    status = getattr(error.__cause__, "status", None)
+    what = "its server does not answer" if status is None else f"its server answers {status}"
+    return f"cannot be fetched: {what}; check the address, or download the file and name that"
 
 
 class Stream:
