@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FUSED = "tests/test_fused_kernels.py"
+FUSED = "tests/kernels/test_fused_kernels.py"
 MOST_SPREAD = 0.02  # between the medians of the full and of the quick run
 # What a GPU of a known kind should reach: (name of the device, suite, params, at least, unit in words).
 TARGETS = (

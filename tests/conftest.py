@@ -29,7 +29,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fake_gpu() -> Iterator[Gpu]:
-    """An idle H100 whose kernels all take a microsecond (tests/fake_cuda.py); make a FakeCuda for other devices."""
+    """An idle H100 whose kernels all take a microsecond (fixtures/fake_cuda.py); make a FakeCuda for other devices."""
     fake = FakeCuda()
     with fake.gpu() as gpu:
         yield gpu

@@ -3,8 +3,8 @@
     python -m benchmarks.traces.fuzz cases --number 20000
     python -m benchmarks.traces.fuzz memory
 
-`cases` makes each file from a seed and its number (tests/trace_damage.py), reads it under an alarm and checks what
-tests/trace_promises.py says; each tenth is analysed as well. What fails is written to build/fuzz/. `memory` reads whole
+`cases` makes each file from a seed and its number (trace_damage.py of the tests), reads it under an alarm and checks
+what trace_promises.py says; each tenth is analysed as well. What fails is written to build/fuzz/. `memory` reads whole
 real traces of at least 5 MB, plain and damaged, each in a fresh process, and compares the peak above the interpreter
 and its imports with the size of the text. The real traces are the project's own, and those in the folder that
 PROBE_TEST_TRACES names.
@@ -33,7 +33,7 @@ from probe.readers import kineto_text
 from probe.trace import Trace
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(ROOT / "tests" / "fixtures"))
 
 import trace_damage  # noqa: E402  (the damage and the promises are those of the tests)
 import trace_promises  # noqa: E402
