@@ -140,7 +140,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CeilingsError(f"{path}: no such file; {MEASURE_AGAIN}") from None
     except OSError as failed:
-        raise CeilingsError(f"{path}: cannot be read: {failed.strerror or failed}") from None
+        raise CeilingsError(f"{path}: cannot be read: {failed.strerror or failed}; {MEASURE_AGAIN}") from None
     except (ValueError, RecursionError) as wrong:  # not JSON, or not UTF-8
         raise CeilingsError(f"{path}: is not JSON ({wrong}); {MEASURE_AGAIN}") from None
     if not isinstance(content, dict):

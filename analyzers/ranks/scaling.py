@@ -44,6 +44,11 @@ def scaling(jobs: Sequence[ScalingJob], mode: ScalingMode | None = None) -> Scal
     usable = sorted((job for job in jobs if job.step_s), key=lambda job: job.world_size)
     if len(usable) < 2:
         raise UsageError(f"scaling takes jobs at two numbers of ranks or more, {len(usable)} have steps: add a job")
+    if len({job.world_size for job in usable}) < 2:
+        raise UsageError(
+            f"scaling takes jobs at two numbers of ranks or more, and all of these have {usable[0].world_size}; "
+            "`probe compare` sets two runs side by side"
+        )
     counted = all(job.work_per_step for job in usable)
     if mode == "throughput" and not counted:
         raise UsageError("a job does not say its samples or tokens per step: pass them, or say weak or strong")
@@ -57,7 +62,8 @@ def _warnings(jobs: Sequence[ScalingJob], usable: Sequence[ScalingJob]) -> list[
     sizes = [job.world_size for job in usable]
     twice = sorted({size for size in sizes if sizes.count(size) > 1})
     said += [
-        f"{sizes.count(size)} jobs have {size} ranks: each is a row, the first of the smallest counts" for size in twice
+        f"{sizes.count(size)} jobs have {size} rank{'s' * (size != 1)}: each is a row, the first of the smallest counts"
+        for size in twice
     ]
     few = [job for job in usable if len(job.step_s) < FEWEST]
     said += [f"{job.world_size} ranks: {len(job.step_s)} steps are too few for an interval" for job in few]

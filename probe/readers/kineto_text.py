@@ -123,4 +123,4 @@ def _why_not(path: str, text: bytes, truncated: bool) -> str:
         if truncated or place is None:
             return f"{path}: the file is cut, and no traceEvents before the cut; copy or record it again"
         return f"{path}: not JSON at byte {place[1]}, and no traceEvents before it; name a trace"
-    return f"{path}: JSON, but no trace: it has no traceEvents"
+    return f"{path}: JSON, but no trace: it has no traceEvents; name a trace or a run"

@@ -46,8 +46,9 @@ def render(result: MicrobenchResult, console: Console) -> None:
 def render_suites(suites: Mapping[str, Suite], console: Console) -> None:
     """Print which suites there are, the question each answers, and whether it can be asked yet."""
     for suite in suites.values():
-        state = "" if "cpu" in suite.answers else "  (on a GPU)"
-        console.print(Text.assemble((f"{suite.name:18}", "cyan"), suite.question, (state, MUTED)))
+        console.print(Text.assemble((f"{suite.name:18}", "cyan"), suite.question))
+        if "cpu" not in suite.answers:
+            console.print(Text(f"{'':18}on a GPU", MUTED))
 
 
 def facts(result: MicrobenchResult) -> list[str]:

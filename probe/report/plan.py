@@ -11,7 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from probe.planning.result import Part, Plan
-from probe.units import UNKNOWN, format_bytes, format_bytes_per_s, format_flops_per_s, format_fraction, format_si
+from probe.units import (
+    UNKNOWN,
+    format_bytes,
+    format_bytes_per_s,
+    format_flops_per_s,
+    format_fraction,
+    format_si,
+    significant,
+)
 
 WIDTH = 80
 DAY = 86400.0
@@ -71,7 +79,13 @@ def _told(key: str, value: Any) -> tuple[str, str]:
         return key.removesuffix("_s").replace("_", " "), long_time(value)
     if key == "usd":
         return "cost", f"${value:,.0f}"
-    return key.replace("_", " "), format_si(value, "") if value >= 1e6 else f"{value:,.4g}"
+    if key == "flops":
+        return key, format_si(value, "FLOP")
+    return key.replace("_", " "), format_si(value, "") if value >= 1e6 else _count(value)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else significant(value)
 
 
 def long_time(seconds: float | None) -> str:

@@ -117,7 +117,12 @@ def _marked(found: RunList) -> Iterator[Text]:
         for path in group.unusual:
             shown = _amount(group.unusual_by, getattr(rows[path], group.unusual_by or ""))
             text = f"{name_of(rows[path], Path(found.directory))}: {shown}, far above the others of "
-            yield Text.assemble(("! ", "yellow"), printable(f"{text}{found.by}={group.value}"))
+            yield Text.assemble(
+                ("! ", "yellow"),
+                printable(
+                    text + (f"{found.by}={group.value}" if group.value is not None else f"those without {found.by}")
+                ),
+            )
 
 
 def _amount(measure: str | None, amount: float) -> str:

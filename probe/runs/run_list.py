@@ -92,9 +92,15 @@ class RunList:
 
 
 def list_runs(directory: Path, prices: Prices, by: str | None = None, now: datetime | None = None) -> RunList:
-    """The runs in `directory` and below. Raises InputError where there is no such directory."""
-    if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory; name one that holds runs, or record one: probe.profile()")
+    """The runs in `directory` and below. Raises InputError where there is no such directory, or it cannot be read."""
+    try:
+        os.scandir(directory).close()
+    except PermissionError as error:
+        raise InputError(f"{directory}: cannot be read: {error.strerror}; have yourself given the right to") from None
+    except OSError:
+        raise InputError(
+            f"{directory}: no such directory; name one that holds runs, or record one: probe.profile()"
+        ) from None
     at = now or datetime.now(UTC)
     rows = [_listed(path, size, prices, at) for path, size in _found(directory, DEPTH)]
     rows.sort(key=lambda row: (row.created or "", row.path), reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def last_line(
     path: Path | None, steps: int, cycles: Sequence[Cycle], warnings: Sequence[str], closing: str
 ) -> str:  # fmt: skip
     """What was recorded and where it is. steps: all that were timed; of the recorded ones, how many were asked for."""
-    where = f"run in {path} — probe analyze {path}" if path is not None else "no run was written"
+    where = f"run in {path} — probe analyze {shlex.quote(str(path))}" if path is not None else "no run was written"
     told = f" ({len(warnings)} warnings: {warnings[0]})" if len(warnings) > 1 else ""
     told = f" (warning: {warnings[0]})" if len(warnings) == 1 else told
     return f"probe: {_recorded(steps, [c for c in cycles if c.file])}{closing}, {where}{told}"

@@ -51,6 +51,7 @@ def test_sizes_are_binary_and_rates_decimal() -> None:
     assert format_bytes_per_s(4.31e12) == "4.31 TB/s"
     assert format_si(999.96e9, "FLOP/s") == "1.00 TFLOP/s"
     assert format_si(0.25, "x") == "0.250 x"
+    assert format_si(4.2e22, "FLOP") == "42.0 ZFLOP"
 
 
 def test_a_measurement_is_printed_by_its_unit() -> None:

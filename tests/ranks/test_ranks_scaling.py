@@ -55,13 +55,15 @@ def test_what_is_missing_or_double_is_said() -> None:
     found = scaling([job(1, 0.1), job(1, 0.1), job(2, 0.1, n=3), ScalingJob(4, ())])
     assert len(found.points) == 3
     assert any("4 ranks has no steps" in text for text in found.warnings)
-    assert any("2 jobs have 1 ranks" in text for text in found.warnings)
+    assert any("2 jobs have 1 rank:" in text for text in found.warnings)
     assert any("3 steps are too few" in text for text in found.warnings)
 
 
 def test_one_job_is_not_a_scaling() -> None:
     with pytest.raises(UsageError, match="two numbers of ranks"):
         scaling([job(8, 0.1)])
+    with pytest.raises(UsageError, match="two numbers of ranks.*all of these have 1; `probe compare`"):
+        scaling([job(1, 0.1), job(1, 0.007)])
     with pytest.raises(UsageError, match="samples or tokens"):
         scaling([job(8, 0.1), job(16, 0.1)], "throughput")
 

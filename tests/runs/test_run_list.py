@@ -155,6 +155,15 @@ def test_what_is_no_directory_is_one_line(tmp_path: Path, capsys: pytest.Capture
     assert main(["ls", str(tmp_path), "--price", "-1"]) == 2
 
 
+def test_what_may_not_be_read_is_no_empty_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", refused)
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        list_runs(tmp_path, unpriced)
+
+
 def test_a_price_is_asked_for_by_the_longest_name(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         "[tool.probe.price_per_gpu_hour]\nA100 = 1.0\n'A100 80GB' = 1.5\ndefault = 9.0\n"
