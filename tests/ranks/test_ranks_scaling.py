@@ -62,7 +62,7 @@ def test_what_is_missing_or_double_is_said() -> None:
 def test_one_job_is_not_a_scaling() -> None:
     with pytest.raises(UsageError, match="two numbers of ranks"):
         scaling([job(8, 0.1)])
-    with pytest.raises(UsageError, match="two numbers of ranks.*all of these have 1; `probe compare`"):
+    with pytest.raises(UsageError, match=r"two numbers of ranks.*all of these have 1; `probe compare`"):
         scaling([job(1, 0.1), job(1, 0.007)])
     with pytest.raises(UsageError, match="samples or tokens"):
         scaling([job(8, 0.1), job(16, 0.1)], "throughput")
