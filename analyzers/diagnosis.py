@@ -15,12 +15,12 @@ from probe.analyzers.memory.summary import summary as memory_summary
 from probe.analyzers.memory.use import memory_use
 from probe.analyzers.operators.modules import GroupPlaces, places
 from probe.analyzers.operators.op_table import OpGroups
-from probe.analyzers.operators.precision import Work, precision_gains
-from probe.analyzers.operators.provenance import caveats, missing_parts, quality, recorded_parts
 from probe.analyzers.operators.steps import AHEAD, cut_by_device, recorded_steps, step_times
 from probe.analyzers.parts import PartTable, partition
 from probe.analyzers.placed import Row, covered_by, per_call, placed, rows_of
 from probe.analyzers.plan_of_fixes import plan
+from probe.analyzers.precision import Work, precision_gains
+from probe.analyzers.provenance import caveats, missing_parts, quality, recorded_parts
 from probe.analyzers.rules.catalogue import LEAST_FRACTION, Found, findings, unasked
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Recorded

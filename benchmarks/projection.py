@@ -5,7 +5,7 @@ Usage: python benchmarks/projection.py replay TRACE…      errors of the replay
        python benchmarks/projection.py pairs [--threads]  projected against measured steps on this CPU
        python benchmarks/projection.py changes            fused and replaced operators against measured steps
        python benchmarks/projection.py memory             planned against measured peaks of planned_steps.py
-       python benchmarks/projection.py collectives        lines fitted at 2 ranks against 3 and 4 (Gloo)
+       python benchmarks/projection.py collectives        times of 2 ranks against those of 3 and 4 (Gloo)
        python benchmarks/projection.py docs               docs/validation.md from what lies in results/, and the
                                                           errors that reports tell (analyzers/projection/validated.py)
 

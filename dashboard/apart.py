@@ -7,12 +7,13 @@ them is gone, and what is kept lies among them: on a million events a third of w
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
-from concurrent.futures import wait
+from concurrent.futures import CancelledError, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, UnavailableError
 from probe.executors.processes import Processes
 from probe.files import write_atomically
 from probe.units import format_bytes
@@ -25,7 +26,6 @@ Told = Callable[[str], None]
 T = TypeVar("T")
 LARGE_BYTES = 4 << 20  # of files; less is read before a process has started
 LOOKED_AT_S = 0.3  # how often it is asked how far a reading is
-_running: set[Processes] = set()
 
 
 def analysed(source: str, told: Told) -> Analysis:
@@ -44,39 +44,60 @@ def laid_out(source: str, analysis: Analysis, told: Told) -> Index:
     return timeline(source, analysis, told=told)
 
 
-def read(function: Callable[..., T], source: str, *more: Any, told: Told) -> T:
-    """What `function(source, *more, told)` makes; in a process of its own where the source is large."""
-    if not _large(source):
-        return function(source, *more, told)
-    with tempfile.TemporaryDirectory() as folder, Processes(1) as worker:
-        _running.add(worker)
-        try:
-            news = Path(folder) / "progress"
-            future = worker.submit(_reporting, function, source, more, news)
-            while not future.done():
-                wait([future], LOOKED_AT_S)
-                if news.exists():
-                    told(news.read_text(encoding="utf-8"))
-            found: T = future.result()
-            return found
-        finally:
-            _running.discard(worker)
+class Readings:
+    """The readings that a server has under way, until it ends."""
+
+    def __init__(self) -> None:
+        self._running: set[Processes] = set()
+        self._ended = False
+
+    def read(self, function: Callable[..., T], source: str, *more: Any, told: Told) -> T:
+        """What `function(source, *more, told)` makes; in a process of its own where the source is large."""
+        if not _large(source):
+            return function(source, *more, told)
+        with tempfile.TemporaryDirectory() as folder, Processes(1) as worker:
+            self._running.add(worker)
+            try:
+                return self._read(worker, Path(folder) / "progress", function, source, *more, told=told)
+            except (RuntimeError, CancelledError):  # the worker takes no more, or was told to forget what it has
+                if not self._ended:
+                    raise
+                raise _nobody_waits() from None
+            finally:
+                self._running.discard(worker)
+
+    def _read(
+        self, worker: Processes, news: Path, function: Callable[..., T], source: str, *more: Any, told: Told
+    ) -> T:  # fmt: skip
+        if self._ended:
+            raise _nobody_waits()
+        future = worker.submit(_reporting, function, source, more, news)
+        while not future.done():
+            wait([future], LOOKED_AT_S)
+            if news.exists():
+                told(news.read_text(encoding="utf-8"))
+        found: T = future.result()
+        return found
+
+    def end(self) -> None:
+        """End the readings that still run, and begin no more: nobody will see what comes of them."""
+        self._ended = True
+        for worker in tuple(self._running):
+            worker.shutdown(wait=False, cancel_futures=True)
 
 
-def end() -> None:
-    """End the readings that still run: nobody will see what comes of them."""
-    for worker in tuple(_running):
-        worker.shutdown(wait=False, cancel_futures=True)
+def _nobody_waits() -> UnavailableError:
+    return UnavailableError("the dashboard has ended; start it again")
 
 
 def _reporting(function: Callable[..., T], source: str, more: tuple[Any, ...], news: Path) -> T:
-    """`function` in the process of its own, which writes how far it is to a file."""
-    last = ""
+    """`function` in the process of its own, which writes how far it is to a file, no more often than that is read."""
+    last, due_s = "", 0.0
 
     def told(text: str) -> None:
-        nonlocal last
-        if text != last:
-            last = text
+        nonlocal last, due_s
+        if text != last and time.monotonic() >= due_s:  # each waits for the disk
+            last, due_s = text, time.monotonic() + LOOKED_AT_S
             write_atomically(news, text.encode())
 
     return function(source, *more, told)

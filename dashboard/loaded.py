@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from probe.dashboard.apart import Told, analysed, laid_out, read
+from probe.dashboard.apart import Readings, Told, analysed, laid_out
 from probe.dashboard.catalogue import Catalogue, Entry
 from probe.dashboard.shelf import Reading, Shelf
 from probe.dashboard.timeline.tracks import tracks
@@ -39,6 +39,7 @@ class Library:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
+        self.readings = Readings()
         self._analyses = Shelf(self._analyse, HELD_ANALYSES)
         self._timelines = Shelf(self._timeline, HELD_TIMELINES)
         self._comparisons = Shelf(self._compare, HELD_COMPARISONS)
@@ -68,11 +69,11 @@ class Library:
 
     def _analyse(self, identity: str, told: Told) -> Loaded:
         entry = self._entry(identity)
-        return Loaded(entry, read(analysed, entry.source, told=told), _environment(entry))
+        return Loaded(entry, self.readings.read(analysed, entry.source, told=told), _environment(entry))
 
     def _timeline(self, identity: str, told: Told) -> Index:
         entry, analysis = self._entry(identity), self.analysis(identity).result().analysis
-        index = read(laid_out, entry.source, analysis, told=told)
+        index = self.readings.read(laid_out, entry.source, analysis, told=told)
         telemetry = _telemetry(entry)
         if telemetry is None:
             return index

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from waitress import create_server
 
-from probe.dashboard import apart
 from probe.dashboard.app import create_app
 from probe.dashboard.catalogue import Catalogue
 from probe.dashboard.kept_memory import keep_little
@@ -51,7 +50,7 @@ class Server:
 
     def close(self) -> None:
         """Stop listening and let the threads end, and the processes that read."""
-        apart.end()
+        self.library.readings.end()
         self._waitress.task_dispatcher.shutdown()
         self._waitress.close()
         self._socket.close()

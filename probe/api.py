@@ -1,4 +1,4 @@
-"""The verbs of probe; the only place that wires sessions, readers, analyzers and the store together."""
+"""The verbs of probe as functions; what they need is wired together in examine, changes and projecting."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def as_one(base: Base, chain: Chain, groups: Sequence[int], work: Work) -> Facto
     if base.on_device:
         left = moving * _roof_s(places, spared) / sum(p.roof_s or 0.0 for p in places)
     else:
-        left = moving - _traffic_s(places, spared, [t - fixed for t in times])
+        left = max(moving - _traffic_s(places, spared, [t - fixed for t in times]), 0.0)
     reads = sum(_read_s(p, s.read, t) for p, s, t in zip(places, spared, times, strict=True))
     value, high, low = (fixed + left) / total, 1 - reads / total, left / total
     return Factor(value, max(min(low, value), 0.0), max(high, value), "fused")

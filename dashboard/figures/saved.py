@@ -25,7 +25,7 @@ DARK = {
     INK: "#E6EBF5", SOFT: "#9AA6BD", GRID: "#1E283B", LIGHT_GROUND: DARK_GROUND,
     **{look.light: look.dark for look in LOOKS.values()},
 }  # fmt: skip
-INSTALL = 'pip install "kaleido>=1"'
+INSTALL = "pip install 'torch-probe[figures]'"
 LONGEST_REASON = 200
 
 

@@ -25,6 +25,7 @@ from probe.cli.options import (
     steps_of,
     window_of,
 )
+from probe.errors import UsageError
 
 _TOLD = ("code", "name", "title", "trigger", "advice", "saving", "cannot_show", "proof", "effort", "needs", "preview")
 
@@ -80,6 +81,8 @@ def command(
         from probe.dashboard.figures import saved
 
         saved.refuse(figure, theme)
+    elif theme != "light":
+        raise UsageError(f"--theme {theme}: it is the figure's; give --figure, too")
     with progress_bar() as progress:
         found = api.analyze(
             sources, ceilings=ceilings, device=device, steps=steps_of(steps), window_s=window_of(window),

@@ -13,7 +13,7 @@ from pathlib import Path
 from probe.errors import UsageError
 from probe.program.hooks import named
 
-_MADE = frozenset({"__getattr__", "globals", "vars", "setattr", "exec", "eval"})  # by which code binds names unseen
+_MADE = frozenset({"__getattr__", "globals", "locals", "vars", "setattr", "exec", "eval"})  # bind names unseen
 
 
 def refuse_unknown(text: str, target: str, *, module: bool) -> None:
@@ -24,7 +24,8 @@ def refuse_unknown(text: str, target: str, *, module: bool) -> None:
     if home is None or home == "__main__":
         file = None if module else Path(target)
     else:
-        file = _source(home, text, str(Path.cwd() if module else Path(target).resolve().parent))
+        program = None if module else Path(target).resolve()
+        file = _source(home, text, program)
     if file is None or not file.is_file():
         return  # its text is not at hand; what is missing is said where the program is started
     names = _bound(file)
@@ -34,10 +35,10 @@ def refuse_unknown(text: str, target: str, *, module: bool) -> None:
         raise UsageError(f"--step-on {text}: {file} has no {name}; {remedy}")
 
 
-def _source(module: str, text: str, first: str) -> Path | None:
+def _source(module: str, text: str, program: Path | None) -> Path | None:
     """The file of a module, None where it has none of Python's; UsageError where there is no such module."""
     top, *below = module.split(".")
-    with _ahead(first):
+    with _ahead(str(program.parent if program is not None else Path.cwd())):
         try:
             spec = importlib.util.find_spec(top)
         except (ImportError, ValueError):
@@ -50,6 +51,8 @@ def _source(module: str, text: str, first: str) -> Path | None:
     for path in (Path(place, *below) for place in places or ()):
         if path.is_dir() or (path.parent.is_dir() and any(path.parent.glob(f"{path.name}.*"))):
             return path / "__init__.py" if path.is_dir() else path.parent / f"{path.name}.py"
+    if program is not None and program.is_file() and b"sys.path" in program.read_bytes():
+        return None  # it says itself where its modules are
     raise UsageError(f"--step-on {text}: no module {module} is found; mend its name, or set PYTHONPATH to where it is")
 
 

@@ -6,7 +6,7 @@ is left recording at exit (which makes the interpreter crash). What was found ou
 - A second profiler started while one records silently empties the first; stopping the first then empties the second.
   Starting one that was prepared before another one ran is a segmentation fault. Hence the flag and `foreign_profiler`.
 - The events of a recording that was emptied or stopped are freed. A range that it saw begin must not end while another
-  records: torch would write into what was freed, which crashes at once or later (`may_end`).
+  records: torch would write into what was freed, which crashes at once or later (`end_range`).
 - The first prepare_trace imports torch._inductor.config, 1-2 s: `import_torch` pays that before training starts.
 - Kineto reads KINETO_LOG_LEVEL once, at the first prepare of the process, and otherwise prints on standard error.
 - Export to a full disk or a missing directory logs and returns; only the file tells.
@@ -75,9 +75,12 @@ def recording_now() -> object:
     return _now if type(flag) is int else None
 
 
-def may_end(begun_in: object) -> bool:
-    """Whether a range may end that was begun in `begun_in`, as `recording_now` told; else keep it in `left_open`."""
-    return begun_in is recording_now() or not _autograd()._profiler_enabled()
+def end_range(mark: Any, begun_in: object, *error: object) -> None:
+    """Leave a range that was begun in `begun_in`, as `recording_now` told; kept open for good where torch may crash."""
+    if begun_in is recording_now() or not _autograd()._profiler_enabled():
+        mark.__exit__(*(error or (None, None, None)))
+    else:
+        left_open.append(mark)
 
 
 class Marking(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from probe.analyzers.cost import SOURCES, StepFacts, cost, energy
 from probe.analyzers.operators.steps import run_times
+from probe.analyzers.telemetry.energy import SOURCES, StepFacts, cost, energy
 from probe.examine.telemetry import read
 from probe.price import Prices
 from probe.results.analysis import Analysis

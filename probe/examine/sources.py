@@ -146,7 +146,8 @@ def without_engine(found: Found, engine: object) -> tuple[str, ...]:
         several = len(found.job.files) > 1
     if engine is None or several:
         return ()
-    return (f"--engine {engine} was not used: it reads the traces of several ranks, and this is one, read here",)
+    shown_engine = engine if isinstance(engine, str) else type(engine).__name__
+    return (f"the engine {shown_engine} was not used: it reads traces of several ranks, and here are none",)
 
 
 def _find_one(only: str | Path) -> RunSource | FileSource | JobSource:

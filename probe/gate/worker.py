@@ -6,6 +6,7 @@ come first; where the version is a probe itself, the gate's modules step aside s
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -166,7 +167,8 @@ class Pacer:
         """The program has ended: nothing may be recording when the interpreter does, or torch crashes."""
         recording, self._recording = self._recording, None
         if recording is not None:
-            recording.stop()
+            with contextlib.suppress(Exception):  # what the program ended with is what the gate must hear
+                recording.stop()
 
     def _ran(self) -> Ran:
         recording, self._recording = self._recording, None

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from probe.collectors.phases import Mark, OpenPhases
-from probe.collectors.torch_profiler import left_open, may_end, recording_now
+from probe.collectors.torch_profiler import end_range, recording_now
 from probe.session.modules import ModuleRanges, range_maker
 from probe.trace import MODULE_PREFIX, RANGE_PREFIX
 
@@ -56,10 +56,8 @@ class annotate:  # noqa: N801 - used as a verb: `with annotate("loss"):`, `@anno
             if phase is not None:
                 phases.leave(phase)
         mark, begun_in = self._open.pop() if self._open else (None, None)
-        if mark is not None and may_end(begun_in):
-            mark.__exit__(kind, error, traceback)
-        elif mark is not None:
-            left_open.append(mark)
+        if mark is not None:
+            end_range(mark, begun_in, kind, error, traceback)
         if self._domain is not None:
             self._domain.pop_range()
 
@@ -132,11 +130,12 @@ def nvtx_domain() -> Any:
 class _WhileRecorded:
     """A module's range that is there only while a profiler records, or a tool listens to NVTX."""
 
-    __slots__ = ("_mark", "_name")
+    __slots__ = ("_begun_in", "_mark", "_name")
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._mark: Any = None
+        self._begun_in: object = None
 
     def __enter__(self) -> _WhileRecorded:
         domain = nvtx_domain()
@@ -146,11 +145,12 @@ class _WhileRecorded:
         if _records():
             self._mark = range_maker()(self._name)
             self._mark.__enter__()
+            self._begun_in = recording_now()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._mark is not None:
-            self._mark.__exit__(None, None, None)
+            end_range(self._mark, self._begun_in)
         domain = nvtx_domain()
         if domain is not None:
             domain.pop_range()

@@ -39,9 +39,7 @@ class Closing:
         return f", leaving the block took {whole_s:.1f} s ({largest} {self.seconds[largest]:.1f} s)"
 
 
-def last_line(
-    path: Path | None, steps: int, cycles: Sequence[Cycle], warnings: Sequence[str], closing: str
-) -> str:  # fmt: skip
+def last_line(path: Path | None, steps: int, cycles: Sequence[Cycle], warnings: Sequence[str], closing: str) -> str:
     """What was recorded and where it is. steps: all that were timed; of the recorded ones, how many were asked for."""
     where = f"run in {path} — probe analyze {shlex.quote(str(path))}" if path is not None else "no run was written"
     told = f" ({len(warnings)} warnings: {warnings[0]})" if len(warnings) > 1 else ""

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from probe.collectors.torch_profiler import end_range, recording_now
 from probe.trace import MODULE_PREFIX
 
 MOST_MODULES = 5000  # with a hook before and after each; no model of which a path says more has as many
@@ -28,8 +29,9 @@ class ModuleRanges:
     """Hooks on the modules of a model: `install` while nothing runs, `remove` likewise. Both may be repeated."""
 
     def __init__(self, model: object, warn: Callable[[str], None], make: Callable[[str], Any] | None = None) -> None:
-        """make: a range of a name; by default torch's quickest."""
+        """make: a range of a name, which knows when it may end; by default torch's quickest."""
         self._make = make
+        self._end: Callable[[Any, object], None] = end_range if make is None else _leave
         self._model = model
         self._warn = warn
         self._hooks: list[Removable] = []
@@ -69,7 +71,7 @@ class ModuleRanges:
                 return
             mark = self._begin(name)
             mark.__enter__()
-            self._stack().append((id(module), mark))
+            self._stack().append((id(module), mark, recording_now()))
 
         return begin
 
@@ -80,17 +82,17 @@ class ModuleRanges:
         if is_compiling():
             return
         stack = self._stack()
-        if not any(owner == id(module) for owner, _ in stack):
+        if not any(owner == id(module) for owner, _, _ in stack):
             return
         while stack:
-            owner, mark = stack.pop()
-            mark.__exit__(None, None, None)
+            owner, mark, begun_in = stack.pop()
+            self._end(mark, begun_in)
             if owner == id(module):
                 return
 
-    def _stack(self) -> list[tuple[int, Any]]:
-        """The ranges that are open on this thread."""
-        stack: list[tuple[int, Any]] | None = getattr(self._open, "stack", None)
+    def _stack(self) -> list[tuple[int, Any, object]]:
+        """The ranges that are open on this thread, each with its module and the recording that it was begun in."""
+        stack: list[tuple[int, Any, object]] | None = getattr(self._open, "stack", None)
         if stack is None:
             stack = self._open.stack = []
         return stack
@@ -106,6 +108,11 @@ def range_maker() -> Callable[[str], Any]:
 
         return record_function
     return _RecordFunctionFast
+
+
+def _leave(mark: Any, _: object) -> None:
+    """The end of a range that knows itself when it may end."""
+    mark.__exit__(None, None, None)
 
 
 def _modules(model: Any) -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,8 @@
 
 Nothing that probe does raises into the loop: every entry point runs under a guard (guard.py) that turns an error into
 a warning and gives up recording; the user's own exceptions pass unchanged. What this module owns is the life of a
-session: from new over open to closed, and what is written when. The phases are in schedule.py, the format in run.py.
+session: from new over open to closed, and what is written when. The phases are in schedule.py, the format in
+probe/runs/run.py.
 """
 
 from __future__ import annotations

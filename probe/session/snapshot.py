@@ -1,4 +1,4 @@
-"""What does a rank's part say at this moment? From the session's state to the part that run.py writes."""
+"""What does a rank's part say at this moment? From the session's state to the part that probe.runs.run writes."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import run_builders
 
-from probe.analyzers.cost import StepFacts, cost, energy
+from probe.analyzers.telemetry.energy import StepFacts, cost, energy
 from probe.api import analyze
 from probe.collectors.rapl import RaplSource
 from probe.collectors.sampling import NotAvailable, Place, Sampler, Tick

@@ -7,7 +7,7 @@ from builders import kernel, launch, op, shapes, step, write
 
 import probe
 from probe.analyzers.cost_models import Cost
-from probe.analyzers.operators.precision import Work, precision_gains, speedup
+from probe.analyzers.precision import Work, precision_gains, speedup
 from probe.machine.device import Ceilings
 from probe.report.analysis import fact_lines
 from probe.results.analysis import Analysis

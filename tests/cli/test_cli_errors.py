@@ -122,7 +122,7 @@ def test_jobs_are_compared_where_there_are_several(run: Any) -> None:
 def test_an_engine_without_work_is_told(run: Any) -> None:
     found = run("analyze", "trace.json", "--engine", "dask://nowhere:1", "--json")
     assert found.code == 0
-    assert any("--engine dask://nowhere:1 was not used" in warning for warning in found.json["warnings"])
+    assert any("the engine dask://nowhere:1 was not used" in warning for warning in found.json["warnings"])
     assert not any("--engine" in warning for warning in run("analyze", "trace.json", "--json").json["warnings"])
     run("analyze", "trace.json", "--engine", "nonsense").assert_one_line(2, "--engine nonsense", "dask://HOST:PORT")
 
@@ -130,6 +130,7 @@ def test_an_engine_without_work_is_told(run: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("analyze", "--theme", "dark"), ("--theme dark", "--figure")),
         (("analyze", "--steps", "5:3"), ("--steps 5:3", "write 3:5")),
         (("analyze", "--ranks", "7-0"), ("--ranks 7-0", "write 0-7")),
         (("analyze", "--fail-on", "peak_memory>1XB"), ("--fail-on peak_memory>1XB", "64KiB")),

@@ -19,6 +19,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "steps_here.py").write_text(f"{never}def one(): ...\nclass Trainer: ...\n")
     (tmp_path / "star_here.py").write_text(f"{never}from steps_here import *\n")
     (tmp_path / "dynamic_here.py").write_text(f"{never}globals()['made'] = print\n")
+    (tmp_path / "local_here.py").write_text(f"{never}locals()['made'] = print\n")
     (tmp_path / "pack_here" / "inner").mkdir(parents=True)
     (tmp_path / "pack_here" / "__init__.py").write_text(f"{never}")
     (tmp_path / "pack_here" / "inner" / "deep.py").write_text(f"{never}def one(): ...\n")
@@ -31,7 +32,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     "text",
     [
         "step", "other", "__main__:step", "steps_here:one", "steps_here:Trainer.fit", "star_here:anything",
-        "dynamic_here:made", "pack_here.inner.deep:one", "pack_here.compiled:one", "os.path:join", "math:sqrt",
+        "dynamic_here:made", "local_here:made", "pack_here.inner.deep:one", "pack_here.compiled:one", "os.path:join",
+        "math:sqrt",
     ],
 )  # fmt: skip
 def test_what_may_be_there_is_taken(program: str, text: str) -> None:
@@ -39,6 +41,13 @@ def test_what_may_be_there_is_taken(program: str, text: str) -> None:
     refuse_unknown(text, program, module=False)
     assert sys.path == before
     assert not {"steps_here", "pack_here"} & set(sys.modules)
+
+
+def test_a_program_that_says_itself_where_its_modules_are_may_find_them(program: str) -> None:
+    Path(program).write_text("import sys\nsys.path.insert(0, '../lib')\nfrom engine import step\n")
+    refuse_unknown("engine:step", program, module=False)
+    with pytest.raises(UsageError, match="has no two"):
+        refuse_unknown("steps_here:two", program, module=False)
 
 
 @pytest.mark.parametrize(

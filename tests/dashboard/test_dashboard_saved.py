@@ -70,7 +70,7 @@ def test_without_kaleido_one_line_says_how_to_get_it(
     monkeypatch.setattr(saved, "find_spec", lambda name: None)
     assert main(["analyze", RUN, "--figure", str(tmp_path / "roof.png")]) == 4
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and 'pip install "kaleido>=1"' in err
+    assert out == "" and err.count("\n") == 1 and "pip install 'torch-probe[figures]'" in err
 
 
 def test_without_a_browser_the_remedy_is_said(drawn: list[Any], analysis: Analysis, tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from chromium import CHROMIUM
 from documented import DOCS, PAGES, ROOT, anchors, blocks, commands, links
 
 import probe
@@ -29,6 +31,9 @@ DESCRIBED = re.compile(r" {3,}| \| |, `| {2}#")  # what stands behind a command 
 # Commands of the pages that work on a recorded run within seconds; the others measure, serve or take a GPU's trace.
 QUICK = re.compile(r"probe (analyze|compare|ls|export|plan) ")
 ABSENT = re.compile(r"s3://|report\.sqlite|--step |measured\.json|before\.json|/data/|job|runs/before|BASE")
+DRAWS = pytest.mark.skipif(
+    find_spec("kaleido") is None or not CHROMIUM, reason="drawing needs kaleido (torch-probe[figures]) and a Chromium"
+)
 
 
 # Code blocks of Python.
@@ -173,7 +178,10 @@ def quick_lines() -> list[Any]:
         tuple(words): where for page in PAGES for where, words in command_lines(page)
         if QUICK.match(f"probe {' '.join(words)} ") and not ABSENT.search(" ".join(words))
     }  # fmt: skip
-    return [pytest.param(list(words), id=f"{where} {' '.join(words)[:40]}") for words, where in found.items()]
+    return [
+        pytest.param(list(words), id=f"{where} {' '.join(words)[:40]}", marks=[DRAWS] if "--figure" in words else [])
+        for words, where in found.items()
+    ]
 
 
 @pytest.mark.parametrize("arguments", quick_lines())

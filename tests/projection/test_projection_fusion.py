@@ -69,6 +69,13 @@ def test_calls_that_move_little_do_not_set_the_pace(cache: Path) -> None:
     assert saved_us(fused(cache, calls)) == pytest.approx(400 + 400 + 2, rel=0.01)
 
 
+def test_calls_shorter_than_a_start_save_no_more_than_all(cache: Path) -> None:
+    """The large one alone moves, and what is left of it must not fall below nothing."""
+    calls: list[Call] = [("aten::exp", 20, (ROW,)), *[("aten::rsqrt", 1, (COLUMN,))] * 4]
+    found = fused(cache, calls, launch_s=1.0)
+    assert all(0 <= row.after_s <= row.before_s for row in found.targets[0].ops)
+
+
 def test_a_result_given_as_an_argument_is_handed_on(cache: Path) -> None:
     """sum with out=: what it moves are its arguments, the last of which it writes."""
     calls: list[Call] = [("aten::sum", 401, (ROW, [1], [], [], COLUMN)), ("aten::div_", 11, (COLUMN, []))]

@@ -14,9 +14,10 @@ from torch import nn
 
 import probe
 from probe.api import load
-from probe.collectors import kineto_log
+from probe.collectors import kineto_log, torch_profiler
 from probe.collectors.torch_profiler import Recording
 from probe.session import annotate, annotate_modules, annotation, profile
+from probe.session.modules import ModuleRanges
 from probe.trace import MODULE_PREFIX, RANGE_PREFIX
 
 
@@ -100,7 +101,7 @@ def test_a_range_that_outlives_its_recording_does_not_end_in_another(
 ) -> None:
     """torch has freed its event by then, and would write into it."""
     left: list[object] = []
-    monkeypatch.setattr(annotation, "left_open", left)
+    monkeypatch.setattr(torch_profiler, "left_open", left)
     ours, later = Recording(shapes=False), Recording(shapes=False)
     outlives, within, after = (annotate(name, fast=fast) for name in ("outlives", "within", "after"))
     ours.start()
@@ -118,6 +119,31 @@ def test_a_range_that_outlives_its_recording_does_not_end_in_another(
         pass
     assert len(left) == 1
     later.stop()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_modules_range_that_outlives_its_recording_does_not_end_in_another(
+    monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    """A loop within a module's forward: two recordings begin and end in one call."""
+    left: list[object] = []
+    monkeypatch.setattr(torch_profiler, "left_open", left)
+
+    class Loop(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            recordings[0].stop()
+            recordings[1].start()
+            return x
+
+    model = Loop()
+    remove = annotate_modules(model) if own else lambda: None
+    marking = None if own else ModuleRanges(model, pytest.fail)
+    recordings = [Recording(shapes=False, marking=marking) for _ in range(2)]
+    recordings[0].start()
+    model(torch.ones(1))
+    assert len(left) == 1
+    recordings[1].stop()
+    remove()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 
 from probe.analyzers.cost_models.dtypes import ELEMENT_TYPES
 from probe.analyzers.gpu.tensor_cores import float32_runs_in
-from probe.analyzers.operators.precision import Work, gains, speedup
+from probe.analyzers.precision import Work, gains, speedup
 from probe.analyzers.roofline import TENSOR_KINDS
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.matching.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
