@@ -215,5 +215,5 @@ def test_page_and_object_need_two_files(
     monkeypatch.chdir(tmp_path)
 
     assert main(["run", "microbench", "-o", "x", "--html", str(tmp_path / "x")]) == 2
-    assert capsys.readouterr().err == "probe: -o and --html name the same file, x; give two\n"
+    assert capsys.readouterr().err == "probe: x: the same file is named twice; give each report a name of its own\n"
     assert not (tmp_path / "x").exists()

@@ -2,15 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from recorded_chains import W, X, one, rms, step
 
 import probe
 from probe.examine.examine import Request, examine
-from probe.sites import ChainSite, Read, Step
-from probe.trace import Signature
+from probe.sites import ChainSite, Read
 from probe.verify.bench import bench
 from probe.verify.cases import case_of
 from probe.verify.chain import chain_case, drawn
@@ -19,43 +18,9 @@ from probe.verify.numeric import baselines, gate
 from probe.verify.program import CannotReplayError, program_of
 from probe.verify.replacements.families import propose
 
-X, W = (6, 8), (8,)
 AVERAGED = ("float", "ScalarList", "Scalar", "")
 LIST = "ScalarList"
 CONVOLVED = ("float", "float", "", LIST, LIST, LIST, "Scalar", LIST, "Scalar")
-
-
-def step(name: str, dims: tuple[Any, ...], reads: tuple[Read, ...], scalars: tuple[str, ...] = (), **more: Any) -> Step:
-    """An operator of float tensors (sizes) and scalars (their text in place, with sizes ())."""
-    texts = scalars or ("",) * len(dims)
-    kinds = tuple("Scalar" if text else "float" for text in texts)
-    return Step(name, Signature(dims, more.get("kinds", kinds), more.get("strides", ()), texts), reads)
-
-
-def rms(training: bool = False) -> ChainSite:
-    """x · rsqrt(mean(x²) + ε) · w."""
-    row, outside = (6, 1), Read(None, 0)
-    steps = (
-        step("aten::pow", (X, ()), (outside,), ("", "2")),
-        step(
-            "aten::mean",
-            (X, (), (), ()),
-            (Read(0),),
-            ("", "[-1]", "True", ""),
-            kinds=("float", "ScalarList", "Scalar", ""),
-        ),
-        step("aten::add", (row, (), ()), (Read(1),), ("", "1e-06", "1")),
-        step("aten::rsqrt", (row,), (Read(2),)),
-        step("aten::mul", (X, row), (outside, Read(3))),
-        step("aten::mul", (X, W), (Read(4), Read(None, 1))),
-    )
-    return ChainSite("F04", steps, training, known=True)
-
-
-def one(name: str, *dims: Any, **more: Any) -> ChainSite:
-    """A chain of one operator on outside tensors."""
-    reads = tuple(Read(None, i) for i in range(more.pop("tensors", len(dims))))
-    return ChainSite("F01", (step(name, dims, reads, **more),), training=False, known=True)
 
 
 def test_the_chain_is_the_function_it_was_recorded_of() -> None:

@@ -168,7 +168,7 @@ def test_attention_of_any_rank_by_the_kernel_that_adds_a_bias(size: tuple[int, .
 
 
 def test_autocast_is_held_to_its_types_floor() -> None:
-    from test_verify_chain import one
+    from recorded_chains import one
 
     site = replace(one("aten::mm", (64, 32), (32, 48)), code="E02")
     (found,) = precision.propose(program_of(site))

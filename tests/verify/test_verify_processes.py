@@ -136,7 +136,7 @@ def test_an_own_kernel_that_is_right_is_timed(mine: Path) -> None:
 
 
 def test_an_own_kernel_is_given_the_numbers_of_one_operator(tmp_path: Path) -> None:
-    from test_verify_chain import X, one
+    from recorded_chains import X, one
 
     path = tmp_path / "clamp.py"
     path.write_text("import torch\ndef clamp(x, low, high):\n    return torch.clamp(x, low, high)\n")
@@ -217,7 +217,7 @@ def fake_library(folder: Path, name: str, functions: str) -> None:
 def test_an_installed_library_is_a_candidate_and_called_by_its_signature(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_verify_chain import rms
+    from recorded_chains import rms
 
     program = program_of(rms())
     assert not [p for p in proposals(program) if p.name.startswith("apex")]
