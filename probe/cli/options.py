@@ -113,9 +113,9 @@ def scaling_of(text: str | None) -> ScalingMode | None:
 
 def engine_of(text: str | None) -> str | None:
     """Where ranks are to be read; UsageError for what is no engine, whether or not there are ranks to be read."""
-    from probe.executors.engine import DASK, ENGINES
+    from probe.executors.engine import ENGINES, is_engine
 
-    if text is not None and text != "processes" and not text.startswith(DASK):
+    if text is not None and not is_engine(text):
         raise UsageError(f"--engine {text}: no such engine; use one of {ENGINES}")
     return text
 

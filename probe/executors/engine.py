@@ -66,6 +66,11 @@ def run(
     return [outcomes[number] for number in range(len(items))]
 
 
+def is_engine(text: str) -> bool:
+    """Whether `text` names an engine; one that cannot be reached is one, too."""
+    return text == "processes" or text.startswith(DASK)
+
+
 @contextlib.contextmanager
 def executor(
     engine: str | Executor | None = None,
@@ -83,11 +88,11 @@ def executor(
         raise UsageError(f"{jobs} jobs cannot do anything; give 1 or more")
     if isinstance(engine, Executor):
         yield engine
+    elif engine is not None and not is_engine(engine):
+        raise UsageError(f"{engine!r} is no engine; use one of {ENGINES}")
     elif engine is not None and engine.startswith(DASK):
         with _dask(engine) as cluster:
             yield cluster
-    elif engine not in (None, "processes"):
-        raise UsageError(f"{engine!r} is no engine; use one of {ENGINES}")
     else:
         count = min(jobs or workers(bytes_per_task), tasks or sys.maxsize)
         with _local(count) as local:
