@@ -10,6 +10,8 @@ from pathlib import Path
 
 import platformdirs
 
+from probe.errors import InputError
+
 CACHE_VARIABLE = "PROBE_CACHE_DIR"
 MAX_SIBLINGS = 10_000  # exp1 … exp1-10000; beyond that something loops
 
@@ -23,6 +25,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`: readers see the old content or the new, never a part. Raises OSError."""
     with atomic_path(path) as part:
         part.write_bytes(data)
+
+
+def write_report(path: Path, data: bytes) -> None:
+    """The same for a file that a user named; InputError where it cannot be written.
+
+    A link is followed, a device or pipe written to.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; give the name of a file")
+    try:
+        if path.exists() and not path.is_file():  # asked of the link itself: /dev/stdout leads to a name that is none
+            path.write_bytes(data)
+        else:
+            write_atomically(path.resolve() if path.is_symlink() else path, data)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager

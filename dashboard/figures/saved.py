@@ -10,7 +10,7 @@ from typing import Any
 from probe.dashboard.figures.axes import GRID, INK, SOFT
 from probe.dashboard.figures.roofline import margin, placed, plane, roof_labels, roofline, roofs_of
 from probe.errors import InputError, UnavailableError, UsageError
-from probe.files import write_atomically
+from probe.files import write_report
 from probe.report.palette import DARK_GROUND, LIGHT_GROUND, LOOKS
 from probe.report.text import printable, shorten
 from probe.results.analysis import Analysis
@@ -42,11 +42,7 @@ def refuse(path: Path, theme: str = "light") -> None:
 def save(analysis: Analysis, path: Path, theme: str = "light") -> None:
     """Draw the roofline of `analysis` into a file. Raises ProbeError in one line."""
     refuse(path, theme)
-    picture = _drawn(themed(figure(analysis), theme), path)
-    try:
-        write_atomically(path.resolve() if path.is_symlink() else path, picture)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_report(path, _drawn(themed(figure(analysis), theme), path))
 
 
 def figure(analysis: Analysis) -> dict[str, Any]:

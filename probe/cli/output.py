@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from probe.errors import InputError, UsageError
-from probe.files import write_atomically
+from probe.errors import UsageError
+from probe.files import write_report
 from probe.report.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -59,16 +59,8 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a report; InputError where the path cannot be written. A link is followed, a device or pipe written to."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory; give the name of a file")
-    try:
-        if path.exists() and not path.is_file():  # asked of the link itself: /dev/stdout leads to a name that is none
-            path.write_text(text, encoding="utf-8")
-        else:
-            write_atomically(path.resolve() if path.is_symlink() else path, text.encode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    """Write a report; InputError where the path cannot be written."""
+    write_report(path, text.encode())
 
 
 def refuse_unwritable(*paths: Path | None) -> None:

@@ -16,14 +16,16 @@ def command(
         Optional[list[str]],
         typer.Option("--onto", help="A device (H200, 'A100 80GB SXM'), a file of measured ceilings, or all."),
     ] = None,
-    ranks: Annotated[Optional[int], typer.Option("--ranks", help="On so many ranks, each with its own device.")] = None,
-    nodes: Annotated[int, typer.Option("--nodes", help="Over so many nodes.")] = 1,
-    tensor: Annotated[int, typer.Option("--tensor", help="Ranks that share each layer.")] = 1,
-    pipeline: Annotated[int, typer.Option("--pipeline", help="Stages of the pipeline.")] = 1,
-    expert: Annotated[int, typer.Option("--expert", help="Ranks that share the experts.")] = 1,
-    zero: Annotated[int, typer.Option("--zero", help="ZeRO stage, 0 to 3; 3 is FSDP.")] = 0,
-    micro_batches: Annotated[int, typer.Option("--micro-batches", help="Of a step, for the pipeline.")] = 1,
-    interleave: Annotated[int, typer.Option("--interleave", help="Model chunks a pipeline stage holds.")] = 1,
+    ranks: Annotated[
+        Optional[int], typer.Option("--ranks", min=1, help="On so many ranks, each with its own device.")
+    ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Over so many nodes.")] = 1,
+    tensor: Annotated[int, typer.Option("--tensor", min=1, help="Ranks that share each layer.")] = 1,
+    pipeline: Annotated[int, typer.Option("--pipeline", min=1, help="Stages of the pipeline.")] = 1,
+    expert: Annotated[int, typer.Option("--expert", min=1, help="Ranks that share the experts.")] = 1,
+    zero: Annotated[int, typer.Option("--zero", min=0, max=3, help="ZeRO stage, 0 to 3; 3 is FSDP.")] = 0,
+    micro_batches: Annotated[int, typer.Option("--micro-batches", min=1, help="Of a step, for the pipeline.")] = 1,
+    interleave: Annotated[int, typer.Option("--interleave", min=1, help="Model chunks a pipeline stage holds.")] = 1,
     parameters: Annotated[
         Optional[float], typer.Option("--parameters", help="Of the model, where the run recorded no memory: 7e9.")
     ] = None,

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from probe.errors import InputError
-from probe.files import write_atomically
+from probe.files import write_report
 from probe.gate.command import Command
 from probe.gate.losses import Losses
 from probe.program import hooks
@@ -165,10 +165,7 @@ class _Watch:
 
 def store(curve: Curve, path: Path) -> None:
     """Write the good run."""
-    try:
-        write_atomically(path, (json.dumps(to_jsonable(asdict(curve)), indent=1) + "\n").encode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_report(path, (json.dumps(to_jsonable(asdict(curve)), indent=1) + "\n").encode())
 
 
 def load(path: Path) -> Curve:

@@ -15,7 +15,7 @@ from probe.results.serving import GAP_RATIO, RequestTimes
 
 CAPACITY = 100_000  # rows; past it every second one is dropped, again and again
 LEAST_PAUSE_NS = 100_000  # shorter ones, as between two recorded steps, are not worth a row
-MOST_PAUSES = 10_000  # past it the shorter half is forgotten, and those that are as short as that from then on
+MOST_PAUSES = 10_000  # past it each becomes one with the next, as long as both
 _NONE = -1
 _LOG_RATIO = math.log(GAP_RATIO)
 
@@ -85,7 +85,6 @@ class RequestLog:
         self._stride = 1
         self._begun = self._total = self._failed = 0
         self._pauses: list[tuple[int, int]] = []
-        self._least_pause_ns = LEAST_PAUSE_NS
 
     def begin(self) -> None:
         """A request has arrived."""
@@ -109,12 +108,12 @@ class RequestLog:
 
     def pause(self, begin_ns: int, end_ns: int) -> None:
         """In between, probe made the loop stand; for the loop's thread. Nothing where nobody has asked yet."""
-        if not self._begun or end_ns - begin_ns < self._least_pause_ns:
+        if not self._begun or end_ns - begin_ns < LEAST_PAUSE_NS:
             return
         self._pauses.append((begin_ns, end_ns))
         if len(self._pauses) >= MOST_PAUSES:
-            self._least_pause_ns = sorted(end - begin for begin, end in self._pauses)[len(self._pauses) // 2] + 1
-            self._pauses = [(begin, end) for begin, end in self._pauses if end - begin >= self._least_pause_ns]
+            pairs = zip(self._pauses[::2], self._pauses[1::2], strict=True)
+            self._pauses = [(begin, end + last - first) for (begin, end), (first, last) in pairs]
 
     def times(self, opened_ns: int) -> RequestTimes | None:
         """What run.json keeps; None where there was no request."""

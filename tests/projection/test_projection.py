@@ -386,7 +386,7 @@ def test_the_report_says_how_far_off_it_may_be(tmp_path: Path, capsys: pytest.Ca
         (["--roof", "9999"], "no operator of that index or name"),
         (["--onto", ""], "no such device is known"),
         (["--onto", "no.json"], "no such device is known"),
-        (["--ranks", "0"], "--ranks 0"),
+        (["--ranks", "0"], "'--ranks': Input should be greater than or equal to 1"),
         (["--ranks", "8", "--nodes", "3", "--parameters", "1e9"], "not the same number of ranks"),
         (["--onto", "H200", "--price", "-3"], "give US dollars"),
         (["--ranks", "8", "--link", "string"], "no such link"),
