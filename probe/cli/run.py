@@ -81,9 +81,9 @@ def command(
 
     Its exit code is the program's. The word "program" may be left out.
     """
-    from probe.cli.step_on import refuse_unknown
     from probe.launchers import launched_rank
     from probe.program.observe import Request, observe
+    from probe.program.step_on import refuse_unknown
     from probe.session.options import Options
 
     with _as_options():

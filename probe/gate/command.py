@@ -10,6 +10,7 @@ from pathlib import Path
 from probe.errors import UsageError
 from probe.gate.checkout import Checkout
 from probe.gate.protocol import Task
+from probe.program.step_on import missing, refuse_unknown
 
 _PYTHON = re.compile(r"(.*/)?python(3(\.\d+)?)?")
 _FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
@@ -44,7 +45,11 @@ def command_of(words: Sequence[str], step_on: str | None = None) -> Command:
     """`python train.py …`, `train.py …`, `python -m package …` or FILE.py:FUNCTION. Raises UsageError for others."""
     rest = list(words)
     if len(rest) == 1 and _FUNCTION.fullmatch(rest[0]):
-        _exists(rest[0].rpartition(":")[0])
+        file, _, name = rest[0].rpartition(":")
+        _exists(file)
+        remedy = missing(Path(file), name)
+        if remedy is not None:
+            raise UsageError(f"{file}: it has no function {name}; {remedy}")
         if step_on is not None:
             raise UsageError(f"--step-on {step_on}: a call of {rest[0]} is the step; leave it out")
         return Command(function=rest[0])
@@ -56,6 +61,8 @@ def command_of(words: Sequence[str], step_on: str | None = None) -> Command:
         said = " ".join(words) or "nothing"
         raise UsageError(f"-- {said}: give a Python program (-- python train.py …) or a function (-- FILE.py:FUNCTION)")
     _exists(rest[0])
+    if step_on is not None:
+        refuse_unknown(step_on, rest[0], module=False)
     return Command(rest[0], tuple(rest[1:]), step_on=step_on)
 
 

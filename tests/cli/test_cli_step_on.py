@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.cli.step_on import refuse_unknown
 from probe.errors import UsageError
+from probe.program.step_on import refuse_unknown
 
 
 @pytest.fixture

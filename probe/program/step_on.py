@@ -28,11 +28,18 @@ def refuse_unknown(text: str, target: str, *, module: bool) -> None:
         file = _source(home, text, program)
     if file is None or not file.is_file():
         return  # its text is not at hand; what is missing is said where the program is started
-    names = _bound(file)
-    if names is not None and name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        remedy = f"did you mean {near[0]}?" if near else "name a function that it defines or imports"
+    remedy = missing(file, name)
+    if remedy is not None:
         raise UsageError(f"--step-on {text}: {file} has no {name}; {remedy}")
+
+
+def missing(file: Path, name: str) -> str | None:
+    """What to do where a file surely binds no such name; None where it does, or may."""
+    names = _bound(file)
+    if names is None or name in names:
+        return None
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}?" if near else "name a function that it defines or imports"
 
 
 def _source(module: str, text: str, program: Path | None) -> Path | None:
