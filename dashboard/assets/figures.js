@@ -82,9 +82,9 @@
   }
   function save(frame, format) {
     if (!frame.querySelector(".js-plotly-plot .main-svg")) return;
-    const drawing = picture(frame), name = document.title.replace(/[^\w.-]+/g, "_").slice(0, 80) + "." + format;
-    const blob = new Blob([drawing.text], { type: "image/svg+xml" });
-    if (format === "svg") { kept(blob, name); return; }
+    const drawing = picture(frame), name = document.title.replace(/[^\w.-]+/g, "_").slice(0, 80);
+    const blob = new Blob([drawing.text], { type: "image/svg+xml" }), asSvg = () => kept(blob, name + ".svg");
+    if (format === "svg") { asSvg(); return; }
     const image = new Image(), address = URL.createObjectURL(blob);
     image.onload = () => {
       const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
@@ -93,8 +93,9 @@
       pen.scale(2, 2);
       pen.drawImage(image, 0, 0);
       URL.revokeObjectURL(address);
-      canvas.toBlob((pixels) => kept(pixels, name));
+      canvas.toBlob((pixels) => pixels ? kept(pixels, name + ".png") : asSvg());  // none where it is too large
     };
+    image.onerror = () => { URL.revokeObjectURL(address); asSvg(); };
     image.src = address;
   }
   document.addEventListener("click", (event) => {
