@@ -14,8 +14,9 @@ help:  ## list the targets
 microbench: $(VENV)/run.stamp  ## set everything up and measure this machine's roofs
 	@$(BIN)/probe run microbench
 
+# Neighbours in a file share what it prepares: a worker begins with a run of tests, and takes from others what is left.
 test: lint  ## set everything up, lint, and run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/test.stamp  ## style, types and direction of imports
 	$(BIN)/ruff check .

@@ -88,7 +88,7 @@ def test_both_sides_are_looked_for_before_one_is_read(run: Any, monkeypatch: pyt
     [
         ("t.txt", b"hello world", "name a trace"),
         ("a.json", b'{"a": 1}', "no traceEvents"),
-        ("x.gz", gzip.compress(b"hello"), "name a trace"),
+        ("x.gz", gzip.compress(b"hello", mtime=0), "name a trace"),
         ("empty.json", b"", "empty"),
         ("x.nsys-rep", b"QDSTRM", "nsys export"),
     ],
