@@ -39,9 +39,10 @@ bench: $(VENV)/test.stamp  ## accuracy of the microbenchmarks, overhead of the p
 samples: $(VENV)/run.stamp  ## record sample_traces/ again
 	$(BIN)/python sample_traces/record.py
 
-pictures: $(VENV)/run.stamp  ## draw the pictures of README and docs again
+pictures: $(VENV)/test.stamp  ## draw the pictures of README and docs again
 	$(BIN)/python docs/pictures.py
 	$(BIN)/python docs/concept_pictures.py
+	$(BIN)/python docs/screenshots.py
 
 docs: $(VENV)/docs.stamp  ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
