@@ -7,6 +7,7 @@ price_per_gpu_hour = 2.5          # or a table by device: see price.py
 from __future__ import annotations
 
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,15 @@ def nearest(start: Path, *keys: str) -> tuple[Path, dict[str, Any]] | None:
 
 def _table(path: Path, keys: tuple[str, ...]) -> dict[str, Any] | None:
     try:
-        found: Any = tomllib.loads(path.read_text())
+        found: Any = _parsed(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, dict) else None
+
+
+@lru_cache(maxsize=4)  # each run and each analysis asks again, and a pyproject takes milliseconds
+def _parsed(text: str) -> dict[str, Any]:
+    """What a file says; to be read, not changed."""
+    return tomllib.loads(text)

@@ -104,10 +104,8 @@ class Instruction:
 def decode(text: bytes, architecture: int = 90) -> tuple[Instruction, ...]:
     """The instructions of a kernel's machine code for `architecture` (90 for sm_90a)."""
     words = [int.from_bytes(text[at : at + BYTES], "little") for at in range(0, len(text), BYTES)]
-    return tuple(
-        Instruction(number * BYTES, word, mnemonic(word, architecture), architecture)
-        for number, word in enumerate(words)
-    )
+    names = {word: mnemonic(word, architecture) for word in set(words)}  # an unrolled loop repeats its words
+    return tuple(Instruction(number * BYTES, word, names[word], architecture) for number, word in enumerate(words))
 
 
 def of(cubin: bytes, kernel: str) -> tuple[Instruction, ...]:

@@ -120,4 +120,5 @@ class InKernel:
         rows = self._stamps.read(np.uint64, len(STAMP) * self._blocks).reshape(self._blocks, len(STAMP))
         start_cycles, end_cycles, start_ns, end_ns = rows.T
         cycles = (end_cycles - start_cycles).astype(np.int64)  # both counters only ever grow
-        return Stamp(float(np.median(cycles)), float(np.median((end_ns - start_ns).astype(np.int64))))
+        ns = (end_ns - start_ns).astype(np.int64)
+        return Stamp(float(statistics.median(cycles.tolist())), float(statistics.median(ns.tolist())))

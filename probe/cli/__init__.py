@@ -6,6 +6,7 @@ One file a command. `main` takes its arguments and returns the exit code, so tha
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import sys
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that cannot show µ shows ?
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = app(args=words, prog_name="probe", standalone_mode=False)
+        result = _commands()(args=words, prog_name="probe", standalone_mode=False)
         sys.stdout.flush()
         if result == STOPPED:  # typer turns Ctrl-C into this result
             return _complain("stopped", STOPPED)
@@ -128,6 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("this is a defect of probe's own; please report it with the lines above", 1)
 
 
+@functools.cache
+def _commands() -> Any:
+    """The tree of all commands: made once in a process, for it takes longer than many a command does."""
+    return typer.main.get_command(app)
+
+
 def _open_closed() -> None:
     """A stream that the caller closed (>&-) is one that nobody reads; Python has none then."""
     for name in ("stdout", "stderr"):
@@ -151,7 +158,7 @@ def _usage(error: Exception, words: Sequence[str]) -> str:
 
 def _named(words: Sequence[str]) -> str:
     """The command that a line begins with, as far as there is one."""
-    command: Any = typer.main.get_command(app)
+    command: Any = _commands()
     path = ["probe"]
     for word in words:
         command = getattr(command, "commands", {}).get(word)

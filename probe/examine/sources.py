@@ -23,6 +23,11 @@ RUNS = Path("runs")
 Named: TypeAlias = str | Path | Sequence[str | Path] | None
 
 
+def _size(file: Path) -> int | None:
+    """Bytes; None of a file that is gone, which its reader will say."""
+    return file.stat().st_size if file.exists() else None
+
+
 @dataclass(frozen=True)
 class RunSource:
     """A run directory that probe wrote."""
@@ -32,8 +37,8 @@ class RunSource:
     @property
     def job(self) -> Job:
         """The last trace of each rank that has one."""
-        last = {rank: str(file) for rank, _, file in self.run.traces}
-        return Job(tuple(RankFile(file, rank) for rank, file in sorted(last.items())))
+        last = {rank: file for rank, _, file in self.run.traces}
+        return Job(tuple(RankFile(str(file), rank, _size(file)) for rank, file in sorted(last.items())))
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from probe.errors import TraceError
 from probe.readers.events import dtypes
+from probe.readers.kineto import without_garbage_collection
 from probe.readers.opening import open_stream
 from probe.tensors import Tensors, TensorUses
 from probe.trace import Int32s, Int64s, Mask, Table, Trace
@@ -63,10 +65,11 @@ def read(path: Path | str) -> ExecutionTrace:
     path = Path(path)
     data = _bytes(path)
     schema = _schema(path, data)
-    nodes, unread = _nodes(path, data)
     builder = _Builder()
-    for node in nodes:
-        builder.add(node)
+    with without_garbage_collection():
+        nodes, unread = _nodes(path, data)
+        for node in nodes:
+            builder.add(node)
     dropped = unread + builder.dropped
     return ExecutionTrace(
         path=str(path),
@@ -113,13 +116,21 @@ def _schema(path: Path, data: bytes) -> str:
 def _nodes(path: Path, data: bytes) -> tuple[list[Any], int]:
     """The nodes, and how many could not be read: of a file that is no JSON each node is tried on its own."""
     try:
-        whole = json.loads(data)
+        whole = _decoded(data)
         nodes = whole.get("nodes") if isinstance(whole, dict) else None
         if not isinstance(nodes, list):
             raise TraceError(f"{path}: an execution trace without a list of nodes; record it again")
         return nodes, 0
     except (ValueError, RecursionError):
         return _salvaged(data)
+
+
+def _decoded(data: bytes) -> Any:
+    """What the text says: at several times the speed of json, which is asked where that reads more, such as NaN."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return json.loads(data)
 
 
 def _salvaged(data: bytes) -> tuple[list[Any], int]:
@@ -186,11 +197,7 @@ def _number(node: Any) -> int:
     """The rf_id of a node: among its attributes, in the oldest schema on the node itself."""
     if "rf_id" in node:
         return int(node["rf_id"])
-    return next(int(a["value"]) for a in node["attrs"] if a["name"] == "rf_id") if _has_number(node) else 0
-
-
-def _has_number(node: Any) -> bool:
-    return any(a["name"] == "rf_id" for a in node["attrs"])
+    return next((int(a["value"]) for a in node["attrs"] if a["name"] == "rf_id"), 0)
 
 
 def _is_tensor(value: Any) -> bool:
