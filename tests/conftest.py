@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 from fake_cuda import FakeCuda
+from hypothesis import HealthCheck, settings
 
 from probe.kernels.cuda.gpu import Gpu
+
+# Another process may hold the core while an example runs: how long it took says nothing.
+settings.register_profile("probe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("probe")
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def repository(folder: Path) -> None:
 
 def gate(folder: Path, options: argparse.Namespace, summary: Path) -> tuple[int, str, dict[str, Any]]:
     """What the workflow's last step does: exit code, what it says, and the gate's own result."""
-    budget = "12" if options.small else "60"
+    budget = "3" if options.small else "60"
     result = summary.with_suffix(".json")
     command = [sys.executable, "-m", "probe", "gate", "check", "--against", "main", "--budget", budget, "--github"]
     done = subprocess.run(

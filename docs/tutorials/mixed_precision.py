@@ -125,7 +125,7 @@ def compare_types(folder: Path, options: argparse.Namespace) -> list[str]:
     for kind in (torch.float32, torch.bfloat16, torch.float16):
         torch.manual_seed(0)
         data = stripes(256 if options.small else 1024, options.device)
-        training = Training(network(16 if options.small else 24).to(options.device), options.device, kind)
+        training = Training(network(8 if options.small else 24).to(options.device), options.device, kind)
         seconds, found = epochs_of(folder / str(kind), training, data, 3 if options.small else 4, 32)
         peak = found.memory.peak_bytes if found.memory else None
         later = sum(seconds[1:]) / len(seconds[1:])
@@ -143,7 +143,7 @@ def gain_by_batch(options: argparse.Namespace) -> None:
     """How much faster each narrow type is than float32, over the batch size, and what bounds a pass of each."""
     print("\nbatch  float32 samples/s   bfloat16    float16  bound in float32, bfloat16, float16")
     gains: dict[tuple[torch.dtype, int], float] = {}
-    for batch in (2, 16) if options.small else (2, 8, 32, 64):
+    for batch in (2, 8) if options.small else (2, 8, 32, 64):
         rates, bounds = {}, []
         for kind in (torch.float32, torch.bfloat16, torch.float16):
             rates[kind], bound = rate_of(kind, batch, options)
@@ -159,7 +159,7 @@ def gain_by_batch(options: argparse.Namespace) -> None:
 def rate_of(kind: torch.dtype, batch: int, options: argparse.Namespace) -> tuple[float, str]:
     """Samples a second of one step with a batch of this size, and what bounds it."""
     torch.manual_seed(0)
-    training = Training(network(16 if options.small else 24).to(options.device), options.device, kind)
+    training = Training(network(8 if options.small else 24).to(options.device), options.device, kind)
     found = probe.roofline(training.step, *stripes(batch, options.device))
     return batch / (found.steps.p50_s or math.inf), found.bound
 

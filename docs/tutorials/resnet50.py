@@ -2,7 +2,7 @@
 
     python docs/tutorials/resnet50.py [--small] [--device cuda]
 
---small keeps the layout and shrinks it: one block a stage, narrow layers, small pictures.
+--small keeps the layout and shrinks it: two stages of one block, narrow layers, small pictures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 import probe
 from probe import Analysis
 
-FULL, SMALL = (3, 4, 6, 3), (1, 1, 1, 1)  # bottlenecks in each of the four stages
+FULL, SMALL = (3, 4, 6, 3), (1, 1)  # bottlenecks in each stage
 
 
 class Bottleneck(nn.Module):

@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="fewer requests")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    requests = 120 if options.small else 600
+    requests = 60 if options.small else 600
     with TemporaryDirectory() as folder:
         single = serve(Path(folder) / "single", 1, requests, options.device)
         batched = serve(Path(folder) / "batched", USERS, requests, options.device)

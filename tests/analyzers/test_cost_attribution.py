@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import Event, kernel, launch, op, shapes, step, write
+from real_traces import trace_in
 
 from probe.analyzers.cost_models.attribution import GroupCosts, attribute
 from probe.analyzers.cost_models.coverage import Coverage, coverage
@@ -141,7 +142,7 @@ def test_an_empty_trace_has_no_costs(tmp_path: Path) -> None:
 
 
 def covered(path: Path) -> Coverage:
-    trace = read(path)
+    trace = trace_in(path)
     groups, costs = attributed(trace)
     seconds = (groups.device_s if trace.on_device else groups.self_s).sum(axis=1)
     return coverage(costs, groups.name, groups.signature, seconds, trace.on_device)
@@ -175,7 +176,7 @@ def test_most_of_the_time_of_real_traces_is_known(foreign_traces: Path, name: st
 
 def test_the_products_of_a_resnet_step_are_counted_once(foreign_traces: Path) -> None:
     """ResNet-50 at 224² has 4.09 G multiply-adds forward (He et al. 2016, table 1: 3.8 G), three times in training."""
-    trace = read(foreign_traces / "v100_resnet50_training.json.gz")
+    trace = trace_in(foreign_traces / "v100_resnet50_training.json.gz")
     groups, costs = attributed(trace)
     kinds = np.array([c.kind in ("matmul", "convolution") for c in costs.cost])
     calls = np.bincount(groups.of_op, minlength=len(groups.name))

@@ -10,6 +10,7 @@ import traces
 from builders import GPU, Event, copy, kernel, launch, op, step, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_traces import trace_in
 
 from probe.analyzers.critical_path.graph import Graph, build
 from probe.analyzers.critical_path.host_points import Kind
@@ -200,7 +201,7 @@ def test_any_graph_reproduces_its_recording(tmp_path_factory, calls: list[Row], 
 
 def test_every_real_recording_is_reproduced(foreign_traces: Path) -> None:
     for file in sorted(foreign_traces.rglob("*.json.gz")):
-        trace = read(file)
+        trace = trace_in(file)
         found = graph(trace)
         replay = Replay(trace, found, most_nodes=10**9)
         assert replay.walk().tolist() == found.end_ns.tolist(), file

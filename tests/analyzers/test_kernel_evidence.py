@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from builders import GPU, copy, document, kernel, launch, op, shapes, step, write
+from real_traces import analysis_of
 
 import probe
 from probe.analyzers.gpu.kernel_evidence import KernelRuns, bus_fractions, causes, filling, in_blocks, runs_of_groups
@@ -345,5 +346,5 @@ def test_time_by_what_kernels_do(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_little_is_unknown_where_shapes_were_recorded(foreign_traces: Path, name: str) -> None:
-    times = probe.analyze(foreign_traces / f"{name}.json.gz").time_s
+    times = analysis_of(foreign_traces / f"{name}.json.gz").time_s
     assert (times["unknown"] or 0.0) <= 0.05 * (times["step"] or 0.0)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from real_traces import analysis_of, trace_in
 
 import probe
 from probe.analyzers.memory.forecast import forecasts
 from probe.analyzers.memory.levels import POINTS, Levels
 from probe.analyzers.memory.use import memory_use
 from probe.analyzers.operators.steps import recorded_steps
-from probe.readers.formats import read
 from probe.report import html, markdown
 from probe.report.analysis import as_text
 from probe.results.memory_use import CATEGORIES, Memory
@@ -146,7 +146,7 @@ def test_torchs_own_memory_profiler_agrees(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["h100_bert_small", "h100_qwen_0.5b_chat", "mi300x_qwen_0.5b_chat"])
 def test_levels_are_those_that_the_allocator_counted(foreign_traces: Path, name: str) -> None:
-    trace = read(foreign_traces / f"{name}.json.gz")
+    trace = trace_in(foreign_traces / f"{name}.json.gz")
     use = memory_use(trace, recorded_steps(trace))
     assert use is not None and use.complete and use.device == 0
     own = trace.allocations.device == 0
@@ -155,7 +155,7 @@ def test_levels_are_those_that_the_allocator_counted(foreign_traces: Path, name:
 
 
 def test_old_traces_say_why_nothing_is_known(foreign_traces: Path) -> None:
-    memory = memory_of(probe.analyze(foreign_traces / "v100_resnet50_training.json.gz"))
+    memory = memory_of(analysis_of(foreign_traces / "v100_resnet50_training.json.gz"))
     assert memory.peak_bytes is None and "without addresses" in memory.notes[0]
 
 

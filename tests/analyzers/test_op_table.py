@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import GPU, copy, gpu_step, kernel, launch, op, shapes, step, write
+from real_traces import trace_in
 
 from probe.analyzers.operators.op_table import dtypes_text, group_operators, operators, shapes_text
 from probe.analyzers.operators.steps import busy_fraction, recorded_steps, step_of
@@ -80,7 +81,7 @@ def test_busy_time_counts_overlapping_work_once(tmp_path: Path) -> None:
 def test_real_traces_lose_no_host_time(foreign_traces: Path) -> None:
     """Self times of all operators that start in a step add up to the table's."""
     for path in sorted(foreign_traces.rglob("*.json.gz")):
-        trace = read(path)
+        trace = trace_in(path)
         steps = recorded_steps(trace)
         inside = step_of(steps, trace.host_ops.start_ns) >= 0
         expected = trace.host_ops.self_ns[inside].sum() / 1e9 / len(steps)

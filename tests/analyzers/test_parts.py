@@ -7,8 +7,8 @@ import pytest
 from builders import GPU, copy, event, gpu_step, kernel, launch, op, shapes, step, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_traces import analysis_of
 
-import probe
 from probe.analyzers.operators.op_table import group_operators
 from probe.analyzers.operators.steps import busy_fraction, cut_by_device, recorded_steps
 from probe.analyzers.parts import partition
@@ -272,7 +272,7 @@ def test_operators_with_shapes(tmp_path: Path) -> None:
 
 def test_parts_add_up_on_every_real_trace(foreign_traces: Path) -> None:
     for path in sorted(foreign_traces.rglob("*.json.gz")):
-        analysis = probe.analyze(path)
+        analysis = analysis_of(path)
         total = sum(v or 0.0 for k, v in analysis.time_s.items() if k != "step")
         assert total == pytest.approx(analysis.time_s["step"], rel=0.01), path
         for part in PARTS:

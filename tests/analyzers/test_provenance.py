@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from builders import GPU, gpu_step, kernel, launch, op, step, write
+from real_traces import trace_in
 
 from probe.analyzers.diagnosis import diagnose
 from probe.machine.device import Ceilings
@@ -108,7 +109,7 @@ def test_a_cut_file(tmp_path: Path) -> None:
 def test_normal_traces_are_not_called_damaged(foreign_traces: Path) -> None:
     """What is normal for a format gives no reason; work of the step before the recording is said to be that."""
     for name in ("v100_resnet50_training", "v100_ns_resolution_rank0", "a100_nccl_rank0", "h100_bert_small"):
-        said = analysed(read(foreign_traces / f"{name}.json.gz")).quality.reasons
+        said = analysed(trace_in(foreign_traces / f"{name}.json.gz")).quality.reasons
         assert all("outside every recorded step" in r for r in said), (name, said)
 
 

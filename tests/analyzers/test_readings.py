@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from places import GOLDEN, SAMPLES
+from real_traces import analysis_of
 
 import probe
 from probe.results.analysis import PARTS, Analysis
@@ -63,7 +64,7 @@ def _about_findings(wanted: dict[str, Any], found: Analysis) -> Iterator[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_reading(foreign_traces: Path, name: str) -> None:
     source = foreign_traces / name
-    found = probe.analyze(source if source.is_dir() else foreign_traces / f"{name}.json.gz")
+    found = analysis_of(source if source.is_dir() else foreign_traces / f"{name}.json.gz")
     assert not list(disagreements(reading(name), found))
 
 

@@ -9,6 +9,7 @@ import pytest
 from builders import GPU, Event, kernel, launch, op, step, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_traces import trace_in
 
 from probe.analyzers.critical_path.accuracy import replay_accuracy
 from probe.analyzers.critical_path.graph import build
@@ -212,7 +213,7 @@ def test_a_wait_for_everything_ends_with_the_work_though_clocks_differ(tmp_path:
 def test_real_steps_are_explained_within_their_target(foreign_traces: Path) -> None:
     """Unchanged, from dependencies alone, and with each kernel at what its kind takes in the other steps."""
     for name in ("a100_training_rank3", "v100_resnet50_training", "mi300x_resnet_checkpointing_rank0"):
-        found = replay_accuracy(read(foreign_traces / f"{name}.json.gz"))
+        found = replay_accuracy(trace_in(foreign_traces / f"{name}.json.gz"))
         assert abs(found.unchanged) < 0.001
         assert abs(found.explained) < 0.035
         assert found.held_out is not None and abs(found.held_out) < 0.035

@@ -237,7 +237,7 @@ def test_doctor(run: Any) -> None:
 
 def test_verify_runs_the_suggestions_of_a_run(run: Any, tmp_path: Path) -> None:
     recorded = shutil.copytree(SAMPLES / "transformer_step", tmp_path / "run")  # the verdicts are kept with the run
-    content = run("verify", recorded, "--code", "f06", "--budget", "4", "--json").json
+    content = run("verify", recorded, "--code", "f06", "--budget", "2", "--json").json
     verified = {f["code"]: f["verified"] for f in content["findings"]}
     assert verified["F06"]["verdict"] in ("accept", "trade", "inconclusive", "reject")
     assert verified["F24"] is None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nvdisasm
 import pytest
+from made_once import one_at_a_time
 
 from probe.errors import UnavailableError
 from probe.kernels.cuda import catalogue, cubin, nvrtc, proof, sass
@@ -35,13 +36,15 @@ def _compiled(kernel: Kernel, architecture: str) -> "bytes | Exception":
 
 
 @pytest.fixture(scope="module")
-def made(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Every cubin; what was compiled stays in pytest's cache for the next run."""
+def made(cubins: Path) -> Made:
+    """Every cubin."""
     recipes = {_recipe(*pair.values): pair.values for pair in PAIRS}
-    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
-    folder = cache.mkdir("cubins") if cache else tmp_path_factory.mktemp("cubins")
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(os.cpu_count()) as threads:
-        patch.setenv("PROBE_CACHE_DIR", str(folder))
+    with (
+        one_at_a_time(cubins / "catalogue.lock"),  # the second of pytest's processes finds what the first compiled
+        pytest.MonkeyPatch.context() as patch,
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+    ):
+        patch.setattr(nvrtc, "cache_directory", lambda: cubins)
         codes = threads.map(lambda pair: _compiled(*pair), recipes.values())
         return dict(zip(recipes, codes, strict=True))
 

@@ -3,11 +3,12 @@
 import ctypes
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda_listing import ARCHITECTURES, compiled, listing, mnemonics
+from cuda_listing import ARCHITECTURES, compiled, listings, mnemonics
 from fake_cuda import Arguments, FakeCuda, Kernel, Three
 
 from probe.errors import UnavailableError
@@ -51,35 +52,43 @@ def test_the_loops_hold_the_instruction_and_a_counter(architecture: str) -> None
             assert _wrong(operation, chains, architecture) == [], operation.kernel(chains).title
 
 
-@pytest.mark.parametrize(
-    ("name", "architecture", "mnemonic"),
-    [
-        ("FFMA", "sm_90a", "FFMA"),
-        ("DFMA", "sm_90a", "DFMA"),
-        ("HFMA2", "sm_100a", "HFMA2"),
-        ("HFMA2.BF16", "sm_100a", "HFMA2.BF16_V2"),
-        ("IMAD", "sm_90a", "IMAD"),
-        ("MUFU.EX2", "sm_90a", "MUFU.EX2"),
-        ("MUFU.RSQ", "sm_90a", "MUFU.RSQ"),
-        ("SHFL.BFLY", "sm_90a", "SHFL.BFLY"),
-        ("mma.sync m16n8k8 float16", "sm_75", "HMMA.1688.F32"),
-        ("mma.sync m8n8k16 int8", "sm_75", "IMMA.8816.S8.S8"),
-        ("mma.sync m8n8k4 float64", "sm_80", "DMMA.884"),
-        ("mma.sync m16n8k32 float8_e4m3fn", "sm_89", "QMMA.16832.F32.E4M3.E4M3"),
-        ("mma.sync m16n8k16 float16", "sm_90a", "HMMA.16816.F32"),
-        ("mma.sync m16n8k16 bfloat16", "sm_90a", "HMMA.16816.F32.BF16"),
-        ("mma.sync m16n8k8 tf32", "sm_90a", "HMMA.1688.F32.TF32"),
-        ("mma.sync m16n8k16 float64", "sm_90a", "DMMA.16x8x16"),
-        ("mma.sync m16n8k32 int8", "sm_90a", "IMMA.16832.S8.S8"),
-        ("wgmma m64n256k16 bfloat16", "sm_90a", "HGMMA.64x256x16.F32.BF16"),
-    ],
-)
-def test_the_disassembler_names_the_type_and_shape(name: str, architecture: str, mnemonic: str) -> None:
+MNEMONICS = {
+    "sm_75": {
+        "mma.sync m16n8k8 float16": "HMMA.1688.F32",
+        "mma.sync m8n8k16 int8": "IMMA.8816.S8.S8",
+    },
+    "sm_80": {"mma.sync m8n8k4 float64": "DMMA.884"},
+    "sm_89": {"mma.sync m16n8k32 float8_e4m3fn": "QMMA.16832.F32.E4M3.E4M3"},
+    "sm_90a": {
+        "FFMA": "FFMA",
+        "DFMA": "DFMA",
+        "IMAD": "IMAD",
+        "MUFU.EX2": "MUFU.EX2",
+        "MUFU.RSQ": "MUFU.RSQ",
+        "SHFL.BFLY": "SHFL.BFLY",
+        "mma.sync m16n8k16 float16": "HMMA.16816.F32",
+        "mma.sync m16n8k16 bfloat16": "HMMA.16816.F32.BF16",
+        "mma.sync m16n8k8 tf32": "HMMA.1688.F32.TF32",
+        "mma.sync m16n8k16 float64": "DMMA.16x8x16",
+        "mma.sync m16n8k32 int8": "IMMA.16832.S8.S8",
+        "wgmma m64n256k16 bfloat16": "HGMMA.64x256x16.F32.BF16",
+    },
+    "sm_100a": {"HFMA2": "HFMA2", "HFMA2.BF16": "HFMA2.BF16_V2"},
+}
+
+
+@pytest.mark.parametrize("architecture", MNEMONICS)
+def test_the_disassembler_names_the_type_and_shape(architecture: str, tmp_path: Path) -> None:
     """The decoder at run time knows the operation; that it is of the type and shape in the name is proved here."""
-    operation = EVERY[name]
-    lines = listing(operation.kernel(mma.UNDER_WAY[1] if operation is mma.WGMMA else 8), architecture)
-    found = [m for m in mnemonics(lines) if m.split(".")[0] == operation.main]
-    assert found.count(mnemonic) == operation.counted
+    operations = [EVERY[name] for name in MNEMONICS[architecture]]
+    kernels_of = [o.kernel(mma.UNDER_WAY[1] if o is mma.WGMMA else 8) for o in operations]
+    counts = {
+        operation.name: [m for m in mnemonics(lines) if m.split(".")[0] == operation.main].count(mnemonic)
+        for operation, mnemonic, lines in zip(
+            operations, MNEMONICS[architecture].values(), listings(kernels_of, architecture, tmp_path), strict=True
+        )
+    }
+    assert counts == {operation.name: operation.counted for operation in operations}
 
 
 def test_volta_does_a_product_in_four_steps() -> None:

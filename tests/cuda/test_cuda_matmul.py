@@ -66,8 +66,11 @@ class FakeEnqueueTimer:
 
 
 @pytest.fixture(autouse=True)
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU whose tensors are the CPU's, with a GiB for the search and no NVML."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A GPU whose tensors are the CPU's, with a GiB for the search and no NVML.
+
+    Its products are computed by one thread: several spin while they wait for each other on a busy machine.
+    """
 
     @contextmanager
     def no_meter(index: int | None) -> Iterator[None]:
@@ -81,6 +84,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul_shapes, "give_back", lambda: None)
     monkeypatch.setattr(matmul_shapes, "SHAPES", SHAPES)
     monkeypatch.setattr(matmul_shapes, "QUICK", SHAPES[:2])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def context(timer: FakeTimer, budget_s: float = 0.4, capability: str = "9.0", **more: Any) -> Context:

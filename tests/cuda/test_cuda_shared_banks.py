@@ -5,11 +5,12 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda_listing import ARCHITECTURES, compiled, listing, mnemonics
+from cuda_listing import ARCHITECTURES, compiled, listings, mnemonics
 from fake_cuda import Arguments, FakeCuda, Three
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,21 +45,17 @@ def test_the_loops_hold_the_accesses_and_a_counter(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ("sm_75", "sm_90a", "sm_120"))
-def test_the_disassembler_sees_the_same_accesses(architecture: str) -> None:
-    for kernel in kernels.KERNELS:
-        lines = listing(kernel, architecture)
+def test_the_disassembler_sees_the_same_accesses_and_a_chain_through_them(architecture: str, tmp_path: Path) -> None:
+    *plain, chain = listings([*kernels.KERNELS, kernels.chain(4)], architecture, tmp_path)
+    for kernel, lines in zip(kernels.KERNELS, plain, strict=True):
         access, _, width = kernel.label.partition(".")
         with_width = [m for m in mnemonics(lines) if m.startswith(access)]
         assert sum(m.replace(".U", "") == kernel.label for m in with_width) >= kernels.ACCESSES, kernel.title
         assert sum(width in m.split(".") for m in with_width) == len(with_width) or not width
 
-
-@pytest.mark.parametrize("architecture", ("sm_75", "sm_90a"))
-def test_a_chain_loads_its_own_next_address(architecture: str) -> None:
-    lines = listing(kernels.chain(4), architecture)
-    loads = [line.replace(",", " ").split() for line in lines if line.startswith("LDS")]
+    loads = [line.replace(",", " ").split() for line in chain if line.startswith("LDS")]
     assert len(loads) == kernels.ACCESSES
-    for before, after in itertools.pairwise(loads):
+    for before, after in itertools.pairwise(loads):  # each loads the address of the next
         assert after[2] == f"[{before[1]}]"
 
 

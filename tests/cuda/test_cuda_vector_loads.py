@@ -1,5 +1,6 @@
 """Are loads and stores of each width measured from L2 and DRAM, full and low, and do the loops hold nothing else?"""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,12 @@ def _measured(model: Model, *, quick: bool = False, **more: Any) -> tuple[Rows, 
     return {(m.params["kernel"], m.params["level"], _width(m), m.params["occupancy"]): m for m in found}, asked
 
 
+@functools.cache
+def _plain() -> tuple[Rows, Context]:
+    """What is found on the model machine, once for all tests that only look."""
+    return _measured(Model(sizes=SIZES))
+
+
 def _width(m: Measurement) -> int:
     return int(m.params.get("load_bytes") or m.params["store_bytes"])
 
@@ -41,7 +48,7 @@ def _width(m: Measurement) -> int:
 
 
 def test_rates_are_those_of_the_level_or_of_what_is_under_way() -> None:
-    found, asked = _measured(Model(sizes=SIZES))
+    found, asked = _plain()
 
     assert asked.warnings == []
     assert found["load", "DRAM", 16, "full"].value == pytest.approx(3e12, rel=0.01)
@@ -53,7 +60,7 @@ def test_rates_are_those_of_the_level_or_of_what_is_under_way() -> None:
 
 
 def test_the_point_that_others_published_is_there() -> None:
-    found, _ = _measured(Model(sizes=SIZES))
+    found, _ = _plain()
     point = found["load", "DRAM", 16, "64 blocks"]
 
     assert (point.params["blocks"], point.params["threads_per_block"]) == (64, 256)
@@ -75,7 +82,7 @@ def test_wider_accesses_take_fewer_instructions_a_byte() -> None:
 
 
 def test_all_widths_work_with_as_many_threads() -> None:
-    found, _ = _measured(Model(sizes=SIZES))
+    found, _ = _plain()
     for level in ("L2", "DRAM"):
         for occupancy in ("full", "low"):
             assert len({m.params["threads"] for key, m in found.items() if key[1::2] == (level, occupancy)}) == 1

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from chromium import MARKS, opened
-from dashboard_runs import HOSTILE_FILE, MARKUP, SAMPLES, hostile_trace, id_of
+from dashboard_runs import HOSTILE_FILE, MARKUP, SAMPLES, hostile_trace, id_of, library
 from waitress import create_server
 
 from probe.dashboard.app import PAGES, create_app
-from probe.dashboard.catalogue import Catalogue
 from probe.dashboard.loaded import Library
 from probe.dashboard.security import access
 from probe.dashboard.server import bound
+from probe.dashboard.shell import title
 
 pytestmark = MARKS
 ALL_NAMED = """words => { const names = [...document.querySelectorAll(".ag-center-cols-container [col-id=name]")];
@@ -29,9 +29,8 @@ PATIENCE_MS = 60_000
 class Site:
     """A dashboard that is being served, and the runs in it."""
 
-    def __init__(self, folder: Path) -> None:
-        hostile_trace(folder)
-        self.library = Library(Catalogue([str(SAMPLES), str(folder)]))
+    def __init__(self, library: Library) -> None:
+        self.library = library
         self._socket = bound("127.0.0.1", 0)
         self.root = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         app = create_app(self.library, access("127.0.0.1"))
@@ -51,9 +50,12 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    found = Site(tmp_path_factory.mktemp("browser"))
-    yield found
-    found.close()
+    folder = tmp_path_factory.mktemp("browser")
+    hostile_trace(folder)
+    with library(SAMPLES, folder, cache=folder / "cache") as held:
+        found = Site(held)
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -63,25 +65,58 @@ def browser() -> Iterator[Any]:
 
 
 class Tab:
-    """A page that remembers what went wrong on it and whom it asked."""
+    """The page that all tests use, what went wrong on it and whom it asked.
 
-    def __init__(self, browser: Any, root: str, theme: str = "dark", width: int = 1440) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    The process behind it keeps the scripts of Dash and plotly compiled, which takes longer than anything else here; a
+    page of its own for each test would have a new process. What a test leaves in the browser is taken away instead.
+    """
+
+    def __init__(self, browser: Any, root: str) -> None:
+        self.root, self.faults, self.strangers = root, [], []
+        self._browser = browser
+        self._begin()
+
+    def _begin(self) -> None:
+        self.crashed = False
+        self.context = self._browser.new_context()
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
-        self.root, self.faults, self.strangers = root, [], []
         self.page.on("console", lambda m: self.faults.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", self._asked)
+        self.page.on("crash", self._crash)
+        self._devtools = self.context.new_cdp_session(self.page)
 
     def _asked(self, request: Any) -> None:
-        if not request.url.startswith((self.root, "data:", "blob:")):
+        if not request.url.startswith((self.root, "data:", "blob:", "about:")):
             self.strangers.append(request.url)
+
+    def _crash(self, _: Any) -> None:
+        self.crashed = True
+
+    def fresh(self, theme: str = "dark") -> None:
+        """As for someone who was never here and whose system has that theme; what went wrong before is forgotten."""
+        if self.crashed or self.page.is_closed():
+            self.context.close()
+            self._begin()
+        self.page.goto("about:blank")
+        self._devtools.send("Storage.clearDataForOrigin", {"origin": self.root, "storageTypes": "all"})
+        self.page.keyboard.up("Shift")  # a test that failed may have left it down
+        self.page.set_viewport_size({"width": 1440, "height": 900})
+        self.page.emulate_media(color_scheme=theme)
+        self.faults.clear()
+        self.strangers.clear()
 
     def open(self, address: str) -> Any:
         self.page.goto(self.root + address)
         self.settled()
         return self.page
+
+    def follow(self, name: str) -> None:
+        """Another page by its link, without reading the scripts again."""
+        self.page.locator(f"nav a.page-link[href^='/{name}?']").click()
+        self.page.wait_for_function("title => document.querySelector('#title').textContent === title", arg=title(name))
+        self.settled()
 
     def settled(self) -> None:
         self.page.wait_for_function(
@@ -89,30 +124,46 @@ class Tab:
             " && !document.querySelector('[data-dash-is-loading]')"
         )
 
+    def drawn(self, marks: str = ".js-plotly-plot .points path") -> None:
+        """A figure stands as it will stay: Dash gives it its size a moment after it was first drawn."""
+        self.page.wait_for_selector(marks)
+        self.page.wait_for_function(
+            "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot =>"
+            " plot._fullLayout && !plot._resolveResize && !plot.classList.contains('dash-graph--pending'))"
+        )
 
-@pytest.fixture
-def tab(browser: Any, site: Site) -> Iterator[Tab]:
+
+@pytest.fixture(scope="module")
+def _tab(browser: Any, site: Site) -> Iterator[Tab]:
     found = Tab(browser, site.root)
     yield found
     found.context.close()
-    assert found.faults == [] and found.strangers == []
 
 
-@pytest.mark.parametrize("theme", ["dark", "light"])
-def test_every_page_stands_in_both_themes_and_widths(browser: Any, site: Site, theme: str) -> None:
-    """No error, no request elsewhere, nothing wider than the window from 1024 pixels on."""
-    tab = Tab(browser, site.root, theme)
-    for name in PAGES:
+@pytest.fixture
+def tab(_tab: Tab) -> Iterator[Tab]:
+    _tab.fresh()
+    yield _tab
+    assert _tab.faults == [] and _tab.strangers == []
+
+
+def test_every_page_stands_in_both_themes_and_widths(tab: Tab, site: Site) -> None:
+    """No error, no request elsewhere, nothing wider than the window from 1024 pixels on; begun in either theme."""
+    themes = ("dark", "light")
+    for place, name in enumerate(PAGES):
+        tab.fresh(themes[place % 2])
         page = tab.open(f"/{name}?run={site.run}&base={site.base}" if name == "compare" else f"/{name}?run={site.run}")
         assert page.locator("#title").inner_text()
         assert page.locator("[role=alert]").count() == 0, name
-        for width in (1440, 1024, 2560):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (name, width)
-        page.set_viewport_size({"width": 1440, "height": 900})
-    assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == theme
-    tab.context.close()
-    assert tab.faults == [] and tab.strangers == []
+        for theme in (themes[place % 2], themes[1 - place % 2]):
+            assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == theme
+            for width in (1440, 1024, 2560):
+                page.set_viewport_size({"width": width, "height": 900})
+                assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (name, theme, width)
+            page.set_viewport_size({"width": 1440, "height": 900})
+            page.wait_for_function("() => document.documentElement.scrollWidth <= innerWidth")  # figures follow later
+            page.locator("#theme").click()
+        assert tab.faults == [] and tab.strangers == [], name
 
 
 def _shown(page: Any) -> str:
@@ -141,8 +192,7 @@ def test_an_operator_chosen_in_one_view_is_marked_in_all(tab: Tab, site: Site) -
 
 def test_a_mark_of_the_roofline_can_be_clicked(tab: Tab, site: Site) -> None:
     page = tab.open(f"/roofline?run={site.run}")
-    page.wait_for_selector(".traceclasscompute .points path")
-    page.wait_for_timeout(500)
+    tab.drawn(".traceclasscompute .points path")
     box = page.locator(".traceclasscompute .points path").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_function("() => location.search.includes('op=')")
@@ -166,8 +216,7 @@ def test_a_link_shows_the_same_picture(tab: Tab, site: Site) -> None:
 
 def test_the_address_holds_the_zoom_of_the_roofline_and_the_classes_shown(tab: Tab, site: Site) -> None:
     page = tab.open(f"/roofline?run={site.run}")
-    page.wait_for_selector(".traceclassmemory .points path")
-    page.wait_for_timeout(500)
+    tab.drawn(".traceclassmemory .points path")
     box = page.locator(".js-plotly-plot .nsewdrag").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.wheel(0, -400)
@@ -211,9 +260,8 @@ PERFETTO = """<!doctype html><title>stand-in</title><script>
 </script>"""
 
 
-def test_a_trace_is_handed_to_perfetto_on_a_click_only(browser: Any, site: Site) -> None:
+def test_a_trace_is_handed_to_perfetto_on_a_click_only(tab: Tab, site: Site) -> None:
     """A page of our own stands where ui.perfetto.dev is; it gets the file's bytes once it has said that it is ready."""
-    tab = Tab(browser, site.root)
     perfetto = "https://ui.perfetto.dev/**"
     tab.context.route(perfetto, lambda route: route.fulfill(body=PERFETTO, content_type="text/html"))
     page = tab.open(f"/timeline?run={site.run}")
@@ -229,8 +277,8 @@ def test_a_trace_is_handed_to_perfetto_on_a_click_only(browser: Any, site: Site)
         "run => fetch('/api/trace/' + run).then(a => a.arrayBuffer()).then(b => b.byteLength)", site.run
     )
     assert heard[0] == "PING" and heard[-1] == size > 1000 and sum(one == size for one in heard) == 1
-    tab.context.close()
-    assert tab.faults == [] and tab.strangers == []
+    other.close()
+    tab.context.unroute(perfetto)
 
 
 def test_the_grid_is_searched_grouped_and_chosen_from(tab: Tab, site: Site) -> None:
@@ -271,15 +319,16 @@ def test_the_timeline_moves_searches_and_measures(tab: Tab, site: Site) -> None:
 
 def test_the_theme_changes_without_a_request(tab: Tab, site: Site) -> None:
     page = tab.open(f"/roofline?run={site.run}")
-    page.wait_for_selector(".traceclasscompute .points path")
-    page.wait_for_timeout(500)
+    tab.drawn(".traceclasscompute .points path")
+    _shown(page)  # the last that the page asks for by itself
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", hears := lambda request: asked.append(request.url))
     colour = "getComputedStyle(document.querySelector('.traceclasscompute .points path')).fill"
     before = page.evaluate(colour)
     page.locator("#theme").click()
     page.wait_for_function(f"before => {colour} !== before", arg=before)
     assert asked == []
+    page.remove_listener("request", hears)
     page.reload()
     tab.settled()
     assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == "light"
@@ -299,8 +348,9 @@ def test_another_run_is_chosen_and_the_first_one_exported(tab: Tab, site: Site) 
 
 def test_hostile_names_are_shown_as_text(tab: Tab, site: Site) -> None:
     """On every page, in the grid, the card, beside marks and on the timeline; nothing of them runs."""
+    page = tab.open(f"/runs?run={site.hostile}")
     for name in PAGES:
-        page = tab.open(f"/{name}?run={site.hostile}")
+        tab.follow(name)
         assert page.locator("img[src=x]").count() == 0
         if name == "operators":
             page.wait_for_selector(".ag-center-cols-container .ag-row")
@@ -331,8 +381,7 @@ def test_the_keyboard_reaches_what_the_mouse_does(tab: Tab, site: Site) -> None:
 def test_a_figure_is_saved_as_it_looks(tab: Tab, site: Site, tmp_path: Path) -> None:
     """In the theme of the page, without the classes that are hidden there, as SVG and as PNG of twice the size."""
     page = tab.open(f"/roofline?run={site.run}&hide=overhead")
-    page.wait_for_selector(".traceclasscompute .points path")
-    page.wait_for_timeout(500)
+    tab.drawn(".traceclasscompute .points path")
     saved = {}
     for kind in ("svg", "png"):
         with page.expect_download() as download:

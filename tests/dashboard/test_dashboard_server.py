@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -292,8 +293,10 @@ def test_grouping_answers_only_what_it_can(held: Library, run: str) -> None:
     assert not isinstance(grouped(held, "name", "000000000000")[0], list)
 
 
-def test_a_run_is_read_once_whoever_asks() -> None:
+def test_a_run_is_read_once_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
+    given_back = threading.Semaphore(0)
+    monkeypatch.setattr("probe.dashboard.shelf.give_back", given_back.release)
 
     def make(key: str, told: Any) -> str:
         made.append(key)
@@ -307,6 +310,7 @@ def test_a_run_is_read_once_whoever_asks() -> None:
         shelf.ask(key).result()
     shelf.ask("a").result()
     assert made == ["a", "b", "c", "a"]  # two are held
+    assert all(given_back.acquire(timeout=60) for _ in made)  # after each reading
 
 
 def test_a_reading_that_failed_says_why() -> None:

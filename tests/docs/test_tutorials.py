@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
-import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
+from forked import Forked
 from places import ROOT
 
 pytest.importorskip("torch")
@@ -20,14 +20,17 @@ NAMES = PAGES["names"]()
 FLAKY = pytest.mark.flaky(reruns=2)  # real recordings: a busy machine deschedules them
 
 
-def printed(name: str) -> str:
-    """What the small form of a program prints on standard output."""
-    done = subprocess.run(
-        [sys.executable, str(TUTORIALS / f"{name}.py"), "--small"], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "nan" not in done.stdout.lower() or name == "mixed_precision"
-    return done.stdout
+@pytest.fixture
+def printed(forked: Forked) -> Callable[[str], str]:
+    """What the small form of a program, by its name, prints on standard output."""
+
+    def of(name: str) -> str:
+        done = forked.run([str(TUTORIALS / f"{name}.py"), "--small"])
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "nan" not in done.stdout.lower() or name == "mixed_precision"
+        return done.stdout
+
+    return of
 
 
 def numbers(line: str) -> list[float]:
@@ -70,7 +73,7 @@ def test_the_gate_s_page_shows_the_workflow_of_its_program() -> None:
 
 
 @FLAKY
-def test_resnet50() -> None:
+def test_resnet50(printed: Callable[[str], str]) -> None:
     said = printed("resnet50")
     rows = [line for line in said.splitlines() if re.match(r" *\d+%", line)]
     assert len(rows) == 3
@@ -100,7 +103,7 @@ def test_resnet50_says_so_where_there_is_no_compiler(
 
 
 @FLAKY
-def test_mixed_precision() -> None:
+def test_mixed_precision(printed: Callable[[str], str]) -> None:
     said = printed("mixed_precision")
     types = {line.split()[0]: line for line in said.splitlines()[1:4]}
     assert list(types) == ["float32", "bfloat16", "float16"]
@@ -117,7 +120,7 @@ def test_mixed_precision() -> None:
 
 
 @FLAKY
-def test_two_ranks() -> None:
+def test_two_ranks(printed: Callable[[str], str]) -> None:
     said = printed("two_ranks")
     rows = {
         words[0]: line
@@ -135,7 +138,7 @@ def test_two_ranks() -> None:
 
 
 @FLAKY
-def test_slow_loader() -> None:
+def test_slow_loader(printed: Callable[[str], str]) -> None:
     slow, workers, together = re.split(r"^(?:two workers|a read a batch)", printed("slow_loader"), flags=re.MULTILINE)
     codes = re.findall(r"^  (H\d\d) ", slow, re.MULTILINE)
     assert codes == ["H07", "H08"]
@@ -145,7 +148,7 @@ def test_slow_loader() -> None:
 
 
 @FLAKY
-def test_naive_attention() -> None:
+def test_naive_attention(printed: Callable[[str], str]) -> None:
     said = printed("naive_attention")
     first, second = said.split("2. the attention edited")
     assert re.match(r"1\. .*\n  F06 naive-attention: up to \d+% of a pass", first)
@@ -160,7 +163,7 @@ def test_naive_attention() -> None:
 
 
 @FLAKY
-def test_serving_loop() -> None:
+def test_serving_loop(printed: Callable[[str], str]) -> None:
     single, batched = printed("serving_loop").split("up to 6 at a time")
     assert "in a step 1.0 (largest 1)" in single
     assert "(largest 6)" in batched
@@ -172,7 +175,7 @@ def test_serving_loop() -> None:
 
 
 @FLAKY
-def test_gate_in_ci() -> None:
+def test_gate_in_ci(printed: Callable[[str], str]) -> None:
     said = printed("gate_in_ci")
     refused, mended = said.split("mended: ")
     assert refused.startswith("pull request: fail, exit code 3")

@@ -221,10 +221,13 @@ class TestDask:
     @pytest.mark.filterwarnings("default")  # dask's own
     @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="dask is not installed")
     def test_on_a_cluster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import dask
         from distributed import LocalCluster
 
         monkeypatch.setenv("PYTHONPATH", str(TESTS))  # where the workers find the tasks
-        with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        few = dask.config.set({"distributed.scheduler.allowed-failures": 1})  # each costs a worker, and its successor
+        of_two = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+        with few, LocalCluster(**of_two) as cluster:
             address = cluster.scheduler_address.removeprefix("tcp://")
             with executor(f"dask://{address}") as pool:
                 done: list[Any] = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked_workers
 import pytest
 
 from probe.cli import main
@@ -50,13 +52,20 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repository(tmp_path_factory.mktemp("gate") / "repo")
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that need not import torch. Not for how they are started, and what is done before torch is there."""
+    forked_workers.install(monkeypatch)
+
+
 def gate(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, JSON object and what was said."""
-    code = main(["gate", "check", "--json", "--budget", "4", *words])
+    code = main(["gate", "check", "--json", "--budget", "1", *words])
     out, err = capsys.readouterr()
     return code, json.loads(out) if out else {}, err
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_same_code_does_not_fail(
     repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -107,6 +116,7 @@ def test_a_program_is_run_from_both_versions(
     assert operators["new"] - operators["base"] == 4
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_short_program_is_told_how_many_steps_it_needs(
     repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +124,7 @@ def test_a_short_program_is_told_how_many_steps_it_needs(
     short = repo / "short.py"
     short.write_text(
         "import torch\noptimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)\n"
+        "def never():\n    pass\n"
         "for _ in range(40):\n    optimizer.step()\n"
     )
     git(repo, "add", ".")
@@ -121,10 +132,11 @@ def test_a_short_program_is_told_how_many_steps_it_needs(
     monkeypatch.chdir(repo)
     code, _, said = gate(capsys, "--", "short.py")
     assert code == 2 and "give it" in said and "or more" in said
-    code, _, said = gate(capsys, "--step-on", "nothing", "--", "short.py")
+    code, _, said = gate(capsys, "--step-on", "never", "--", "short.py")
     assert code == 2 and "no step of it was seen" in said and "--step-on" in said
 
 
+@pytest.mark.usefixtures("forked")
 def test_bad_input_is_one_line(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +147,8 @@ def test_bad_input_is_one_line(
     outside = tmp_path / "step.py"
     outside.write_text(STEP.format(count=1, operator="tanh"))
     (repo / "late.py").write_text("def step(): pass\n")  # not in the base
+    with (repo / "step.py").open("a") as file:
+        file.write("\ndef later(): pass\n")  # nor is this
     (repo / "pyproject.toml").write_text("[tool.probe.gate]\nfloor = 'much'\n")
     cases: list[tuple[list[str], str]] = [
         (["--", "step.py:step"], "gate.floor = 'much'"),
@@ -154,7 +168,9 @@ def test_bad_input_is_one_line(
         (["--baseline", "other.json", "--", "step.py:step"], "probe.gate-baseline/9"),
         (["--junit", "/nowhere/x.xml", "--", "step.py:step"], "there is no directory"),
         (["--", "late.py:step"], "no such file in this version"),
+        (["--", "step.py:later"], "it has no function later"),
         (["--", "step.py:nothing"], "it has no function nothing"),
+        (["--step-on", "nothing", "--", "step.py"], "step.py has no nothing"),
     ]
     for words, said in cases:
         code, _, err = gate(capsys, *words)
@@ -165,17 +181,19 @@ def test_bad_input_is_one_line(
     assert code == 2 and "is in no git repository; use --baseline" in err
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_failing_program_says_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repo = repository(tmp_path / "repo")
-    (repo / "step.py").write_text("raise RuntimeError('no such luck')\n")
+    (repo / "step.py").write_text("raise RuntimeError('no such luck')\ndef step(): pass\n")
     monkeypatch.chdir(repo)
     code, _, said = gate(capsys, "--", "step.py:step")
     assert code == 2 and "working tree" in said and "no such luck" in said
     assert git(repo, "worktree", "list").count("\n") == 1
 
 
+@pytest.mark.usefixtures("forked")
 def test_flops_are_those_of_a_step(
     repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,16 +215,18 @@ def test_an_environment_of_its_own_stands_on_this_one(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("")
     python = _environment(tmp_path / "environment", tmp_path, "base", ["requirements.txt"])
     done = subprocess.run(
-        [python, "-c", "import torch, sys; print(sys.prefix)"], capture_output=True, text=True, check=True
+        [python, "-c", "import numpy, sys; print(sys.prefix)"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(tmp_path / "environment")
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_stored_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Recorded outside any repository; counts are held against it, and another command is refused."""
     write(tmp_path, 10)
     monkeypatch.chdir(tmp_path)
-    assert main(["gate", "record", "--baseline", "b.json", "--budget", "4", "--", "step.py:step"]) == 0
+    monkeypatch.setattr("probe.gate.control.ROUNDS", 3)
+    assert main(["gate", "record", "--baseline", "b.json", "--budget", "1", "--", "step.py:step"]) == 0
     content = json.loads((tmp_path / "b.json").read_text())
     assert content["schema"] == "probe.gate-baseline/1" and len(content["sessions"]) >= 2
     assert main(["gate", "record", "--baseline", "b.json", "--", "step.py:step"]) == 2  # kept
@@ -221,16 +241,20 @@ def test_a_stored_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 def test_the_pytest_plug_in(tmp_path: Path) -> None:
     """The test's own file is run from both versions; without the option it is an ordinary test."""
     repo = repository(tmp_path / "repo")
-    (repo / "test_speed.py").write_text("from step import step\ndef test_step(probe_gate):\n    probe_gate(step)\n")
+    (repo / "test_speed.py").write_text("def test_step(probe_gate):\n    from step import step\n    probe_gate(step)\n")
     git(repo, "add", ".")
     git(repo, "commit", "-qm", "test")
-    write(repo, 14)
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:dash", *options]
-        return subprocess.run([*command, "test_speed.py"], cwd=repo, capture_output=True, text=True, check=False)
+        environment = os.environ | {"PYTEST_ADDOPTS": "-p no:hypothesispytest"}  # a second in each of four processes
+        return subprocess.run(
+            [*command, "test_speed.py"], cwd=repo, env=environment, capture_output=True, text=True, check=False
+        )
 
-    assert run().returncode == 0
-    found = run("--probe-gate-against", "HEAD", "--probe-gate-budget", "4")
+    (repo / "step.py").write_text("def step():\n    open('called', 'a').write('once')\n")  # needs no torch
+    assert run().returncode == 0 and (repo / "called").read_text() == "once"
+    write(repo, 14)
+    found = run("--probe-gate-against", "HEAD", "--probe-gate-budget", "1")
     assert found.returncode == 1, found.stdout + found.stderr
     assert "operators: 10 per step before, 14 now" in found.stdout

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_workers import TOOL, Forked
 
 from probe.gate.protocol import Ask, Pipe, Task
+from probe.gate.workers import START
 
 pytest.importorskip("torch")
 
@@ -20,7 +21,6 @@ optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
 for _ in range({steps}):
     optimizer.step()
 """
-WORKER = "import sys; from probe.gate.worker import main; sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))"
 
 
 def worked(folder: Path, steps: int, *asked: Ask) -> tuple[list[Any], int, str]:
@@ -28,9 +28,10 @@ def worked(folder: Path, steps: int, *asked: Ask) -> tuple[list[Any], int, str]:
     (folder / "short.py").write_text(PROGRAM.format(steps=steps))
     task = Task(str(folder), str(folder / "short.py")).to_json()
     (read, theirs), (ours, write) = os.pipe(), os.pipe()
-    child = subprocess.Popen(
-        [sys.executable, "-c", WORKER, task, str(ours), str(theirs)],
-        pass_fds=(ours, theirs), stderr=subprocess.PIPE, text=True,
+    output = (folder / "output").open("w+")
+    child = Forked(
+        [sys.executable, "-P", "-c", START, str(TOOL), task, str(ours), str(theirs)],
+        cwd=folder, stdout=output, pass_fds=(ours, theirs), env=dict(os.environ),
     )  # fmt: skip
     os.close(ours)
     os.close(theirs)
@@ -40,9 +41,11 @@ def worked(folder: Path, steps: int, *asked: Ask) -> tuple[list[Any], int, str]:
         pipe.send(one)
         answers.append(pipe.receive())
     os.close(write)
-    said = child.communicate(timeout=120)[1]
+    code = child.wait(120)
     os.close(read)
-    return answers, child.returncode, said
+    with output:
+        output.seek(0)
+        return answers, code, output.read()
 
 
 def test_a_program_that_ends_while_it_is_recorded_ends_as_it_would(tmp_path: Path) -> None:

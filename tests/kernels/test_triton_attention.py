@@ -14,8 +14,8 @@ pytest.importorskip("triton")
 
 
 @pytest.fixture(scope="module")
-def found() -> Mapping[str, Any]:
-    answers: Mapping[str, Any] = triton_interpreted.answers("attention")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    answers: Mapping[str, Any] = triton_interpreted.of_torch_kernels(tmp_path_factory)["attention"]
     return answers
 
 

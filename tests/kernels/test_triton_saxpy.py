@@ -12,8 +12,8 @@ pytest.importorskip("triton")
 
 
 @pytest.fixture(scope="module")
-def differences() -> Mapping[str, float]:
-    found: Mapping[str, float] = triton_interpreted.answers("saxpy")
+def differences(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, float]:
+    found: Mapping[str, float] = triton_interpreted.of_torch_kernels(tmp_path_factory)["saxpy"]
     return found
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_builders import simulate, summaries, summary, trace
+from real_traces import trace_in
 
 from probe.analyzers.ranks.arrivals import arrive
 from probe.analyzers.ranks.bandwidth import collective_rows
@@ -23,7 +24,7 @@ from probe.analyzers.ranks.matching import match
 from probe.analyzers.ranks.summary import summarise
 from probe.bus_bandwidth import bus_factor
 from probe.results.multirank import CollectiveRow, Group, RankSummary
-from probe.trace import CollectiveCall, Trace
+from probe.trace import CollectiveCall
 
 ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
 OLD_REDUCE = "ncclKernel_AllReduce_RING_LL_Sum_float(ncclWorkElem)"
@@ -357,14 +358,8 @@ def test_missing_ranks_and_reduction_in_the_switch_are_noted() -> None:
 
 
 def test_a_recorded_all_reduce_has_its_bandwidth(foreign_traces: Path) -> None:
-    found = summarise(_read(foreign_traces / "a100_nccl_rank0.json.gz"), 0)
+    found = summarise(trace_in(foreign_traces / "a100_nccl_rank0.json.gz"), 0)
     row = next(r for r in rows([found]) if r.kind == "all_reduce" and r.message_bytes == 6637568 * 4)
     assert row.group_size == 2 and row.busbw_bytes_per_s == row.algbw_bytes_per_s
     assert row.present_ranks == 1 and row.notes and row.n == 3
     assert (found.collectives.step >= 4).all()
-
-
-def _read(path: Path) -> Trace:
-    from probe.readers.kineto import read
-
-    return read(path)

@@ -14,6 +14,7 @@ import pytest
 from brute_force import Recording, Step, Work
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_traces import trace_in
 
 import probe
 from probe.analyzers.ranks.summary import summarise
@@ -33,7 +34,7 @@ every_file = pytest.mark.parametrize("file", files())
 @cache
 def both(path: Path) -> tuple[Recording, Trace]:
     """The two readings of a file."""
-    return brute_force.read(path), probe.load(path)
+    return brute_force.recording(*brute_force.kept_events(path)), trace_in(path)
 
 
 def busy(trace: Trace) -> Intervals:

@@ -16,10 +16,11 @@ import pytest
 import traces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from real_traces import trace_in
 from same_trace import same
 
 from probe.errors import TraceError
-from probe.readers import columnar, kineto
+from probe.readers import columnar
 from probe.trace import Steps, Table, Trace
 
 
@@ -46,7 +47,7 @@ def test_real_traces_come_back(tmp_path: Path, foreign_traces: Path) -> None:
     paths = sorted(foreign_traces.glob("*.json.gz"))
     assert paths
     for path in paths:
-        trace = kineto.read(path)
+        trace = trace_in(path)
         again = back(tmp_path, written(trace))
         assert same(trace, again), path.name
         again.check()

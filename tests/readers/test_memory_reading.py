@@ -13,6 +13,7 @@ from builders import op, step, write
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_marks import memory
+from real_traces import trace_in
 
 from probe.analyzers.memory.blocks import AFTER, BEFORE, blocks, main_device
 from probe.analyzers.memory.summary import summary
@@ -57,7 +58,7 @@ def test_a_part_keeps_all_allocations_and_forgets_operators_that_are_left_out(tm
 
 
 def test_old_traces_without_addresses_make_no_blocks(foreign_traces: Path) -> None:
-    table = read(foreign_traces / "v100_resnet50_training.json.gz").allocations
+    table = trace_in(foreign_traces / "v100_resnet50_training.json.gz").allocations
     assert len(table) == 10980 and (table.address == -1).all()
     assert main_device(table) == 0 and blocks(table, 0) is None
 

@@ -13,6 +13,7 @@ import pytest
 import traces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_traces import trace_in
 
 from probe.errors import InputError
 from probe.readers import kineto, kineto_text
@@ -212,7 +213,7 @@ def test_parts_of_real_traces(foreign_traces: Path) -> None:
     paths = sorted(foreign_traces.glob("*.json.gz"))
     assert paths
     for path in paths:
-        trace = kineto.read(path)
+        trace = trace_in(path)
         start, end = trace.span_ns
         selections = [Selection(steps=(int(n), int(n))) for n in trace.steps.number[:3]]
         selections.append(Selection(window_ns=(start + (end - start) // 3, start + 2 * (end - start) // 3)))

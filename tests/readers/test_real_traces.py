@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from dataclasses import asdict
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from brute_force import kept_events
+from real_traces import trace_in
 
-from probe.readers.kineto import read
 from probe.trace import Trace
 
 
@@ -54,29 +52,23 @@ REAL: dict[str, tuple[Any, ...]] = {
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset", "memcpy", "memset")
 
 
-def file_events(path: Path) -> list[dict[str, Any]]:
-    """The events, times as exact decimals."""
-    with gzip.open(path) as stream:
-        content = json.load(stream, parse_float=Decimal)
-    return [e for e in content["traceEvents"] if e["ph"] == "X"]
-
-
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_trace(foreign_traces: Path, name: str) -> None:
     path = foreign_traces / f"{name}.json.gz"
-    trace = read(path)
+    trace = trace_in(path)
     trace.check()
     assert (
         (trace.device.kind, trace.device.name), trace.rank, trace.world_size, len(trace.host_ops), len(trace.kernels),
         len(trace.copies), trace.steps.number.tolist(), counts(trace),
     ) == REAL[name]  # fmt: skip
-    same_times_and_owners(trace, [e for e in file_events(path) if e["cat"].lower() in DEVICE_WORK])
+    base_ns, events = kept_events(path)
+    same_times_and_owners(trace, base_ns, [e for e in events if e["cat"].lower() in DEVICE_WORK])
 
 
-def same_times_and_owners(trace: Trace, expected: list[dict[str, Any]]) -> None:
+def same_times_and_owners(trace: Trace, base_ns: int, expected: list[dict[str, Any]]) -> None:
     """Device work to the nanosecond, and its operator: the one whose external id the file puts on the work as well."""
     tables = (trace.kernels, trace.copies)
-    base = trace.start_unix_ns - trace_base_ns(trace, expected)
+    base = trace.start_unix_ns - base_ns
     times = sorted(pair for w in tables for pair in zip(w.start_ns.tolist(), w.duration_ns.tolist(), strict=True))
     assert times == sorted((round(e["ts"] * 1000) - base, round(e["dur"] * 1000)) for e in expected)
     told = {e["args"]["correlation"]: e["args"].get("External id", e["args"].get("external id")) for e in expected}
@@ -87,16 +79,9 @@ def same_times_and_owners(trace: Trace, expected: list[dict[str, Any]]) -> None:
                 assert ids[row] == told[correlation]
 
 
-def trace_base_ns(trace: Trace, expected: list[dict[str, Any]]) -> int:
-    """What the file's clock counts from: the epoch, or the file's baseTimeNanoseconds."""
-    with gzip.open(trace.path) as stream:
-        content = json.load(stream)
-    return int(content.get("baseTimeNanoseconds", 0))
-
-
 def test_the_oldest_real_trace(foreign_traces: Path) -> None:
     """Torch 1.9: capitals, thread numbers as text, whole microseconds since the epoch, flows named async."""
-    trace = read(foreign_traces / "v100_resnet50_training.json.gz")
+    trace = trace_in(foreign_traces / "v100_resnet50_training.json.gz")
     assert trace.start_unix_ns == 1_623_212_760_127_798_000
     assert (trace.kernels.launch >= 0).all() and (trace.kernels.op >= 0).all()
     assert trace.with_shapes
@@ -105,22 +90,21 @@ def test_the_oldest_real_trace(foreign_traces: Path) -> None:
 
 def test_flows_of_2022_are_not_needed(foreign_traces: Path) -> None:
     """Their category is async_cpu_to_gpu, where later files have ac2g: kernels are joined by correlation."""
-    trace = read(foreign_traces / "a100_training_rank3.json.gz")
+    path = foreign_traces / "a100_training_rank3.json.gz"
+    trace, (_, events) = trace_in(path), kept_events(path)
     assert (trace.kernels.launch >= 0).all()
-    assert int(trace.kernels.duration_ns.sum()) == 1000 * sum(
-        e["dur"] for e in file_events(foreign_traces / "a100_training_rank3.json.gz") if e["cat"] == "kernel"
-    )
+    assert int(trace.kernels.duration_ns.sum()) == 1000 * sum(e["dur"] for e in events if e["cat"] == "kernel")
 
 
 def test_kernels_of_the_step_before_are_told_apart(foreign_traces: Path) -> None:
-    trace = read(foreign_traces / "h100_qwen_0.5b_chat.json.gz")
+    trace = trace_in(foreign_traces / "h100_qwen_0.5b_chat.json.gz")
     early = trace.kernels.start_ns < trace.runtime_calls.start_ns.min()
     assert (trace.kernels.launch[early] < 0).all()
     assert "509 device activities were launched before the recording began" in trace.warnings
 
 
 def test_rocm_tells_no_resources_and_few_sizes(foreign_traces: Path) -> None:
-    trace = read(foreign_traces / "mi300x_resnet_checkpointing_rank0.json.gz")
+    trace = trace_in(foreign_traces / "mi300x_resnet_checkpointing_rank0.json.gz")
     found = [trace.launch_shapes[i] for i in trace.kernels.launch_shape]
     assert all(s.grid and s.block for s in found)
     assert {(s.registers_per_thread, s.shared_bytes, s.theoretical_occupancy_fraction) for s in found} == {(None,) * 3}
@@ -129,12 +113,12 @@ def test_rocm_tells_no_resources_and_few_sizes(foreign_traces: Path) -> None:
 
 def test_kernels_that_a_compiler_made(foreign_traces: Path) -> None:
     digest = "cqaokwf2bph4egogzevc22vluasiyuui4i54zpemp6knbsggfbuu"
-    trace = read(foreign_traces / "a100_triton_kernel.json.gz")
+    trace = trace_in(foreign_traces / "a100_triton_kernel.json.gz")
     made = [s.kernel for s in trace.signatures if s.kernel is not None]
     assert [(k.backend, k.hash, k.grid, k.warps, k.stages) for k in made] == [
         ("triton", digest, "grid(100,)", None, None)
     ]
-    rocm = read(foreign_traces / "mi300x_compiled_triton.json.gz")
+    rocm = trace_in(foreign_traces / "mi300x_compiled_triton.json.gz")
     kinds = {(s.kernel.backend, s.kernel.grid) for s in rocm.signatures if s.kernel is not None}
     assert kinds == {("triton", None)}
     assert {s.kernel.warps for s in rocm.signatures if s.kernel is not None} >= {8}
@@ -142,7 +126,7 @@ def test_kernels_that_a_compiler_made(foreign_traces: Path) -> None:
 
 def test_no_occupancy_is_zero_in_a_real_trace(foreign_traces: Path) -> None:
     """Kineto writes 0 for what it did not compute: 924 of these kernels."""
-    trace = read(foreign_traces / "a100_nccl_rank0.json.gz")
+    trace = trace_in(foreign_traces / "a100_nccl_rank0.json.gz")
     told = [trace.launch_shapes[i].theoretical_occupancy_fraction for i in trace.kernels.launch_shape]
     assert told.count(None) == 924
     assert all(0 < t <= 1 for t in told if t is not None)

@@ -19,29 +19,46 @@ PATIENCE_MS = 60_000
 PIXEL = """([x, y]) => { const c = document.querySelector('.strip canvas');
     return [...c.getContext('2d').getImageData(x * devicePixelRatio, y * devicePixelRatio, 1, 1).data]; }"""
 
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
 
 class Sheet:
-    """A page that was written to disk, and what went wrong on it."""
+    """A page that was written to disk, and what went wrong on it; one after the other in the same browser's page."""
 
-    def __init__(self, browser: Any, file: Path, **more: Any) -> None:
+    def __init__(self, browser: Any, **more: Any) -> None:
+        self.faults: list[str] = []
+        self._browser = browser
+        self._begin(**more)
+
+    def _begin(self, **more: Any) -> None:
+        self.crashed = False
         more = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light", **more}
-        self.context = browser.new_context(offline=True, **more)
+        self.context = self._browser.new_context(offline=True, **more)
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
-        self.faults: list[str] = []
         self.page.on("console", lambda m: self.faults.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", self._asked)
+        self.page.on("crash", self._crash)
+
+    def open(self, file: Path) -> Any:
+        """Read anew, with nothing of what was shown before: the pages store nothing."""
+        if self.crashed or self.page.is_closed():
+            self.context.close()
+            self._begin()
+        self.page.goto("about:blank")  # an address that differs only behind its # would not be read again
+        self.page.set_viewport_size({"width": 1440, "height": 900})
+        self.faults.clear()
         self.address = file.as_uri()
         self.page.goto(self.address)
+        return self.page
+
+    def _crash(self, _: Any) -> None:
+        self.crashed = True
 
     def _asked(self, request: Any) -> None:
-        if request.url != self.address and not request.url.startswith(("data:", "blob:")):
+        if request.url.split("#")[0] != self.address and not request.url.startswith(("data:", "blob:")):
             self.faults.append(request.url)
-
-    def close(self) -> None:
-        self.context.close()
-        assert self.faults == []
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +79,18 @@ def file(analysis: probe.Analysis, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-@pytest.fixture
-def sheet(browser: Any, file: Path) -> Iterator[Sheet]:
-    found = Sheet(browser, file)
+@pytest.fixture(scope="module")
+def _sheet(browser: Any) -> Iterator[Sheet]:
+    found = Sheet(browser)
     yield found
-    found.close()
+    found.context.close()
+
+
+@pytest.fixture
+def sheet(_sheet: Sheet, file: Path) -> Iterator[Sheet]:
+    _sheet.open(file)
+    yield _sheet
+    assert _sheet.faults == []
 
 
 ROWS = ".operators tbody tr"
@@ -107,12 +131,10 @@ def test_an_operator_chosen_in_one_view_is_marked_in_all(sheet: Sheet) -> None:
     assert page.locator(".chips button").first.get_attribute("aria-pressed") == "true"
 
 
-def test_an_address_names_the_operator(browser: Any, file: Path) -> None:
-    sheet = Sheet(browser, file)
+def test_an_address_names_the_operator(sheet: Sheet) -> None:
     sheet.page.goto(sheet.address + "#op=40")
     sheet.page.reload()
     assert "#40" in sheet.page.locator(".opcard").inner_text()
-    sheet.context.close()
 
 
 def test_the_table_is_sorted_and_filtered(sheet: Sheet) -> None:
@@ -146,7 +168,7 @@ def test_roofline_and_timeline_are_zoomed_and_shown_whole_again(sheet: Sheet) ->
     strip.scroll_into_view_if_needed()
     page.wait_for_function("() => document.querySelector('.strip canvas').height > 40")
     picture = "document.querySelector('.strip canvas').toDataURL()"
-    page.wait_for_timeout(100)
+    page.evaluate(TWO_FRAMES)
     before = page.evaluate(picture)
     strip.focus()
     for key in ("w", "w", "d"):
@@ -179,8 +201,10 @@ def test_the_wheel_scrolls_the_page_until_a_picture_is_clicked(sheet: Sheet) -> 
     whole = page.evaluate(ticks)
     page.locator(".canvas").scroll_into_view_if_needed()
     page.locator(".canvas").hover()
+    scrolled = page.evaluate("scrollY")
     page.mouse.wheel(0, -120)
-    page.wait_for_timeout(150)
+    page.wait_for_function("before => scrollY < before", arg=scrolled)
+    page.evaluate(TWO_FRAMES)
     assert page.evaluate(ticks) == whole
     page.locator(".canvas").focus()
     page.locator(".canvas").hover()
@@ -213,28 +237,29 @@ def test_both_themes(sheet: Sheet) -> None:
 
 
 @pytest.mark.parametrize("width", [1024, 2560])
-def test_nothing_is_wider_than_the_window(browser: Any, file: Path, width: int) -> None:
-    sheet = Sheet(browser, file, viewport={"width": width, "height": 900})
+def test_nothing_is_wider_than_the_window(sheet: Sheet, width: int) -> None:
+    sheet.page.set_viewport_size({"width": width, "height": 900})
+    sheet.page.reload()
     assert sheet.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    sheet.close()
 
 
 def test_it_is_whole_without_scripts(browser: Any, file: Path) -> None:
-    sheet = Sheet(browser, file, java_script_enabled=False)
+    sheet = Sheet(browser, java_script_enabled=False)
+    sheet.open(file)
     assert (
         sheet.page.locator(".roofline svg path").count() > 10 and sheet.page.locator(".timeline svg path").count() > 2
     )
     assert sheet.page.locator(".operators tbody tr").count() == 11  # ten, and how many more there are
     assert not sheet.page.locator(".opcard").is_visible() and not sheet.page.locator(".theme").is_visible()
-    sheet.close()
+    sheet.context.close()
+    assert sheet.faults == []
 
 
-def test_hostile_names_are_shown_as_text(browser: Any, tmp_path: Path) -> None:
+def test_hostile_names_are_shown_as_text(sheet: Sheet, tmp_path: Path) -> None:
     trace = hostile_trace(tmp_path)
     found = tmp_path / "page.html"
     found.write_text(timelines.page(probe.analyze(trace), 20, trace))
-    sheet = Sheet(browser, found)
-    page = sheet.page
+    page = sheet.open(found)
     page.locator(ROWS, has_text="<img src=x").first.click()
     assert page.locator(".opcard h3").inner_text() == MARKUP
     for mark in page.locator(".canvas path.mark").all():
@@ -244,18 +269,15 @@ def test_hostile_names_are_shown_as_text(browser: Any, tmp_path: Path) -> None:
     for x in range(140, 900, 25):
         page.mouse.move(strip["x"] + x, strip["y"] + 50)
     assert page.locator("img").count() == 0 and page.evaluate("window.hacked") is None
-    sheet.close()
 
 
-def test_two_reports_in_one_notebook_are_both_alive(browser: Any, analysis: probe.Analysis, tmp_path: Path) -> None:
+def test_two_reports_in_one_notebook_are_both_alive(sheet: Sheet, analysis: probe.Analysis, tmp_path: Path) -> None:
     """As a notebook does it: the cells are put in one after the other, and the scripts of each are run."""
     path = tmp_path / "notebook.html"
     path.write_text(f"<!doctype html><meta charset=utf-8><body>{analysis._repr_html_()}{analysis._repr_html_()}")
-    sheet = Sheet(browser, path)
-    page = sheet.page
+    page = sheet.open(path)
     assert page.locator("[data-live]").count() == 2
     page.locator(".probe").nth(1).locator(ROWS).nth(2).click()
     assert page.locator(".probe").nth(1).locator(CHOSEN).get_attribute("data-op") == "2"
     assert page.locator(".probe").nth(0).locator(CHOSEN).get_attribute("data-op") == "0"
     assert "#op" not in page.url
-    sheet.close()

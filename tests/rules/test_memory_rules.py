@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import GPU, Event, kernel, launch, op, shapes, step, write
 from memory_marks import memory
+from real_traces import analysis_of
 
 import probe
 from probe.results.analysis import Analysis
@@ -149,21 +149,9 @@ def test_without_allocations_the_rules_of_memory_say_nothing(tmp_path: Path) -> 
      "a100_training_rank3", "a100_alexnet_inference", "v100_resnet50_training"],
 )  # fmt: skip
 def test_real_steps_allocate_from_the_cache(foreign_traces: Path, name: str) -> None:
-    analysis = probe.analyze(foreign_traces / f"{name}.json.gz")
+    analysis = analysis_of(foreign_traces / f"{name}.json.gz")
     codes = {f.code for f in analysis.findings}
     assert not codes & {"M01", "M02", "M03", "M04", "M05"}
-
-
-def test_planted_programs_that_are_clean_are_not_told_of_a_transient(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    from planted import memory as programs
-    from planted.program import PROGRAMS, record
-
-    clean = [p for p in PROGRAMS if p.code is None and p.make.__module__ == programs.__name__]
-    assert len(clean) >= 4
-    for program in clean:
-        analysis: Any = record(program, tmp_path / program.name)
-        assert analysis.memory is not None and found(analysis, "M05") is None, program.name
 
 
 def test_a_large_vocabulary_is_told_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import GPU, kernel, launch, op, step, write
+from real_traces import analysis_of
 
 import probe
 from probe.analyzers import diagnosis as diagnosis_module
@@ -469,7 +470,7 @@ def test_every_rule_says_what_it_cannot_show() -> None:
 def test_real_traces_have_the_findings_a_reader_would_sign(foreign_traces: Path) -> None:
     """The Qwen traces' RMSNorm and rotary embedding are written out; their attention is flash already."""
     for device in ("h100", "mi300x"):
-        findings = probe.analyze(foreign_traces / f"{device}_qwen_0.5b_chat.json.gz").findings
+        findings = analysis_of(foreign_traces / f"{device}_qwen_0.5b_chat.json.gz").findings
         assert [f.code for f in findings][:2] == ["F04", "F11"]
         assert "49 RMSNorms" in findings[0].summary
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import GPU, Event, copy, event, kernel, launch, op, shapes, step, write
+from real_traces import analysed_now
 
 import probe
 from probe.analyzers import diagnosis as diagnosis_module
@@ -45,6 +47,12 @@ def two_ranks_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@cache
+def analysis_of_run(folder: Path) -> Analysis:
+    """A run's analysis."""
+    return probe.analyze(folder)
+
+
 @pytest.mark.flaky(reruns=2)
 @pytest.mark.parametrize(
     "program, expected",
@@ -59,7 +67,7 @@ def two_ranks_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_real_ranks(two_ranks_runs: Path, program: str, expected: str) -> None:
-    assert expected in codes(probe.analyze(two_ranks_runs / program))
+    assert expected in codes(analysis_of_run(two_ranks_runs / program))
 
 
 @pytest.mark.parametrize(
@@ -74,12 +82,12 @@ def test_real_ranks(two_ranks_runs: Path, program: str, expected: str) -> None:
     ],
 )
 def test_real_ranks_without(two_ranks_runs: Path, program: str, silent: set[str]) -> None:
-    assert not codes(probe.analyze(two_ranks_runs / program)) & silent
+    assert not codes(analysis_of_run(two_ranks_runs / program)) & silent
 
 
 def test_savings_fit_into_the_step(two_ranks_runs: Path) -> None:
     for folder in two_ranks_runs.iterdir():
-        for finding in probe.analyze(folder).findings:
+        for finding in analysis_of_run(folder).findings:
             assert finding.saving_fraction is None or 0 <= finding.saving_fraction <= 1, finding
 
 
@@ -439,7 +447,7 @@ def test_ranks_that_are_waited_for_outside_those_at_hand(tmp_path: Path) -> None
     ],
 )
 def test_traces_of_others(foreign_traces: Path, name: str, there: set[str], silent: set[str]) -> None:
-    found = codes(probe.analyze(foreign_traces / name))
+    found = codes(analysed_now(foreign_traces / name))
     assert there <= found
     assert not found & silent
 

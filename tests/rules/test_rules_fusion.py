@@ -11,6 +11,7 @@ import pytest
 from builders import GPU, Event, kernel, launch, op, step, write
 from pattern_cases import recorded as flow_of
 from pattern_cases import units
+from real_traces import analysed_now, analysis_of
 
 import probe
 from probe.analyzers import diagnosis as diagnosis_module
@@ -20,19 +21,11 @@ from probe.analyzers.rules.matching.ledger import Ledger
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.flaky(reruns=2)  # real programs: a busy machine deschedules them
-from planted import areas, fusion  # noqa: E402
+from planted import fusion  # noqa: E402
 from planted.program import PROGRAMS, record  # noqa: E402
 
 functional = torch.nn.functional
 X, ROW = (8, 64), (8, 1)
-
-# Spellings that sizes alone tell apart. Not among them: broadcasts and slices hidden in views.
-BY_SIZES = (
-    "rms_norm_of_llama_trained", "layer_norm_of_the_annotated_transformer", "layer_norm_by_variance",
-    "layer_norm_over_channels", "rope_by_halves_trained", "rope_by_pairs", "rope_in_place", "swiglu_of_two_products",
-    "swiglu_packed_trained", "glu_by_hand", "bias_after_the_product", "batch_norm_in_evaluation",
-    "conv_bias_before_batch_norm", "large_vocabulary", "logits_upcast", "gelu_by_hand_trained",
-)  # fmt: skip
 
 
 def context_of(make: Callable[[], Any], folder: Path, monkeypatch: pytest.MonkeyPatch, **program: Any) -> Any:
@@ -54,15 +47,6 @@ def fusion_program(make: Callable[[], Any]) -> Any:
 
 def codes(context: Any) -> set[str]:
     return {f.finding.code for f in catalogue.findings(context, {})}
-
-
-@pytest.mark.parametrize("name", BY_SIZES)
-def test_patterns_hold_by_sizes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    program = next(p for p in PROGRAMS if p.name == name)
-    assert areas.MODULES
-    context = replace(context_of(program.make, tmp_path, monkeypatch), recorded={}, claimed=set())
-    assert {flow.tier for flow in context.flows} == {"order"}
-    assert program.code in codes(context)
 
 
 def lstm_cell() -> Any:
@@ -232,7 +216,7 @@ def test_real_traces_have_the_fusions_a_reader_would_sign(
     """Qwen in transformers: RMSNorm, rotary embedding, SwiGLU, and queries, keys and values apart, in 24 layers."""
     seen: list[Any] = []
     monkeypatch.setattr(diagnosis_module, "findings", lambda context, index, **options: seen.append(context) or ())
-    probe.analyze(foreign_traces / "h100_qwen_0.5b_chat.json.gz")
+    analysed_now(foreign_traces / "h100_qwen_0.5b_chat.json.gz")
     words = {"F04": "49 RMSNorms", "F11": "48 rotary embeddings", "F12": "24 times per step", "F03": "48 sums",
              "F13": "3 products read the same [8944, 1024] input"}  # fmt: skip
     found: dict[str, str] = {}
@@ -245,5 +229,5 @@ def test_real_traces_have_the_fusions_a_reader_would_sign(
 
 def test_convolutional_networks_have_none_of_them(foreign_traces: Path) -> None:
     for name in ("v100_resnet50_training", "a100_alexnet_inference"):
-        codes = {f.code for f in probe.analyze(foreign_traces / f"{name}.json.gz").findings}
+        codes = {f.code for f in analysis_of(foreign_traces / f"{name}.json.gz").findings}
         assert not codes & {"F02", "F03", "F04", "F05", "F09", "F10", "F11", "F12", "F13"}

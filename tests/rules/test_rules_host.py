@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from builders import GPU, Event, copy, event, kernel, launch, op, shapes, step, write
+from real_traces import analysis_of
 
 import probe
 from probe.analyzers import diagnosis as diagnosis_module
@@ -517,7 +518,7 @@ def test_operators_without_a_gradient_have_no_backward(tmp_path: Path, monkeypat
 def test_real_traces(foreign_traces: Path) -> None:
     """What a reader of them finds: a full queue, pageable batches, and else silence."""
     told = {
-        name: {f.code for f in probe.analyze(foreign_traces / f"{name}.json.gz").findings}
+        name: {f.code for f in analysis_of(foreign_traces / f"{name}.json.gz").findings}
         for name in ("v100_ns_resolution_rank0", "v100_resnet50_training", "h100_qwen_0.5b_chat")
     }
     assert "H11" in told["v100_ns_resolution_rank0"]

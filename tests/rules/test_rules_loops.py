@@ -1,4 +1,4 @@
-"""Rules on loops, optimizers, layouts and element types: known by sizes alone, on a GPU, and what they leave alone."""
+"""Rules on loops, optimizers, layouts and element types: on a GPU, and what they leave alone."""
 
 import random
 from collections.abc import Callable
@@ -10,51 +10,23 @@ import numpy as np
 import pytest
 import torch
 from builders import kernel, launch, op, shapes, step, write
-from planted import compute, loops, parameters
-from planted.program import PROGRAMS, Program, record
+from planted.program import Program, record
+from planted.sizes import by_sizes, rules_see
+from real_traces import analysis_of
 
-from probe.analyzers import diagnosis as diagnosis_module
-from probe.analyzers.rules import catalogue
 from probe.analyzers.rules.matching.repeats import Repeat, repeats
 from probe.analyzers.rules.updates.parameter_loops import parameter_loops
 from probe.examine.examine import Request, examine
 
 pytestmark = pytest.mark.flaky(reruns=2)  # real programs: a busy machine deschedules them
 H100 = [{"id": 0, "name": "NVIDIA H100 80GB HBM3", "computeMajor": 9, "computeMinor": 0, "numSms": 132}]
-MINE = {module.__name__ for module in (compute, loops, parameters)}
-NEEDS_TENSORS = {"a_table_cast_in_every_layer"}  # that a tensor is the same one, sizes do not show
-PLANTED = [p for p in PROGRAMS if p.code and p.make.__module__ in MINE and p.name not in NEEDS_TENSORS]
 
 
 def context_of(folder: Path, make: Callable[[], Callable[[], object]], monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the rules see of a program."""
-    seen: list[Any] = []
-
-    def listening(context: Any, index_of_group: Any, **options: Any) -> Any:
-        seen.append(context)
-        return catalogue.findings(context, index_of_group, **options)
-
-    monkeypatch.setattr(diagnosis_module, "findings", listening)
+    seen = rules_see(monkeypatch)
     record(Program(make.__name__, make, None), folder)
     return seen[0]
-
-
-def by_sizes(context: Any) -> Any:
-    """The same trace as if no tensors had been recorded."""
-    return replace(context, recorded={}, claimed=set())
-
-
-def told(context: Any, code: str) -> bool:
-    """Whether the rule itself finds something that is worth a line."""
-    rule = next(rule for rule in catalogue.RULES if rule.code == code)
-    least_s = catalogue.LEAST_FRACTION * context.step_s
-    return any(match.saving_s is None or match.saving_s >= least_s for match in rule.find(context))
-
-
-@pytest.mark.parametrize("program", PLANTED, ids=[f"{p.code}-{p.name}" for p in PLANTED])
-def test_sizes_alone_are_enough(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert program.code is not None
-    assert told(by_sizes(context_of(tmp_path, program.make, monkeypatch)), program.code)
 
 
 def test_a_sequence_without_repeats_has_none() -> None:
@@ -162,17 +134,6 @@ def test_what_a_loop_over_parameters_does(tmp_path: Path, name: str, monkeypatch
     assert kinds(by_sizes(context)) == {kind}
 
 
-def test_a_recurrence_is_told_from_a_loop_over_rows(tmp_path: Path) -> None:
-    def advice(name: str) -> str | None:
-        program = next(p for p in PROGRAMS if p.name == name)
-        found = record(program, tmp_path / name).findings
-        return next(f.replacement for f in found if f.code == "F20")
-
-    assert advice("a_recurrence_over_time") == "a scan, or a compiled loop"
-    assert advice("a_sample_at_a_time_in_training") == "operators over the whole tensor"
-    assert advice("a_growing_cat") == "one torch.cat of a list"
-
-
 # On a GPU
 
 
@@ -265,7 +226,7 @@ def test_a_loop_on_a_device_takes_the_time_of_its_kernels_and_what_lies_between(
 
 def test_foreign_traces_have_the_findings_a_reader_would_sign(foreign_traces: Path) -> None:
     def found(name: str) -> dict[str, Any]:
-        return {f.code: f for f in examine(foreign_traces / name, Request()).analysis.findings}
+        return {f.code: f for f in analysis_of(foreign_traces / name).findings}
 
     resnet = found("v100_resnet50_training.json.gz")
     assert {"F24", "H13"} <= set(resnet)  # torch.optim.SGD without foreach, zero_grad() of torch 1.x

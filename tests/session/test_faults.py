@@ -14,8 +14,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -27,6 +25,7 @@ from typing import Any
 import fake_nvml
 import pytest
 import torch
+from prepared_torch import Prepared
 
 import probe
 from probe import files
@@ -268,9 +267,8 @@ THREADED = """
 """
 
 
-def test_threads_that_compute_annotate_and_step(tmp_path: Path, bare: str) -> None:
-    command = [sys.executable, "-c", script(THREADED), str(tmp_path / "r")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def test_threads_that_compute_annotate_and_step(tmp_path: Path, prepared: Prepared, bare: str) -> None:
+    done = prepared.run("-c", script(THREADED), tmp_path / "r", cwd=tmp_path)
     assert (done.returncode, done.stdout.split()) == (0, [bare, "True"]), done.stderr
     assert load(tmp_path / "r").main.steps.total == STEPS
 
@@ -316,14 +314,10 @@ SIGNALLED = """
 """
 
 
-def test_signals_that_the_program_handles_and_one_that_nobody_can(tmp_path: Path, bare: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", script(SIGNALLED), tmp_path / "r"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def test_signals_that_the_program_handles_and_one_that_nobody_can(
+    tmp_path: Path, prepared: Prepared, bare: str
+) -> None:
+    done = prepared.run("-c", script(SIGNALLED), tmp_path / "r", cwd=tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert done.stdout.split() == [bare, "8"]
     run = load(tmp_path / "r")
@@ -387,12 +381,10 @@ SPAWNING = """
 """
 
 
-def test_a_spawned_child_has_a_run_of_its_own(tmp_path: Path, bare: str) -> None:
+def test_a_spawned_child_has_a_run_of_its_own(tmp_path: Path, prepared: Prepared, bare: str) -> None:
     file = tmp_path / "spawning.py"
     file.write_text(script(SPAWNING))
-    done = subprocess.run(
-        [sys.executable, file, tmp_path / "r"], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = prepared.run(file, tmp_path / "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [bare, bare]
     runs = [load(tmp_path / name).main for name in ("r", "r-2")]

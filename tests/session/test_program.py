@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prepared_torch import Prepared
 
 from probe.cli import main
 from probe.errors import UsageError
@@ -49,12 +50,13 @@ def part(run: Path) -> dict[str, Any]:
 
 
 def alone(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """From the command line of a shell: torch is imported by the program, if at all."""
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd, check=False)
 
 
-def test_training_is_recorded_and_its_result_the_same(tmp_path: Path) -> None:
+def test_training_is_recorded_and_its_result_the_same(tmp_path: Path, prepared: Prepared) -> None:
     path = script(tmp_path, TRAINING)
-    plain = alone(path, cwd=tmp_path)
+    plain = prepared.run(path, cwd=tmp_path)
     observed = alone("-m", "probe", "run", "-o", "run", path, cwd=tmp_path)
     assert plain.returncode == observed.returncode == 0
     assert plain.stdout == observed.stdout
@@ -75,8 +77,8 @@ def test_training_is_recorded_and_its_result_the_same(tmp_path: Path) -> None:
         ("", 0, ""),
     ],
 )
-def test_the_exit_code_is_the_programs(tmp_path: Path, ending: str, code: int, said: str) -> None:
-    observed = alone("-m", "probe", "run", script(tmp_path, f"import sys\n{ending}\n"), cwd=tmp_path)
+def test_the_exit_code_is_the_programs(tmp_path: Path, prepared: Prepared, ending: str, code: int, said: str) -> None:
+    observed = prepared.run("-m", "probe", "run", script(tmp_path, f"import sys\n{ending}\n"), cwd=tmp_path)
     assert observed.returncode == code
     assert said in observed.stderr
     assert "main_module" not in observed.stderr
@@ -110,7 +112,7 @@ def test_a_module_is_run_as_python_does(tmp_path: Path) -> None:
     assert observed.stdout.strip() == "__main__ ['--lr', '3']", observed.stderr
 
 
-def test_inference_without_an_optimizer_steps_by_batches(tmp_path: Path) -> None:
+def test_inference_without_an_optimizer_steps_by_batches(tmp_path: Path, prepared: Prepared) -> None:
     text = """
 import torch
 from torch.utils.data import DataLoader
@@ -119,14 +121,14 @@ with torch.no_grad():
     for x in DataLoader(torch.randn(60, 8), batch_size=4):
         model(x)
 """
-    observed = alone("-m", "probe", "run", "-o", "run", script(tmp_path, text), cwd=tmp_path)
+    observed = prepared.run("-m", "probe", "run", "-o", "run", script(tmp_path, text), cwd=tmp_path)
     found = part(tmp_path / "run")
     assert found["steps"]["total"] == 14, observed.stderr  # of 15 batches the first opens the run
     assert set(found["steps"]["samples"]) == {4.0}
 
 
 @pytest.mark.parametrize("name", ["generate", "Engine.step", "Engine.fixed", "Engine.named"])
-def test_a_named_function_is_a_step(tmp_path: Path, name: str) -> None:
+def test_a_named_function_is_a_step(tmp_path: Path, prepared: Prepared, name: str) -> None:
     text = """
 import torch
 def generate(x):
@@ -144,29 +146,29 @@ for _ in range(14):
     engine = Engine()
     engine.named(engine.fixed(engine.step(torch.ones(3))))
 """
-    alone("-m", "probe", "run", "-o", "run", "--step-on", name, script(tmp_path, text), cwd=tmp_path)
+    prepared.run("-m", "probe", "run", "-o", "run", "--step-on", name, script(tmp_path, text), cwd=tmp_path)
     assert part(tmp_path / "run")["steps"]["total"] == 13
 
 
 @pytest.mark.parametrize(("name", "said"), [("nothing", "there is no such function"), ("later", "it was never called")])
-def test_a_function_that_is_not_called_is_said(tmp_path: Path, name: str, said: str) -> None:
+def test_a_function_that_is_not_called_is_said(tmp_path: Path, prepared: Prepared, name: str, said: str) -> None:
     text = "def later(): pass\nvars()\n"  # which may bind anything: the program is not refused beforehand
-    observed = alone("-m", "probe", "run", "--step-on", name, script(tmp_path, text), cwd=tmp_path)
+    observed = prepared.run("-m", "probe", "run", "--step-on", name, script(tmp_path, text), cwd=tmp_path)
     assert observed.returncode == 0 and f"--step-on {name}: {said}" in observed.stderr
 
 
-def test_what_the_program_leaves_behind_is_still_its_own(tmp_path: Path) -> None:
+def test_what_the_program_leaves_behind_is_still_its_own(tmp_path: Path, prepared: Prepared) -> None:
     """Exit hooks pickle classes of __main__, and read their arguments."""
     text = """
 import atexit, pickle, sys
 class Kept: pass
 atexit.register(lambda: print(type(pickle.loads(pickle.dumps(Kept()))).__name__, sys.argv[1:]))
 """
-    observed = alone("-m", "probe", "run", script(tmp_path, text), "a", cwd=tmp_path)
+    observed = prepared.run("-m", "probe", "run", script(tmp_path, text), "a", cwd=tmp_path)
     assert observed.stdout.strip() == "Kept ['a']", observed.stderr
 
 
-def test_a_program_with_a_profile_of_its_own_is_left_alone(tmp_path: Path) -> None:
+def test_a_program_with_a_profile_of_its_own_is_left_alone(tmp_path: Path, prepared: Prepared) -> None:
     text = """
 import probe, torch
 optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
@@ -175,7 +177,7 @@ with probe.profile("own") as prof:
         optimizer.step()
         prof.step()
 """
-    observed = alone("-m", "probe", "run", "-o", "run", script(tmp_path, text), cwd=tmp_path)
+    observed = prepared.run("-m", "probe", "run", "-o", "run", script(tmp_path, text), cwd=tmp_path)
     assert "a probe.profile of its own" in observed.stderr
     assert part(tmp_path / "own")["steps"]["total"] == 14 and not (tmp_path / "run").exists()
 

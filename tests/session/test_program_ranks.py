@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import pytest
+from prepared_torch import Prepared
 
 from probe.runs.run import load
 
@@ -44,23 +44,38 @@ dist.destroy_process_group()
 """
 
 
-def launched(folder: Path, result: str, *program: str) -> str:
-    """What two ranks under torchrun say on standard error."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1", "RESULT": str(folder / result)}
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300, check=False)
+def environ(folder: Path, result: str) -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1", "RESULT": str(folder / result)}
+
+
+def launched(prepared: Prepared, folder: Path, result: str, *program: str) -> str:
+    """What two ranks under torchrun, each started from nothing, say on standard error."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = prepared.run(*torchrun, *program, cwd=folder, environ=environ(folder, result))
     assert done.returncode == 0, done.stderr
     return done.stderr
+
+
+def alone(prepared: Prepared, folder: Path, result: str, program: str) -> None:
+    """Two ranks without a launcher."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {**environ(folder, result), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [prepared.start(program, cwd=folder, environ={**group, "RANK": str(rank)}) for rank in range(2)]
+    for rank in ranks:
+        done = rank.wait()
+        assert done.returncode == 0, done.stderr
 
 
 def results(folder: Path, name: str) -> list[str]:
     return [(folder / f"{name}{rank}").read_text() for rank in range(2)]
 
 
-def test_ranks_of_a_launch_are_one_run_and_train_as_without(tmp_path: Path) -> None:
+def test_ranks_of_a_launch_are_one_run_and_train_as_without(tmp_path: Path, prepared: Prepared) -> None:
     (tmp_path / "train.py").write_text(TRAINING)
-    launched(tmp_path, "alone", "train.py")
-    said = launched(tmp_path, "observed", "-m", "probe", "run", "-o", "run", "train.py")
+    alone(prepared, tmp_path, "alone", "train.py")
+    said = launched(prepared, tmp_path, "observed", "-m", "probe", "run", "-o", "run", "train.py")
     assert results(tmp_path, "observed") == results(tmp_path, "alone")
     run = load(tmp_path / "run")
     assert [part.rank for part in run.parts] == [0, 1] and run.world_size == 2 and run.warnings == ()

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from prepared_torch import Prepared
 from run_builders import timed_names
 
 from probe.runs.run import load
@@ -414,8 +415,10 @@ def test_a_forked_loader_leaves_the_parent_alone(tmp_path: Path) -> None:
     }
 
 
-def run_script(tmp_path: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh interpreter, with `profile`, `torch`, `work` and `path` at hand."""
+def run_script(
+    prepared: Prepared, tmp_path: Path, script: str, *, wholly: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in an interpreter of its own, with `profile`, `torch`, `work` and `path` at hand."""
     head = f"""
         import os, signal, sys, torch
         from pathlib import Path
@@ -425,11 +428,12 @@ def run_script(tmp_path: Path, script: str) -> subprocess.CompletedProcess[str]:
             for _ in range(20): torch.ones(3) + 1
     """
     text = textwrap.dedent(head) + textwrap.dedent(script)
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=False)
+    return prepared.run("-c", text, cwd=tmp_path, wholly=wholly)
 
 
-def test_a_killed_run_can_be_read_up_to_its_last_cycle(tmp_path: Path) -> None:
+def test_a_killed_run_can_be_read_up_to_its_last_cycle(tmp_path: Path, prepared: Prepared) -> None:
     done = run_script(
+        prepared,
         tmp_path,
         """
         with profile(path, repeat=2) as prof:
@@ -448,8 +452,9 @@ def test_a_killed_run_can_be_read_up_to_its_last_cycle(tmp_path: Path) -> None:
     assert any("killed" in warning for warning in run.warnings)
 
 
-def test_the_interpreter_may_exit_while_recording(tmp_path: Path) -> None:
+def test_the_interpreter_may_exit_while_recording(tmp_path: Path, prepared: Prepared) -> None:
     done = run_script(
+        prepared,
         tmp_path,
         """
         prof = profile(path, active=1000).__enter__()
@@ -464,6 +469,7 @@ def test_the_interpreter_may_exit_while_recording(tmp_path: Path) -> None:
             os._exit(0)
         sys.exit(5)
         """,
+        wholly=True,
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (5, 1), done.stderr
     run = load(tmp_path / "r")

@@ -4,17 +4,15 @@ import errno
 import gc
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from prepared_torch import Prepared
 
 import probe
 from probe.collectors import telemetry as collectors
@@ -264,6 +262,13 @@ def test_a_wall_clock_that_steps_back_does_not_move_the_steps(
     assert host is not None and (host.at_ns >= told.windows[-1].begin_ns).any()
 
 
+def _wait_until(condition: Callable[[], bool], patience_s: float = 60) -> None:
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
 PROGRAM = """
 import os, sys, time, torch, probe
 from probe.session import profile
@@ -282,14 +287,14 @@ with profile(sys.argv[1], wait=2, warmup=1, active=1, telemetry=fast) as prof:
 
 @pytest.mark.flaky(reruns=2)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_killed_can_be_read_up_to_its_last_part(tmp_path: Path, number: signal.Signals) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), tmp_path / "r"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+def test_a_run_that_is_killed_can_be_read_up_to_its_last_part(
+    tmp_path: Path, prepared: Prepared, number: signal.Signals
+) -> None:
+    child = prepared.start("-c", PROGRAM, tmp_path / "r", cwd=tmp_path)
+    _wait_until(lambda: child.stdout == "ready\n")
     child.send_signal(number)
-    _, errors = child.communicate(timeout=60)
-    assert child.returncode == -number, errors
+    done = child.wait()
+    assert done.returncode == -number, done.stderr
     run = load(tmp_path / "r")
     told = run_telemetry.read(tmp_path / "r", run.main)
     host = told.of("host")
@@ -301,15 +306,32 @@ def test_a_run_that_is_killed_can_be_read_up_to_its_last_part(tmp_path: Path, nu
 
 
 @pytest.mark.flaky(reruns=2)
-def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_a_full_disk(tmp_path: Path, prepared: Prepared) -> None:
     limited = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n"
-    program = limited + PROGRAM.replace("100_000", "30")
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "r"], capture_output=True, timeout=120, check=False
-    )
+    done = prepared.run("-c", limited + PROGRAM.replace("100_000", "30"), tmp_path / "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert parts(tmp_path / "r", 0) == () and list((tmp_path / "r").glob(".*.part")) == []
+
+
+PACKED = """
+import sys, time, torch
+from probe.session import profile
+with profile(sys.argv[1], telemetry={"host_hz": 200, "flush_s": 0.05}) as prof:
+    for _ in range(12):
+        torch.add(torch.ones(4), 1)
+        time.sleep(0.005)
+        prof.step()
+print("pyarrow" in sys.modules, "pandas" in sys.modules)
+"""
+
+
+def test_the_end_of_a_training_does_not_wait_for_pandas(tmp_path: Path, prepared: Prepared) -> None:
+    """pyarrow imports it as soon as it is given an array of numpy's."""
+    pytest.importorskip("pyarrow")
+    done = prepared.run("-c", PACKED, tmp_path / "r", cwd=tmp_path)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+    assert {path.suffix for path in parts(tmp_path / "r", 0)} == {".parquet"}
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # Python 3.12 on; we mean it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -77,7 +78,9 @@ def test_indices_are_in_range() -> None:
     assert lines and all('"integers", 1000)' in line for line in lines), lines
 
 
-def test_the_written_script_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_written_script_stands_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Without probe on the path: it times many windows and prints their median beside the recorded time."""
     file = tmp_path / "mm.py"
     known = recording(SAMPLES / "starved_loader")
@@ -89,8 +92,9 @@ def test_the_written_script_stands_alone(tmp_path: Path, capsys: pytest.CaptureF
     result = subprocess.run([sys.executable, "-I", str(file)], capture_output=True, text=True, check=True)
     assert re.search(r"us a call: median of \d+ windows of \d+ calls, .* in the trace", result.stdout)
     assert not result.stderr
-    once = subprocess.run([sys.executable, "-I", str(file), "--once"], capture_output=True, text=True, check=True)
-    assert once.stdout == ""
+    monkeypatch.setattr(sys, "argv", [str(file), "--once"])
+    runpy.run_path(str(file), run_name="__main__")
+    assert capsys.readouterr().out == ""
     assert main([*arguments, "-o", str(file)]) == 2  # kept
     assert "--force" in capsys.readouterr().err
     assert main([*arguments, "-o", str(file), "--force"]) == 0

@@ -15,7 +15,7 @@ from probe.errors import UsageError
 from probe.report.verification import as_markdown
 from probe.results.findings import Finding, Verified
 from probe.sites import AttentionSite
-from probe.verify import ledger
+from probe.verify import ledger, supervised
 from probe.verify.adapters.installed import libraries, proposals
 from probe.verify.attention import attention_case
 from probe.verify.bench import bench
@@ -40,10 +40,20 @@ def test_a_crash_takes_only_its_candidate_with_it() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_hang_ends_at_its_deadline_and_the_next_site_has_its_turn() -> None:
-    hung = verify_all([TASK], 1.5, entry=processes.hangs, least_s=6.0)
+def test_a_hang_ends_at_its_deadline_and_the_next_site_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = supervised._allowed_s
+    allowed: list[float] = []
+
+    def soon(run: supervised._Run, least_s: float) -> float:
+        """A process that is slow to start is waited for as ever; one that hangs, no longer than must be."""
+        allowed.append(given(run, least_s))
+        return 0.2 if run.trying else allowed[-1]
+
+    monkeypatch.setattr(supervised, "_allowed_s", soon)
+    hung = verify_all([TASK], 60.0, entry=processes.hangs, least_s=30.0)
     assert [(r.candidate, r.verified.verdict) for r in hung[0]] == [("endless", "reject")]
     assert "hangs: nothing came of it in" in hung[0][0].reason
+    assert all(30.0 < seconds <= 90.0 for seconds in allowed)  # the rest of the site's share, and as long again
     assert not multiprocessing.active_children()
 
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import forked_workers
 import pytest
 
 from probe.analyzers.gates.sequential import bounds
@@ -58,6 +59,7 @@ def breaks(model):
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a program and changes of it, as current directory."""
+    forked_workers.install(monkeypatch)
     (tmp_path / "train.py").write_text(PROGRAM)
     (tmp_path / "changes.py").write_text(CHANGES)
     monkeypatch.chdir(tmp_path)
@@ -65,13 +67,16 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def applied(capsys: pytest.CaptureFixture[str], function: str, *more: str) -> tuple[int, dict[str, Any], str]:
-    code = main(["verify", "unused", "--apply", function, "--budget", "2", "--json", *more, "--", "train.py"])
+    code = main(["verify", "unused", "--apply", function, "--budget", "1", "--json", *more, "--", "train.py"])
     out, err = capsys.readouterr()
     return code, json.loads(out) if out else {}, err
 
 
 @pytest.mark.flaky(reruns=2)
-def test_a_faster_step_that_learns_the_same(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_faster_step_that_learns_the_same(
+    program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forked_workers.install(monkeypatch, real=2)  # those of the first session watch for torch before it is imported
     code, found, _ = applied(capsys, "changes:faster")
     assert code == 0 and found["verdict"] in ("accept", "inconclusive")
     assert found["speedup"] > 1 and found["sessions"] >= 2
