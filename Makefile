@@ -15,9 +15,8 @@ microbench: $(VENV)/run.stamp  ## set everything up and measure this machine's r
 	@$(BIN)/probe run microbench
 
 # Neighbours in a file share what it prepares: a worker begins with a run of tests, and takes from others what is left.
-# OpenMP's threads spin while they wait; where workers share cores that takes fifty times as long as the work.
 test: lint  ## set everything up, lint, and run all tests
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/test.stamp  ## style, types and direction of imports
 	$(BIN)/ruff check .

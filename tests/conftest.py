@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from fake_cuda import FakeCuda
 from hypothesis import HealthCheck, settings
+from prepared_torch import Prepared
 
 from probe.kernels.cuda.gpu import Gpu
 
+# OpenMP's threads spin while they wait: where others share the cores, that takes fifty times as long as the work. It is
+# read when torch is imported, here or in a child.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Another process may hold the core while an example runs: how long it took says nothing.
 settings.register_profile("probe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("probe")
@@ -40,3 +44,12 @@ def fake_gpu() -> Iterator[Gpu]:
         yield gpu
     if fake.error is not None:
         raise fake.error
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Iterator[Prepared]:
+    """Pythons that have imported torch, for programs that need a process of their own."""
+    pytest.importorskip("torch")
+    made = Prepared()
+    yield made
+    made.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from documented import DOCS, blocks, commands
-from forked import Forked
+from prepared_torch import Prepared
 
 torch = pytest.importorskip("torch")
 FOLDER = DOCS / "extending"
@@ -28,19 +28,18 @@ def saved(page: Path, folder: Path) -> list[list[str]]:
     return [words for block in found if block.language == "sh" for words in commands(block.text)]
 
 
-def typed(words: list[str], folder: Path, forked: Forked) -> subprocess.CompletedProcess[str]:
+def typed(words: list[str], folder: Path, prepared: Prepared) -> subprocess.CompletedProcess[str]:
     """The command in `folder`, with this Python and the probe of the checkout."""
     told = dict(word.split("=", 1) for word in words if ASSIGNMENT.fullmatch(word))
     command = [word for word in words if not ASSIGNMENT.fullmatch(word)]
     start: dict[str, list[str]] = {"python": [], "probe": ["-m", "probe"]}
     command = [*start[command[0]], *command[1:]]
-    own = {"PROBE_CACHE_DIR": str(folder / "cache"), "NO_COLOR": "1"}
+    own = os.environ | {"PROBE_CACHE_DIR": str(folder / "cache"), "NO_COLOR": "1"}
     if not told:
-        return forked.run(command, folder, own)
+        return prepared.run(*command, cwd=folder, environ=own)
     # What is told by the environment may be read at an import.
-    environment = os.environ | told | own | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *command], cwd=folder, env=own | told, capture_output=True, text=True, timeout=300
     )
 
 
@@ -59,21 +58,21 @@ def needs(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_example_works(page: str, tmp_path: Path, forked: Forked) -> None:
+def test_the_example_works(page: str, tmp_path: Path, prepared: Prepared) -> None:
     needs(page)
     lines = saved(FOLDER / f"{page}.md", tmp_path)
     assert lines
     for words in lines:
-        done = typed(words, tmp_path, forked)
+        done = typed(words, tmp_path, prepared)
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
-def test_an_example_that_fails_is_seen(tmp_path: Path, forked: Forked) -> None:
+def test_an_example_that_fails_is_seen(tmp_path: Path, prepared: Prepared) -> None:
     """The rule of the page, with a pattern that never holds."""
     saved(FOLDER / "rule.md", tmp_path)
     rule = tmp_path / "log_of_sigmoid.py"
     rule.write_text(rule.read_text().replace('op("sigmoid"', 'op("tanh"'))
-    done = typed(["python", "demo.py"], tmp_path, forked)
+    done = typed(["python", "demo.py"], tmp_path, prepared)
     assert done.returncode == 1 and "not enough values to unpack" in done.stderr
 
 

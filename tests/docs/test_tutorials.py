@@ -6,11 +6,12 @@ import re
 import runpy
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import Forked
 from places import ROOT
+from prepared_torch import Prepared
 
 pytest.importorskip("torch")
 
@@ -21,11 +22,11 @@ FLAKY = pytest.mark.flaky(reruns=2)  # real recordings: a busy machine deschedul
 
 
 @pytest.fixture
-def printed(forked: Forked) -> Callable[[str], str]:
+def printed(prepared: Prepared, tmp_path: Path) -> Callable[[str], str]:
     """What the small form of a program, by its name, prints on standard output."""
 
     def of(name: str) -> str:
-        done = forked.run([str(TUTORIALS / f"{name}.py"), "--small"])
+        done = prepared.run(TUTORIALS / f"{name}.py", "--small", cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         assert "nan" not in done.stdout.lower() or name == "mixed_precision"
         return done.stdout
