@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that cannot show µ shows ?
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = _commands()(args=words, prog_name="probe", standalone_mode=False)
+        result = _commands(app)(args=words, prog_name="probe", standalone_mode=False)
         sys.stdout.flush()
         if result == STOPPED:  # typer turns Ctrl-C into this result
             return _complain("stopped", STOPPED)
@@ -130,9 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @functools.cache
-def _commands() -> Any:
+def _commands(of: typer.Typer) -> Any:
     """The tree of all commands: made once in a process, for it takes longer than many a command does."""
-    return typer.main.get_command(app)
+    return typer.main.get_command(of)
 
 
 def _open_closed() -> None:
@@ -158,7 +158,7 @@ def _usage(error: Exception, words: Sequence[str]) -> str:
 
 def _named(words: Sequence[str]) -> str:
     """The command that a line begins with, as far as there is one."""
-    command: Any = _commands()
+    command: Any = _commands(app)
     path = ["probe"]
     for word in words:
         command = getattr(command, "commands", {}).get(word)

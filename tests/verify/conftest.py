@@ -11,8 +11,7 @@ def one_thread() -> Iterator[None]:
 
     Verification then goes by CPU time, which the neighbours of a test do not spend.
     """
-    import torch
-
+    torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
