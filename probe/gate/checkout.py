@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib.machinery
 import shutil
 import site
 import subprocess
@@ -105,7 +105,7 @@ def _text(path: Path) -> str | None:
 def _environment(folder: Path, root: Path, reference: str, changed: list[str]) -> str:
     """An environment with what the base asks for, on top of this one's packages."""
     python = folder / "bin" / "python"
-    bare = ["--without-pip"] if importlib.util.find_spec("pip") else []  # it sees this one's, and is made in no time
+    bare = ["--without-pip"] if importlib.machinery.PathFinder.find_spec("pip") else []  # it sees this one's, and is made in no time
     _done([sys.executable, "-m", "venv", *bare, str(folder)], reference, changed)
     own = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
     Path(own, "of_the_gate.pth").write_text("\n".join(site.getsitepackages()) + "\n")  # a venv inherits no other's
