@@ -105,7 +105,8 @@ def _text(path: Path) -> str | None:
 def _environment(folder: Path, root: Path, reference: str, changed: list[str]) -> str:
     """An environment with what the base asks for, on top of this one's packages."""
     python = folder / "bin" / "python"
-    bare = ["--without-pip"] if importlib.machinery.PathFinder.find_spec("pip") else []  # it sees this one's, and is made in no time
+    # Where this one has pip, the new one sees it, and is made in a third of the time. setuptools hooks find_spec.
+    bare = ["--without-pip"] if importlib.machinery.PathFinder.find_spec("pip") else []
     _done([sys.executable, "-m", "venv", *bare, str(folder)], reference, changed)
     own = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
     Path(own, "of_the_gate.pth").write_text("\n".join(site.getsitepackages()) + "\n")  # a venv inherits no other's
