@@ -145,7 +145,7 @@ def spread_seconds(kind: Collective, size_bytes: float, ranks: int, per_node: in
 
     Rings lead through all ranks, one for each network of a node, and the slower of the two links sets their pace: on
     nodes of 8 H100 and eight 400 Gbit/s cards busbw is 330 GB/s over 2 nodes, 320 over 4 (NVIDIA/nccl issue 1221) and
-    350 over 248 (NVIDIA/nccl-tests issue 283). Two nodes whose switches reduce exchange the results
+    350 over 248 of H200 (NVIDIA/nccl-tests issue 283). Two nodes whose switches reduce exchange the results
     only. An all-to-all sends what is for other nodes over the network.
     """
     inside = min(ranks, max(per_node, 1))
