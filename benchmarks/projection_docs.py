@@ -218,7 +218,8 @@ def _over_nodes() -> Iterator[str]:
     yield "## All-reduces over nodes, held against what others published\n"
     yield (
         "16 GB, nodes of 8 H100 (NVLink 4, with and without NVLS) and eight 400 Gbit/s cards; the 248 nodes have H200,"
-        " and the rate of their eight cards was not told. Nobody has measured these with probe, and the rate over two nodes with NVLS is itself the published one.\n"
+        " and the rate of their eight cards was not told. Nobody has measured"
+        " these with probe, and the rate over two nodes with NVLS is itself the published one.\n"
     )
     yield "| nodes | NVLS | busbw foretold GB/s | published GB/s | error |\n|---|---|---|---|---|"
     near, far = path(Link.NVLINK4), path(Link.NDR)
