@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -106,13 +107,27 @@ def seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, algorith
     """Time of one collective among ranks that one kind of link joins."""
     if ranks <= 1 or size_bytes <= 0:
         return 0.0
-    if way.times and algorithm != "nvls":
-        more_hops = hops(kind, ranks, algorithm) - hops("all_reduce", way.among)
-        took_s = _interpolated(way.times, volume_bytes(kind, size_bytes, ranks)) + more_hops * way.hop_s
-        return max(took_s, 0.0) * way.crowding(ranks)
-    faster = USED_NVLS / USED if algorithm == "nvls" and kind == "all_reduce" else 1.0
-    transfer = volume_bytes(kind, size_bytes, ranks) / (way.bytes_per_s * faster)
-    return (hops(kind, ranks, algorithm) * way.hop_s + transfer) * way.crowding(ranks)
+    sent = volume_bytes(kind, size_bytes, ranks)
+    if algorithm == "nvls":
+        faster = USED_NVLS / USED if kind == "all_reduce" else 1.0
+        transfer_s = sent / (way.bytes_per_s * faster) * way.crowding(ranks)
+    else:
+        transfer_s = _transfer_s(way, sent, ranks)
+    return max(transfer_s + _latency_s(way, hops(kind, ranks, algorithm), ranks), 0.0)
+
+
+def _transfer_s(way: Path, sent: float, ranks: int) -> float:
+    """How long ranks of one link take to send so many bytes each, without the latency of the hops."""
+    if way.times:
+        alone_s = _interpolated(way.times, sent) - hops("all_reduce", way.among) * way.hop_s
+    else:
+        alone_s = sent / way.bytes_per_s
+    return alone_s * way.crowding(ranks)
+
+
+def _latency_s(way: Path, count: int, ranks: int) -> float:
+    """Of so many hops in a row."""
+    return count * way.hop_s * way.crowding(ranks)
 
 
 def _interpolated(times: Times, sent: float) -> float:
@@ -143,14 +158,13 @@ def best_seconds(kind: Collective, size_bytes: float, ranks: int, way: Path, *, 
 def spread_seconds(kind: Collective, size_bytes: float, ranks: int, per_node: int, near: Path, far: Path) -> float:
     """Time over several nodes, each of whose ranks has a network of its own to the other nodes.
 
-    Rings lead through all ranks, one for each network of a node, and the slower of the two links sets their pace: on
-    nodes of 8 H100 and eight 400 Gbit/s cards busbw is 330 GB/s over 2 nodes, 320 over 4 (NVIDIA/nccl issue 1221) and
-    350 over 248 of H200 (NVIDIA/nccl-tests issue 283). Two nodes whose switches reduce exchange the results
-    only. An all-to-all sends what is for other nodes over the network.
+    An all-to-all sends what is for other nodes over the network, the others are rings, and what is quicker.
     """
     inside = min(ranks, max(per_node, 1))
     nodes = math.ceil(ranks / inside)
     switched = near.nvls and inside > SWITCHED
+    if size_bytes <= 0:
+        return 0.0
     if nodes <= 1:
         return best_seconds(kind, size_bytes, ranks, near, nvls=switched)
     if inside == 1:
@@ -162,21 +176,32 @@ def spread_seconds(kind: Collective, size_bytes: float, ranks: int, per_node: in
         return max(
             seconds(kind, size_bytes * inside / ranks, inside, near), far.hop_s * (nodes - 1) + away / far.bytes_per_s
         )
-    sent = volume_bytes(kind, size_bytes, ranks)
-    through_s = max(_transfer_s(near, sent, inside), _transfer_s(far, sent / inside, nodes))
+    choices = list(_through_all(kind, size_bytes, inside, nodes, near, far))
+    if kind == "all_reduce" and switched and nodes == 2:
+        choices.append(_exchanged_s(size_bytes, inside, near, far))
+    return max(min(choices), 0.0)
+
+
+def _through_all(
+    kind: Collective, size_bytes: float, inside: int, nodes: int, near: Path, far: Path
+) -> Iterator[float]:
+    """Time of rings through all ranks, one for each network of a node, and of trees, which have fewer hops.
+
+    The slower of the two links sets the pace: on nodes of 8 H100 and eight 400 Gbit/s cards busbw is 330 GB/s over 2
+    nodes, 320 over 4 (NVIDIA/nccl issue 1221) and 350 over 248 of H200 (NVIDIA/nccl-tests issue 283).
+    """
+    sent = volume_bytes(kind, size_bytes, inside * nodes)
+    transfer_s = max(_transfer_s(near, sent, inside), _transfer_s(far, sent / inside, nodes))
     passes = 2 if kind == "all_reduce" else 1
-    ring_s = through_s + passes * ((ranks - nodes) * near.hop_s + (nodes - 1) * far.hop_s)
-    if kind != "all_reduce":
-        return ring_s
-    choices = [ring_s, through_s + hops(kind, inside, "tree") * near.hop_s + hops(kind, nodes, "tree") * far.hop_s]
-    if switched and nodes == 2:
-        exchange_s = seconds(kind, size_bytes / inside, nodes, far)
-        reduced_s = _transfer_s(near, sent * USED / USED_NVLS_PAIR, inside) + hops(kind, inside, "nvls") * near.hop_s
-        choices.append(max(reduced_s, exchange_s))
-    return min(choices)
+    within, between = passes * nodes * (inside - 1), passes * (nodes - 1)
+    yield transfer_s + _latency_s(near, within, inside) + _latency_s(far, between, nodes)
+    if kind == "all_reduce" and not (near.times or far.times):  # what was measured is what the library chose
+        within, between = hops(kind, inside, "tree"), hops(kind, nodes, "tree")
+        yield transfer_s + _latency_s(near, within, inside) + _latency_s(far, between, nodes)
 
 
-def _transfer_s(way: Path, sent: float, ranks: int) -> float:
-    """How long ranks of one link take to send so many bytes each."""
-    took_s = _interpolated(way.times, sent) if way.times else sent / way.bytes_per_s
-    return took_s * way.crowding(ranks)
+def _exchanged_s(size_bytes: float, inside: int, near: Path, far: Path) -> float:
+    """Time of an all-reduce of two nodes that exchange what their switches reduced."""
+    sent = volume_bytes("all_reduce", size_bytes, 2 * inside)
+    reduced_s = sent / (near.bytes_per_s * USED_NVLS_PAIR / USED) + hops("all_reduce", inside, "nvls") * near.hop_s
+    return max(reduced_s, seconds("all_reduce", size_bytes / inside, 2, far))

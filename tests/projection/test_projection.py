@@ -21,7 +21,17 @@ from probe.analyzers.projection import devices
 from probe.analyzers.projection.arguments import Carriers, carrying, with_batch, with_dtype
 from probe.analyzers.projection.devices import all_targets, target
 from probe.analyzers.projection.layout import Layout, Model, check
-from probe.analyzers.projection.links import Collective, Link, best_seconds, path, seconds, spread_seconds, volume_bytes
+from probe.analyzers.projection.links import (
+    Collective,
+    Link,
+    among_cores,
+    best_seconds,
+    path,
+    seconds,
+    spread_seconds,
+    volume_bytes,
+)
+from probe.analyzers.projection.links import Path as LinkPath
 from probe.analyzers.projection.move import Factor, Rates, moved
 from probe.analyzers.projection.result import WhatIfResult
 from probe.analyzers.projection.scale import Observed, crossover, curve, scaled
@@ -281,12 +291,34 @@ def test_all_reduces_over_nodes_take_what_was_published_of_them(monkeypatch: pyt
     assert all(abs(float(row[5].strip(" %"))) < 10 for row in rows)
 
 
+LINE = LinkPath("measured", 1e9, 1e-5)
+CROWDED = among_cores("gloo", 1e9, 1e-5, 2, 2)
+
+
 @pytest.mark.parametrize("kind", ["all_reduce", "all_gather", "reduce_scatter"])
 @pytest.mark.parametrize("size", [1e3, 1e6, 1e9])
-def test_more_nodes_never_take_less_time(kind: Collective, size: float) -> None:
-    near, far = path(Link.NVLINK4), path(Link.NDR)
-    times = [spread_seconds(kind, size, ranks, 8, near, far) for ranks in (8, 16, 32, 64, 512)]
+@pytest.mark.parametrize("near", [path(Link.NVLINK4), LINE, CROWDED], ids=lambda way: way.name)
+def test_more_nodes_never_take_less_time(kind: Collective, size: float, near: LinkPath) -> None:
+    times = [spread_seconds(kind, size, ranks, 8, near, path(Link.NDR)) for ranks in (8, 16, 32, 64, 512)]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize("kind", ["all_gather", "reduce_scatter"])
+@pytest.mark.parametrize("size", [1e3, 1e6, 1e9])
+def test_a_link_and_its_own_times_agree(kind: Collective, size: float) -> None:
+    """What was measured of each size holds the latency of its hops, which are not counted once more."""
+    sizes = [10.0**n for n in range(2, 11)]
+    times = tuple((volume_bytes("all_reduce", n, 2), seconds("all_reduce", n, 2, LINE)) for n in sizes)
+    measured = replace(LINE, times=times, among=2)
+    for ranks in (8, 16, 64):
+        for near, far in ((measured, path(Link.NDR)), (path(Link.NVLINK4), measured), (measured, measured)):
+            lines = [LINE if way is measured else way for way in (near, far)]
+            took_s = spread_seconds(kind, size, ranks, 8, near, far)
+            assert took_s == pytest.approx(spread_seconds(kind, size, ranks, 8, *lines))
+
+
+def test_nothing_takes_no_time_over_nodes() -> None:
+    assert spread_seconds("all_reduce", 0.0, 16, 8, path(Link.NVLINK4), path(Link.NDR)) == 0
 
 
 def test_the_bubble_is_the_schedules() -> None:
