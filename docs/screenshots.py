@@ -58,17 +58,20 @@ def served() -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def tab(browser: Any, theme: str, height: int = 900) -> Iterator[Any]:
+    """A window 1440 pixels wide, in a theme."""
     context = browser.new_context(viewport={"width": 1440, "height": height}, color_scheme=theme)
     yield context.new_page()
     context.close()
 
 
 def kept(page: Any, name: str) -> None:
+    """Save what is seen of the page, once nothing moves."""
     page.wait_for_timeout(SETTLES_MS)
     page.screenshot(path=str(ROOT / "docs" / "images" / f"{name}.png"))
 
 
 def pages(browser: Any, names: list[str]) -> None:
+    """Pages of the dashboard."""
     with served() as (address, run):
         for name in names:
             where, theme, act = PICTURES[name]
@@ -93,6 +96,8 @@ def report(browser: Any) -> None:
 def main() -> None:
     os.chdir(ROOT)
     names = sys.argv[1:] or [*PICTURES, REPORT]
+    if unknown := set(names) - {*PICTURES, REPORT}:
+        sys.exit(f"{', '.join(sorted(unknown))}: no such picture; there are {', '.join([*PICTURES, REPORT])}")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         pages(browser, [name for name in names if name in PICTURES])

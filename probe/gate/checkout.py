@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.machinery
 import shutil
 import site
 import subprocess
@@ -12,6 +11,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from probe.errors import InputError, UsageError
@@ -105,16 +105,17 @@ def _text(path: Path) -> str | None:
 def _environment(folder: Path, root: Path, reference: str, changed: list[str]) -> str:
     """An environment with what the base asks for, on top of this one's packages."""
     python = folder / "bin" / "python"
-    # Where this one has pip, the new one sees it, and is made in a third of the time. setuptools hooks find_spec.
-    bare = ["--without-pip"] if importlib.machinery.PathFinder.find_spec("pip") else []
+    seen = site.getsitepackages()  # by the new one too, which is made in a third of the time without a pip of its own
+    pip = PathFinder.find_spec("pip", seen)  # find_spec() would let setuptools' hook warn
+    bare = ["--without-pip"] if pip is not None and pip.origin is not None else []
     _done([sys.executable, "-m", "venv", *bare, str(folder)], reference, changed)
     own = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-    Path(own, "of_the_gate.pth").write_text("\n".join(site.getsitepackages()) + "\n")  # a venv inherits no other's
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    Path(own, "of_the_gate.pth").write_text("\n".join(seen) + "\n")  # a venv inherits no other's
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if (root / "constraints.txt").is_file():
-        pip += ["-c", str(root / "constraints.txt")]
+        install += ["-c", str(root / "constraints.txt")]
     for asked in _asked(root):
-        _done([*pip, *asked], reference, changed)
+        _done([*install, *asked], reference, changed)
     return str(python)
 
 

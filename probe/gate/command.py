@@ -61,7 +61,7 @@ def command_of(words: Sequence[str], step_on: str | None = None) -> Command:
         said = " ".join(words) or "nothing"
         raise UsageError(f"-- {said}: give a Python program (-- python train.py …) or a function (-- FILE.py:FUNCTION)")
     _exists(rest[0])
-    if step_on is not None:
+    if step_on is not None and ":" not in step_on:  # where a module lies, only the worker of a version knows
         refuse_unknown(step_on, rest[0], module=False)
     return Command(rest[0], tuple(rest[1:]), step_on=step_on)
 

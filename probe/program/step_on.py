@@ -90,5 +90,9 @@ def _of(node: ast.AST) -> Iterator[str]:
         yield node.name
     elif isinstance(node, ast.Name) and (isinstance(node.ctx, ast.Store) or node.id in _MADE):
         yield node.id
+    elif isinstance(node, (ast.MatchAs, ast.MatchStar)) and node.name is not None:
+        yield node.name
+    elif isinstance(node, ast.MatchMapping) and node.rest is not None:
+        yield node.rest
     elif isinstance(node, ast.alias):
         yield (node.asname or node.name).partition(".")[0]

@@ -176,10 +176,12 @@ def _numbers(column: Any) -> npt.NDArray[Any]:
     """A column of pyarrow's. What probe wrote is read without its to_numpy(), which imports pandas."""
     import pyarrow.types as types
 
-    if column.null_count or not (types.is_integer(column.type) or types.is_floating(column.type)):
+    whole = column.combine_chunks()
+    plain = types.is_integer(column.type) or types.is_floating(column.type)
+    if column.null_count or not plain or not hasattr(whole, "__dlpack__"):  # pyarrow has it from 15 on
         found: npt.NDArray[Any] = column.to_numpy()
         return found
-    return np.from_dlpack(column.combine_chunks())
+    return np.from_dlpack(whole)
 
 
 def _read_archive(path: Path) -> tuple[Any, dict[str, npt.NDArray[Any]]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import copy, kernel, launch, op, shapes, step, write
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import probe
@@ -27,7 +27,6 @@ def _lane(rows: list[tuple[int, int]]) -> Lane:
 EVENTS = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 400)), min_size=1, max_size=120)
 
 
-@settings(deadline=None)  # no test waits for a quiet machine
 @given(EVENTS, st.integers(0, 4000), st.integers(1, 3000), st.integers(4, 90))
 def test_every_event_in_the_window_is_drawn_once(
     rows: list[tuple[int, int]], begin: int, width: int, pixels: int

@@ -13,6 +13,8 @@ import forked_workers
 import pytest
 
 from probe.cli import main
+from probe.errors import UsageError
+from probe.gate.command import command_of
 
 pytest.importorskip("torch")
 
@@ -258,3 +260,15 @@ def test_the_pytest_plug_in(tmp_path: Path) -> None:
     found = run("--probe-gate-against", "HEAD", "--probe-gate-budget", "1")
     assert found.returncode == 1, found.stdout + found.stderr
     assert "operators: 10 per step before, 14 now" in found.stdout
+
+
+def test_where_a_module_lies_only_a_version_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker looks in the root and in src/ too."""
+    (tmp_path / "src" / "lib").mkdir(parents=True)
+    (tmp_path / "src" / "lib" / "core.py").write_text("def step(): ...\n")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "go.py").write_text("import lib.core\n")
+    monkeypatch.chdir(tmp_path)
+    assert command_of(["scripts/go.py"], "lib.core:step").step_on == "lib.core:step"
+    with pytest.raises(UsageError, match=r"go\.py has no step"):
+        command_of(["scripts/go.py"], "step")

@@ -20,9 +20,7 @@ INTERPRETED = str(ROOT / "tests" / "fixtures" / "fused_interpreted.py")
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     """What one process with the interpreter says of everything: to start it takes as long as a family."""
-    answers: Mapping[str, Any] = made_once(
-        tmp_path_factory, "fused", lambda: triton_interpreted.answers("all", INTERPRETED)
-    )
+    answers: Mapping[str, Any] = made_once(tmp_path_factory, "fused", lambda: triton_interpreted.answers(INTERPRETED))
     return answers
 
 

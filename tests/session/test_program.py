@@ -78,7 +78,8 @@ def test_training_is_recorded_and_its_result_the_same(tmp_path: Path, prepared: 
     ],
 )
 def test_the_exit_code_is_the_programs(tmp_path: Path, prepared: Prepared, ending: str, code: int, said: str) -> None:
-    observed = prepared.run("-m", "probe", "run", script(tmp_path, f"import sys\n{ending}\n"), cwd=tmp_path)
+    program = script(tmp_path, f"import sys\n{ending}\n")
+    observed = prepared.run("-m", "probe", "run", program, cwd=tmp_path, wholly=True)
     assert observed.returncode == code
     assert said in observed.stderr
     assert "main_module" not in observed.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from probe.errors import UsageError
-from probe.program.step_on import refuse_unknown
+from probe.program.step_on import missing, refuse_unknown
 
 
 @pytest.fixture
@@ -72,3 +72,12 @@ def test_of_a_program_run_by_its_module_the_current_directory_counts(program: st
     refuse_unknown("step", "pack_here", module=True)  # said where the program is started
     with pytest.raises(UsageError, match="has no two"):
         refuse_unknown("steps_here:two", "pack_here", module=True)
+
+
+def test_what_a_match_binds_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "bound.py"
+    file.write_text(
+        "import sys\nmatch sys.argv:\n"
+        "    case [first, *others]: ...\n    case {'a': 1, **rest}: ...\n    case whole: ...\n"
+    )
+    assert {name for name in ("first", "others", "rest", "whole", "none") if missing(file, name)} == {"none"}
