@@ -141,11 +141,16 @@ def _precision(context: Context, rows: Sequence[Row], ceilings: Ceilings) -> tup
         once_s, _ = per_call(groups, row.group, on_device)
         tf32 = row.dtype == "tf32" and context.costs[row.group].dtype == "float32"
         work.append(Work(context.costs[row.group], once_s, row.operator.calls, index, "tf32" if tf32 else None))
+    shorter: dict[tuple[tuple[int, ...], float], float] = {}  # bfloat16 and float16 mostly gain the same
     gains = []
     for gain in precision_gains(work, ceilings):
-        members = np.isin(groups.of_op, [rows[index].group for index in gain.ops]) & (groups.step_of_op >= 0)
-        saving_s = context.shortens_s(gain.saving_s, tuple(np.flatnonzero(members).tolist()))
-        gains.append(replace(gain, saving_s=saving_s or 0.0))
+        if not context.may_be_worth(gain.saving_s, LEAST_FRACTION):
+            continue
+        asked = gain.ops, gain.saving_s
+        if asked not in shorter:
+            members = np.isin(groups.of_op, [rows[index].group for index in gain.ops]) & (groups.step_of_op >= 0)
+            shorter[asked] = context.shortens_s(gain.saving_s, tuple(np.flatnonzero(members).tolist())) or 0.0
+        gains.append(replace(gain, saving_s=shorter[asked]))
     worth = (gain for gain in gains if gain.saving_s >= LEAST_FRACTION * context.step_s)
     return tuple(sorted(worth, key=lambda gain: -gain.saving_s))
 

@@ -83,13 +83,17 @@ def rows_of(trace: Trace, steps: Steps, table: Placed, located: GroupPlaces) -> 
     groups, costs, placements, classes = table.groups, table.costs, table.placements, table.classes
     queue = empty_queue_fractions(trace, groups.of_kernel, len(costs))
     exposed = exposed_s(trace, groups, steps)
-    rows = []
-    for group, operator in operators(groups, steps, trace.on_device):
-        time_s, _ = per_call(groups, group, trace.on_device)
+    rows, on_device = [], trace.on_device
+    for group, operator in operators(groups, steps, on_device):
+        time_s, _ = per_call(groups, group, on_device)
         described = _described(operator, costs[group], placements[group], classes[group], time_s)
         described = _unhidden(described, float(exposed[group]))
-        described = replace(described, evidence=(*described.evidence, *queue_text(float(queue[group]))))
-        described = replace(described, module=located.module([group]), source=located.line([group]))
+        described = replace(
+            described,
+            evidence=(*described.evidence, *queue_text(float(queue[group]))),
+            module=located.module([group]),
+            source=located.line([group]),
+        )
         rows.append(Row(group, described, placements[group].dtype))
     return sorted(rows, key=_rank)
 

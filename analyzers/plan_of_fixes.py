@@ -30,7 +30,7 @@ def _fixes(
     saved = 0.0
     for count, finding in enumerate(ordered, start=1):
         alone = finding.saving_s or 0.0
-        with_it = saved + alone if together_s is None else together_s(ordered[:count])
+        with_it = saved + alone if together_s is None or count == 1 else together_s(ordered[:count])
         saved = min(max(with_it, saved, alone), saved + alone, step_s)
         yield Fix(finding.id, finding.effort, step_s - saved, saved / step_s)
 

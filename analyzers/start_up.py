@@ -72,5 +72,7 @@ def _first_launches(trace: Trace) -> Mask:
 
 def _later_ns(names: npt.NDArray[np.int32], spent: npt.NDArray[np.float64], once: Mask) -> npt.NDArray[np.float64]:
     """The median of the calls of the same name that are no start-up; 0 where there are none, [calls]."""
-    typical = {name: np.median(spent[~once & (names == name)]) for name in np.unique(names[~once]).tolist()}
-    return np.array([typical.get(name, 0.0) for name in names.tolist()])
+    typical = np.zeros(int(names.max(initial=-1)) + 1)
+    for name in np.unique(names[~once]).tolist():
+        typical[name] = np.median(spent[~once & (names == name)])
+    return np.asarray(typical[names], np.float64)

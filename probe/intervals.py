@@ -39,11 +39,14 @@ def union(starts: npt.ArrayLike, ends: npt.ArrayLike) -> Intervals:
     first = np.asarray(starts, np.int64)
     last = np.asarray(ends, np.int64)
     keep = last > first
-    first, last = first[keep], last[keep]
+    if not keep.all():
+        first, last = first[keep], last[keep]
     if not len(first):
         return EMPTY
-    order = np.argsort(first, kind="stable")
-    first, last = first[order], np.maximum.accumulate(last[order])
+    if (first[1:] < first[:-1]).any():  # what comes from a table mostly is in order
+        order = np.argsort(first, kind="stable")
+        first, last = first[order], last[order]
+    last = np.maximum.accumulate(last)
     opens = np.ones(len(first), bool)
     opens[1:] = first[1:] > last[:-1]
     closes = np.append(opens[1:], True)

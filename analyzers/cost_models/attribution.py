@@ -17,6 +17,7 @@ import numpy.typing as npt
 from probe.analyzers.cost_models.catalogue import cost
 from probe.analyzers.cost_models.completion import Calls, group_hints, row_hints
 from probe.analyzers.cost_models.terms import ARITHMETIC, Cost, Kind, known
+from probe.analyzers.operators.call_tree import levels
 from probe.trace import Int32s, Int64s, Mask, Signature, Trace
 
 Float64s = npt.NDArray[np.float64]
@@ -120,18 +121,22 @@ def _own_work(trace: Trace, variants: _Columns, chosen: Int64s) -> _Work:
     """Go up from the innermost calls, adding what is counted below each one."""
     parent = trace.host_ops.parent
     below = np.zeros((len(parent), 4))
-    own = np.ones(len(parent), np.bool_)
+    own, calls = np.ones(len(parent), np.bool_), np.zeros(len(parent), np.bool_)
+    calls[parent[parent >= 0]] = True
     flops, moved = variants.flops[chosen], variants.bytes[chosen]
-    for rows in _levels(parent):
+    counted = _counted(variants, np.nan_to_num(variants.flops), np.nan_to_num(variants.bytes))[chosen]
+    for level in reversed(levels(parent)):
+        rows = level[calls[level]]  # the others, which are most, hand nothing on
         each = variants.take(chosen[rows])
         handed = _handed_on(each, below[rows])
         own[rows] = ~handed
         flops[rows[handed]], moved[rows[handed]] = 0.0, 0.0
         indexed = rows[~handed & each.indexing]
         moved[indexed] = np.maximum(moved[indexed] - below[indexed, MOVED], 0.0)
-        counted = below[rows] + _counted(each, np.nan_to_num(flops[rows]), np.nan_to_num(moved[rows]))
-        inner = parent[rows] >= 0
-        np.add.at(below, parent[rows[inner]], counted[inner])
+        counted[rows] = below[rows] + _counted(each, np.nan_to_num(flops[rows]), np.nan_to_num(moved[rows]))
+        inner = level[parent[level] >= 0]
+        for column in (FLOPS, MOVED, REDUCED, OTHER):  # one at a time: numpy adds at places of rows of four slowly
+            np.add.at(below[:, column], parent[inner], counted[inner, column])
     return _Work(flops, moved, own)
 
 
@@ -153,18 +158,6 @@ def _handed_on(each: _Columns, below: Float64s) -> Mask:
     nothing_told = np.isnan(each.flops) & np.isnan(each.bytes)  # such as einsum, whose products are known
     elsewhere = each.arithmetic * below[:, FLOPS] + each.moves * below[:, MOVED]
     return np.asarray(np.where(nothing_told, elsewhere > 0, (own > 0) & (done >= HANDED_ON * own)), np.bool_)
-
-
-def _levels(parent: Int32s) -> list[Int64s]:
-    """Rows by depth, the deepest first."""
-    depth = np.zeros(len(parent), np.int64)
-    above = parent.astype(np.int64)
-    while (above >= 0).any():
-        depth += above >= 0
-        above = np.where(above >= 0, parent[np.maximum(above, 0)], -1)
-    order = np.argsort(-depth, kind="stable")
-    cuts = np.flatnonzero(np.diff(depth[order])) + 1
-    return [np.asarray(rows, np.int64) for rows in np.split(order, cuts)] if len(parent) else []
 
 
 def _per_group(variants: Sequence[Cost], chosen: Int64s, of_op: Int32s, groups: int, work: _Work) -> GroupCosts:

@@ -153,18 +153,22 @@ def row_hints(calls: Calls, wanted: Mask) -> Iterator[tuple[int, Hints]]:
     """For rows of the groups that still want a cost, what the call above or the matching backward tells."""
     if not len(calls.of_op) or not wanted.any():
         return
-    rows = np.flatnonzero(wanted[calls.of_op]).tolist()
+    rows = np.flatnonzero(wanted[calls.of_op])
     nodes, pairs = _backward_nodes(calls), _paired_lookups(calls)
     sequence = calls.trace.host_ops.sequence
-    for row in rows:
-        name = calls.name[calls.of_op[row]]
+    parts = [bool(_CONVOLUTION_PART.fullmatch(name)) for name in calls.name]
+    results: dict[tuple[int, int | None], Hints | None] = {}
+    for row, group, number in zip(rows.tolist(), calls.of_op[rows].tolist(), sequence[rows].tolist(), strict=True):
         hint: Hints | None
-        if _CONVOLUTION_PART.fullmatch(name):
+        if parts[group]:
             hint = _above(calls, row)
         elif row in pairs:
             hint = pairs[row]
         else:
-            hint = _result_of(name, nodes.get(int(sequence[row])))
+            pair = (group, nodes.get(number))
+            if pair not in results:
+                results[pair] = _result_of(calls, *pair)
+            hint = results[pair]
         if hint is not None:
             yield row, hint
 
@@ -212,18 +216,12 @@ def _last_matching(calls: Calls, waiting: Sequence[int], backward: Signature) ->
     return None
 
 
-def _backward_nodes(calls: Calls) -> dict[int, tuple[str, Signature]]:
-    """Name of the forward operator and arguments of the nodes of the backward pass, by sequence number."""
+def _backward_nodes(calls: Calls) -> dict[int, int]:
+    """The groups of the nodes of the backward pass that have arguments, by sequence number."""
     numbers = calls.trace.host_ops.sequence
-    names = [_forward_name(n) if s is not None else "" for n, s in zip(calls.name, calls.signature, strict=True)]
-    chosen = np.array([bool(n) for n in names])
-    found: dict[int, tuple[str, Signature]] = {}
-    for row in np.flatnonzero(chosen[calls.of_op]).tolist():
-        group = int(calls.of_op[row])
-        signature = calls.signature[group]
-        if numbers[row] >= 0 and signature is not None:
-            found[int(numbers[row])] = (names[group], signature)
-    return found
+    nodes = [s is not None and bool(_forward_name(n)) for n, s in zip(calls.name, calls.signature, strict=True)]
+    rows = np.flatnonzero(np.array(nodes, np.bool_)[calls.of_op] & (numbers >= 0))
+    return dict(zip(numbers[rows].tolist(), calls.of_op[rows].tolist(), strict=True))
 
 
 def _forward_name(node: str) -> str:
@@ -232,12 +230,15 @@ def _forward_name(node: str) -> str:
     return match[1].replace("_", "").lower() if match else ""
 
 
-def _result_of(name: str, node: tuple[str, Signature] | None) -> Hints | None:
+def _result_of(calls: Calls, group: int, node: int | None) -> Hints | None:
     """The result of a forward operator is as large as the gradient that its backward receives."""
-    if node is None:
+    signature = calls.signature[node] if node is not None else None
+    if node is None or signature is None:
         return None
-    own = name.rpartition("::")[2].replace("_", "")
-    dims = at(node[1].dims, 0, ())
-    if own != node[0] or not dims or is_nested(dims) or not names_tensor(at(node[1].dtypes, 0, "")):
+    own = calls.name[group].rpartition("::")[2].replace("_", "")
+    dims = at(signature.dims, 0, ())
+    if own != _forward_name(calls.name[node]) or not dims or is_nested(dims):
+        return None
+    if not names_tensor(at(signature.dtypes, 0, "")):
         return None
     return Hints(output=dims, source="result as large as the gradient in its backward")

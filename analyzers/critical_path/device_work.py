@@ -44,9 +44,11 @@ def device_work(trace: Trace) -> Work:
         np.concatenate([getattr(t, name) for t in tables]).astype(np.int64)
         for name in ("launch", "op", "start_ns", "end_ns", "stream", "device")
     )
-    _, number = np.unique(np.stack([device, stream]), axis=1, return_inverse=True)
+    each = np.unique(stream)
+    place = device * len(each) + np.searchsorted(each, stream)  # streams of two devices may have the same number
+    number = np.searchsorted(np.unique(place), place).astype(np.int64)
     issued = np.append(trace.runtime_calls.start_ns, np.iinfo(np.int64).min)[launch]
-    return Work(start, end, np.asarray(number, np.int64).reshape(-1), launch, op, issued)
+    return Work(start, end, number, launch, op, issued)
 
 
 def stream_order(work: Work) -> Edges:

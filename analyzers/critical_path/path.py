@@ -57,16 +57,16 @@ def _last(trace: Trace, graph: Graph, last: int, *, ends_on_device: bool) -> int
 
 
 class _Pieces:
-    """Pieces found so far, none of them over another. Single numbers are quicker to look up in lists."""
+    """Pieces found so far, none of them over another. Single numbers are quicker to look up in views of memory."""
 
     def __init__(self, graph: Graph, until: int, start: int) -> None:
         self.until, self.start = until, start
         self.found: list[tuple[int, int, int, int]] = []
         points = graph.points
         self._points = len(points)
-        self._kind, self._row, self._thread = points.kind.tolist(), points.row.tolist(), points.thread.tolist()
-        self._ready, self._end = graph.ready_ns.tolist(), graph.end_ns.tolist()
-        self._bound_by, self._how = graph.bound_by.tolist(), graph.bound_how.tolist()
+        self._kind, self._row, self._thread = points.kind.data, points.row.data, points.thread.data
+        self._ready, self._end = graph.ready_ns.data, graph.end_ns.data
+        self._bound_by, self._how = graph.bound_by.data, graph.bound_how.data
 
     def back(self, node: int) -> int:
         """Note what a node did and what it waited for, and return that."""

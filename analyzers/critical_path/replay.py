@@ -199,11 +199,10 @@ class Replay:
         ready, end = lists.ready.copy(), lists.end.copy()
         columns = (lists.before, lists.launch, launch_lag, lists.free, lag[walked].tolist(), cost[walked].tolist())
         for node, (previous, issued, wait, free, own_lag, own_cost) in enumerate(zip(*columns, strict=True)):
-            at = ready[node] if free else _NEVER
-            if previous != NONE:
-                at = end[previous] + own_lag
+            at = end[previous] + own_lag if previous != NONE else ready[node] if free else _NEVER
             if issued != NONE:
-                at = max(at, ready[issued] + wait)
+                launched = ready[issued] + wait
+                at = launched if launched > at else at  # a call of max takes as long as all the rest
             if node in other:
                 at = max(at, max(end[earlier] + lag_ns for earlier, lag_ns in other[node]))
             ready[node] = at
@@ -260,13 +259,14 @@ _NOTHING = _Changed(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np
 
 
 def _outermost(trace: Trace, ops: Mapping[int, float]) -> _Changed:
-    rows = np.array(sorted(ops), np.int64)
+    rows, kept = np.fromiter(ops.keys(), np.int64, len(ops)), np.fromiter(ops.values(), np.float64, len(ops))
+    order = np.argsort(rows)
+    rows = rows[order]
     host = trace.host_ops
     thread, start, end = host.thread[rows].astype(np.int64), host.start_ns[rows], host.end_ns[rows]
     covered = np.append(-1, np.maximum.accumulate(_key(thread, end))[:-1])
     outer = _key(thread, start) >= covered
-    factors = np.array([ops[row] for row in rows.tolist()])
-    return _Changed(thread[outer], start[outer], end[outer], factors[outer])
+    return _Changed(thread[outer], start[outer], end[outer], kept[order][outer])
 
 
 def _key(thread: Int64s, instant_ns: Int64s) -> Int64s:

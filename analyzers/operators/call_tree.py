@@ -20,27 +20,26 @@ def depths(parent: Int32s) -> Int64s:
     return depth
 
 
+def levels(parent: Int32s) -> list[Int64s]:
+    """The rows by how many callers they have, those without any first."""
+    depth = depths(parent)
+    return [np.flatnonzero(depth == level) for level in range(int(depth.max(initial=-1)) + 1)]
+
+
 def with_callees(parent: Int32s, values: Int64s) -> Int64s:
     """Each row's value and those of all rows that it called, directly or not."""
     total = values.copy()
-    depth = depths(parent)
-    by_depth = np.argsort(depth, kind="stable")
-    edges = np.searchsorted(depth[by_depth], np.arange(1, int(depth.max(initial=0)) + 2))
-    for first, last in zip(edges[-2::-1], edges[:0:-1], strict=True):
-        rows = by_depth[first:last]
+    for rows in levels(parent)[:0:-1]:
         np.add.at(total, parent[rows], total[rows])
     return total
 
 
 def under(parent: Int32s, marked: Mask) -> Mask:
     """Which rows have a marked one among their callers."""
-    found = np.zeros(len(parent), bool)
-    rows = np.flatnonzero(parent >= 0)
-    above = parent[rows]
-    while len(rows):
-        hit = marked[above]
-        found[rows[hit]] = True
-        rows, above = rows[~hit], parent[above[~hit]]
-        inside = above >= 0
-        rows, above = rows[inside], above[inside]
-    return found
+    called = parent >= 0
+    found = called & marked[parent]
+    while True:  # each pass goes one level further down from what is marked
+        deeper = called & (found | marked)[parent]
+        if np.array_equal(deeper, found):
+            return found
+        found = deeper

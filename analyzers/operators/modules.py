@@ -50,8 +50,9 @@ class Places:
 
 def _counted(column: Int32s, rows: Sequence[int] | Int64s) -> list[tuple[int, int]]:
     """The values of these rows without -1, each with how many rows have it."""
-    values, counts = np.unique(column[np.asarray(rows, np.int64)], return_counts=True)
-    return [(i, n) for i, n in zip(values.tolist(), counts.tolist(), strict=True) if i >= 0]
+    counts = np.bincount(column[np.asarray(rows, np.int64)] + 1)[1:]
+    values = np.flatnonzero(counts)
+    return list(zip(values.tolist(), counts[values].tolist(), strict=True))
 
 
 class GroupPlaces:
@@ -59,7 +60,7 @@ class GroupPlaces:
 
     def __init__(self, places: Places, of_op: Int32s, groups: int) -> None:
         self._places = places
-        self._order = np.argsort(of_op, kind="stable")
+        self._order = np.argsort(of_op.astype(np.min_scalar_type(groups)), kind="stable")  # small ones sort faster
         self._edges = np.searchsorted(of_op[self._order], np.arange(groups + 1))
 
     def module(self, groups: Iterable[int]) -> str | None:

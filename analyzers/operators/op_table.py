@@ -40,10 +40,12 @@ def group_operators(trace: Trace, steps: Steps) -> OpGroups:
     """Group the trace's operators; device work that no operator launched forms groups named after its kernels."""
     ops = trace.host_ops
     width = len(trace.signatures) + 1
-    pairs, inverse = np.unique(ops.name.astype(np.int64) * width + ops.signature + 1, return_inverse=True)
-    of_op: Int32s = np.asarray(inverse, np.int32)
-    names = [trace.names[pair // width] for pair in pairs]
-    signatures = [(None, *trace.signatures)[pair % width] for pair in pairs]
+    pair_of_op = ops.name.astype(np.int64) * width + ops.signature + 1
+    pairs = np.unique(pair_of_op)  # few: to look each call's up is quicker than to sort the calls
+    of_op: Int32s = np.searchsorted(pairs, pair_of_op).astype(np.int32)
+    every = (None, *trace.signatures)
+    names = [trace.names[pair // width] for pair in pairs.tolist()]
+    signatures = [every[pair % width] for pair in pairs.tolist()]
     step = step_of(steps, ops.start_ns)
     work = [_attribute(trace, w, steps, of_op, step, names, signatures) for w in (trace.kernels, trace.copies)]
     shape = (len(names), len(steps))
@@ -53,7 +55,7 @@ def group_operators(trace: Trace, steps: Steps) -> OpGroups:
         signature=tuple(signatures),
         calls=_calls(shape, of_op[inside], step[inside], work, len(pairs)),
         self_s=_add(shape, of_op[inside], step[inside], ops.self_ns[inside] / 1e9),
-        typical_s=_medians(len(names), of_op[inside], ops.self_ns[inside] / 1e9),
+        typical_s=_medians(len(names), of_op[inside], ops.self_ns[inside]) / 1e9,
         device_s=sum((_add(shape, w.group, w.step, w.seconds) for w in work), np.zeros(shape)),
         kernels=_kernel_uses(trace, work, len(names), len(steps)),
         of_op=of_op,
@@ -120,16 +122,26 @@ def _calls(shape: tuple[int, int], group: Int32s, step: Int32s, work: list[_Attr
     return calls.astype(np.int64)
 
 
-def _medians(groups: int, group: Int32s, value: Seconds) -> Seconds:
+def _medians(groups: int, group: Int32s, value: Int64s) -> Int64s:
     """The median of the values of each group; 0 for groups without values."""
-    order = np.lexsort((value, group))
+    ordered = _by_group(group, value)
     counts = np.bincount(group, minlength=groups)
     starts = np.cumsum(counts) - counts
-    result = np.zeros(groups)
+    result = np.zeros(groups, np.int64)
     filled = counts > 0
     middle = (starts + counts // 2)[filled]
-    result[filled] = value[order][middle]
+    result[filled] = ordered[middle]
     return result
+
+
+def _by_group(group: Int32s, value: Int64s) -> Int64s:
+    """The values sorted by group, then size; in one number with their group, if both fit, they sort much faster."""
+    least = int(value.min(initial=0))
+    bits = (int(value.max(initial=0)) - least).bit_length()
+    if int(group.max(initial=0)).bit_length() + bits >= 63:
+        return value[np.lexsort((value, group))]
+    both = np.sort(group.astype(np.int64) << bits | value - least)
+    return np.asarray((both & (1 << bits) - 1) + least, np.int64)
 
 
 def _kernel_uses(trace: Trace, work: list[_Attributed], groups: int, steps: int) -> tuple[tuple[KernelUse, ...], ...]:

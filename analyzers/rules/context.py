@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, chain, compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from probe.analyzers.rules.matching.graph import flows as graph_flows
 from probe.analyzers.rules.matching.patterns import Pattern
 from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.search import matches
-from probe.analyzers.rules.matching.units import Unit, unit_runs
+from probe.analyzers.rules.matching.units import Unit, normalised, unit_runs
 from probe.analyzers.what_if import WhatIf
 from probe.readers.module_graph import ModuleGraph
 from probe.results.analysis import Bound
@@ -61,17 +61,40 @@ class Context:
         return unit_runs(self.trace, np.where(aside(self.trace), -1, self.groups.step_of_op).astype(np.int32))
 
     @cached_property
-    def _alike(self) -> list[list[tuple[int, Unit]]]:
-        """The units with their places in the order of time, those of one operator and signature together."""
-        known: dict[tuple[str, int], list[tuple[int, Unit]]] = defaultdict(list)
-        for place, unit in enumerate(unit for run in self.runs for unit in run):
-            known[unit.name, id(unit.signature)].append((place, unit))
-        return list(known.values())
+    def units(self) -> list[Unit]:
+        """Those of all runs."""
+        return list(chain.from_iterable(self.runs))
+
+    @cached_property
+    def unit_rows(self) -> Int64s:
+        """The row of each unit of all runs, of Trace.host_ops."""
+        return np.fromiter((unit.row for unit in self.units), np.int64, len(self.units))
+
+    @cached_property
+    def _kinds(self) -> tuple[Int64s, Int64s]:
+        """A number for each unit, the same for those of one name and signature, and the first unit of each number."""
+        ops, rows = self.trace.host_ops, self.unit_rows
+        number_of: dict[str | None, int] = {}
+        plain = np.array([number_of.setdefault(normalised(n), len(number_of)) for n in self.trace.names], np.int64)
+        keys = plain[ops.name[rows]] * (len(self.trace.signatures) + 1) + ops.signature[rows]
+        _, first, kinds = np.unique(keys, return_index=True, return_inverse=True)
+        return kinds, first
 
     def free_units(self, test: Callable[[Unit], object]) -> list[Unit]:
         """The units that no finding claims and that pass, in order; of those alike (name, signature) one is tested."""
-        passed = [one for same in self._alike if test(same[0][1]) for one in same]
-        return [unit for _, unit in sorted(passed) if unit.row not in self.claimed]
+        kinds, first = self._kinds
+        passes = np.array([bool(test(self.units[i])) for i in first.tolist()], bool)
+        passed = compress(self.units, passes[kinds].tolist()) if passes.any() else ()
+        return [unit for unit in passed if unit.row not in self.claimed]
+
+    def runs_of(self, which: Mask) -> list[list[Unit]]:
+        """The runs with nothing but the given units, [units of all runs]."""
+        return [list(compress(run, which[a:b].tolist())) for run, (a, b) in zip(self.runs, self._edges, strict=True)]
+
+    @cached_property
+    def _edges(self) -> list[tuple[int, int]]:
+        """Where each run begins and ends among the units of all runs."""
+        return list(pairwise(accumulate(map(len, self.runs), initial=0)))
 
     @cached_property
     def flows(self) -> list[Flow]:
@@ -79,10 +102,10 @@ class Context:
 
         Runs of the same calls share them where no tensors were recorded of each.
         """
-        known: dict[tuple[tuple[str, int], ...], list[Part]] = {}
-        found = []
-        for run, stretches in zip(self.runs, self._stretches, strict=True):
-            key = tuple((unit.name, id(unit.signature)) for unit in run)
+        known: dict[bytes, list[Part]] = {}
+        kinds, found = self._kinds[0], []
+        for run, (first, last), stretches in zip(self.runs, self._edges, self._stretches, strict=True):
+            key = kinds[first:last].tobytes()
             if key not in known:
                 known[key] = graph_flows(run, self._flow(run), stretches)
             found += [part.of(run) for part in known[key]]
@@ -114,10 +137,17 @@ class Context:
         return {row: place for stretches, run in both for row, place in written(stretches, run, self.graph)}
 
     @cached_property
+    def under_engine(self) -> Mask:
+        """Operators that autograd's engine called, [host operators]."""
+        ops = self.trace.host_ops
+        engine = self.trace.named(lambda name: name.startswith("autograd::engine"))
+        return under(ops.parent, engine[ops.name]) if len(ops) else np.zeros(0, bool)
+
+    @cached_property
     def in_backward(self) -> Mask:
         """Operators that belong to backward passes, [host operators]: their products look like forward patterns."""
         marked = np.zeros(len(self.trace.host_ops), bool)
-        marked[[row for rows in self.backward_of.values() for row in rows]] = True
+        marked[list(chain.from_iterable(self.backward_of.values()))] = True
         return marked | under(self.trace.host_ops.parent, marked)
 
     def marked(self, rows: Collection[int]) -> Mask:
@@ -190,6 +220,18 @@ class Context:
     def seconds(self, rows: list[int]) -> float:
         """Time of the given operators with all they call, per step."""
         return float(self.spent_ns[rows].sum()) / 1e9 / len(self.steps) if rows else 0.0
+
+    def rows_of(self, group: int) -> Int64s:
+        """The host operators of a group, in order."""
+        order, edges = self._by_group
+        return order[edges[group] : edges[group + 1]]
+
+    @cached_property
+    def _by_group(self) -> tuple[Int64s, Int64s]:
+        """The host operators by group, and where each group begins and ends among them."""
+        of_op = self.groups.of_op
+        order = np.argsort(of_op, kind="stable")
+        return order, np.searchsorted(of_op[order], np.arange(len(self.groups.name) + 1))
 
     def may_be_worth(self, saving_s: float | None, least_fraction: float) -> bool:
         """Whether a saving is at least that part of the step, before it is known what of it the step waits for."""

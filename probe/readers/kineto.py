@@ -48,6 +48,7 @@ def _read(source: str | Path, wanted: Container[int] | None, progress: Progress 
         text = Text(path, _watched(stream, progress))
         for piece in text.pieces(wanted):
             columns.add(piece)
+            piece.events.clear()  # the next events take their place, in memory that the core's cache still holds
     if columns.events == columns.dropped:
         raise TraceError(f"{path}: {_no_events(text.cut, columns.dropped)}")
     events = columns.finished()

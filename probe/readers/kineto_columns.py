@@ -190,8 +190,9 @@ class Columns:
         return events, start, start + length
 
     def _add_ops(self, events: list[AnyEvent], start: Int64s, end: Int64s) -> None:
-        is_mark = np.array([e.name.startswith(_MARKS) for e in events], bool)
-        if is_mark.any():
+        marking = {name for name in {e.name for e in events} if name.startswith(_MARKS)}
+        if marking:
+            is_mark = np.array([e.name in marking for e in events], bool)
             marks, ops = np.flatnonzero(is_mark).tolist(), np.flatnonzero(~is_mark).tolist()
             self._add_annotations([events[i] for i in marks], start[is_mark], end[is_mark])
             events, start, end = [events[i] for i in ops], start[~is_mark], end[~is_mark]
@@ -317,7 +318,7 @@ def _times(microseconds: list[Any]) -> tuple[Int64s, Mask]:
 
     The whole microseconds and the fraction are converted apart: a product of the two would be rounded once more.
     """
-    times = np.array(microseconds, np.float64)
+    times = np.fromiter(microseconds, np.float64, len(microseconds))  # twice as fast as np.array
     known = np.abs(times) < LIMIT_NS / 1000  # False for what is not a number
     times = np.where(known, times, 0.0)
     whole = np.floor(times)

@@ -27,7 +27,7 @@ def find(context: Context) -> Iterator[Match]:
     tables: dict[tuple[int, tuple[Dims, ...]], list[Unit]] = defaultdict(list)
     for run in context.runs:
         for index, unit in enumerate(run):
-            rows = _rows(unit)
+            rows = _rows(unit) if unit.name == BACKWARD else None
             if rows is None or unit.row in context.claimed or rows < MUCH * prod(unit.dims[1]):
                 continue
             if not _shared(context, run[index + 1 : index + 1 + NEXT], (rows, unit.dims[0][-1])):
@@ -38,7 +38,7 @@ def find(context: Context) -> Iterator[Match]:
 
 def _rows(unit: Unit) -> int | None:
     """Rows of the table; None for other units."""
-    if unit.name != BACKWARD or len(unit.dims) < 2 or not unit.dims[0]:
+    if len(unit.dims) < 2 or not unit.dims[0]:
         return None
     text = scalar(unit, ROWS) or ""
     return int(text) if text.isdigit() else None

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil, prod
 
-import numpy as np
-
 from probe.analyzers.cost_models.terms import IDLE
 from probe.analyzers.gpu.kernel_evidence import (
     LOW_OCCUPANCY,
@@ -22,11 +20,11 @@ from probe.analyzers.gpu.kernel_evidence import (
 )
 from probe.analyzers.gpu.kernel_names import WORDS, is_unvectorised, sort_of
 from probe.analyzers.gpu.tensor_cores import arithmetic, float32_runs_in
-from probe.analyzers.operators.call_tree import under
 from probe.analyzers.operators.op_table import shapes_text
 from probe.analyzers.operators.strides import is_strided
 from probe.analyzers.roofline import Placement, place
 from probe.analyzers.rules.context import Context, Match, times
+from probe.analyzers.rules.matching.claims import below
 from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_time
 
@@ -56,18 +54,11 @@ class _Unclaimed:
     """The operators of each group that belong to no finding yet, themselves or by what calls them."""
 
     def __init__(self, context: Context) -> None:
-        ops = context.trace.host_ops
-        claimed = np.zeros(len(ops), bool)
-        claimed[list(context.claimed)] = True
-        claimed |= under(ops.parent, claimed)
-        of_op = context.groups.of_op
-        self._order = np.argsort(of_op, kind="stable")
-        self._edges = np.searchsorted(of_op[self._order], np.arange(len(context.groups.name) + 1))
-        self._claimed = claimed
+        self._context, self._claimed = context, below(context)
 
     def rows(self, group: int) -> tuple[tuple[int, ...], float]:
         """Rows of a group, and which share of all its rows they are; 1 for kernels that no operator launched."""
-        rows = self._order[self._edges[group] : self._edges[group + 1]]
+        rows = self._context.rows_of(group)
         free = rows[~self._claimed[rows]]
         return tuple(free.tolist()), len(free) / len(rows) if len(rows) else 1.0
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from probe.analyzers.rules.context import Context, Match
-from probe.analyzers.rules.fusion.attention_flow import in_backward
 from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_fraction, format_time
 
@@ -50,11 +49,10 @@ def _again(context: Context) -> list[int]:
     that is to be differentiated itself: then most of them did not run before.
     """
     sequence, of_op = context.trace.host_ops.sequence, context.groups.of_op
-    backward = in_backward(context)
-    rows = [unit.row for run in context.runs for unit in run]
-    before = {int(of_op[row]) for row in rows if not backward[row]}
-    second = [row for row in rows if backward[row] and sequence[row] >= 0]
-    repeated = [row for row in second if int(of_op[row]) in before]
+    backward = context.under_engine
+    rows = context.unit_rows
+    second = rows[backward[rows] & (sequence[rows] >= 0)]
+    repeated: list[int] = second[np.isin(of_op[second], of_op[rows[~backward[rows]]])].tolist()
     return repeated if len(repeated) >= REPEATED * len(second) else []
 
 

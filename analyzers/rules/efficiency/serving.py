@@ -18,7 +18,7 @@ from probe.analyzers.rules.matching.ledger import usual_s
 from probe.analyzers.rules.matching.repeats import replaced_as_recorded_s
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
-from probe.trace import Dims
+from probe.trace import Dims, Signature
 from probe.units import format_bytes, format_time
 
 GROWTH = 8  # tokens by which a cache may grow at once
@@ -45,11 +45,10 @@ class _Append:
 def growing_cache(context: Context) -> Iterator[Match]:
     """F29: a tensor that grows by a few tokens from call to call and is copied whole each time."""
     kinds: dict[tuple[object, ...], list[_Append]] = defaultdict(list)
-    for run in context.runs:
-        for unit in run:
-            found = _append(unit) if unit.name == "cat" else None
-            if found is not None and unit.row not in context.claimed:
-                kinds[tuple(sorted(found.rest)), found.new].append(found)  # keys may be stored transposed
+    for unit in context.free_units(lambda unit: unit.name == "cat"):
+        found = _append(unit)
+        if found is not None:
+            kinds[tuple(sorted(found.rest)), found.new].append(found)  # keys may be stored transposed
     for same in kinds.values():
         if _grows(context, same):
             yield _cache(context, same)
@@ -142,9 +141,8 @@ class _Logits:
 def unused_logits(context: Context) -> Iterator[Match]:
     """F30: a product for all positions of which only the last is read; one match per weight."""
     sites: dict[tuple[int, ...], list[_Logits]] = defaultdict(list)
-    reading = context.trace.named(lambda name: name.removeprefix("aten::") in READS_LAST)
-    readers = np.flatnonzero(reading[context.trace.host_ops.name])
-    for flow in context.flows:
+    readers = _readers(context)
+    for flow in context.flows if len(readers) else ():
         for index, unit in enumerate(flow.units):
             if unit.name in ("mm", "addmm") and unit.row not in context.claimed:
                 found = _positions(context, flow, index, readers)
@@ -152,6 +150,25 @@ def unused_logits(context: Context) -> Iterator[Match]:
                     sites[found.weight].append(found)
     for same in sites.values():
         yield _logits(context, same)
+
+
+def _readers(context: Context) -> Rows:
+    """The operators that take the last of several positions: few, and most products have none near."""
+    ops, trace = context.trace.host_ops, context.trace
+    reading = trace.named(lambda name: name.removeprefix("aten::") in READS_LAST)
+    rows = np.flatnonzero(reading[ops.name] & (ops.signature >= 0))
+    known = np.unique(ops.signature[rows]).tolist()
+    lasts = [at for at in known if _last_position(trace.signatures[at]) is not None]
+    return rows[np.isin(ops.signature[rows], lasts)]
+
+
+def _last_position(signature: Signature) -> int | None:
+    """The number of positions of which a slice or select takes the last; None for others."""
+    size = signature.dims[0] if signature.dims else ()
+    length = size[len(size) - 2] if len(size) in (2, 3) else 0
+    if not isinstance(length, int) or length <= 1 or not _takes_last(signature.scalars, len(size), length):
+        return None
+    return length
 
 
 def _positions(context: Context, flow: Flow, index: int, readers: Rows) -> _Logits | None:
@@ -173,15 +190,10 @@ def _last_of(context: Context, unit: Unit, rows: int, vocabulary: int, readers: 
     ops, trace = context.trace.host_ops, context.trace
     near = readers[np.searchsorted(readers, unit.row + 1) : np.searchsorted(readers, unit.row + LAST_REACH)]
     for row in near.tolist():
-        if ops.thread[row] != ops.thread[unit.row] or ops.signature[row] < 0:
-            continue
         signature = trace.signatures[ops.signature[row]]
-        size = signature.dims[0] if signature.dims else ()
-        if len(size) not in (2, 3) or size[-1:] != (vocabulary,) or prod(size) != rows * vocabulary:
-            continue
-        length = size[len(size) - 2]
-        if length > 1 and _takes_last(signature.scalars, len(size), length):
-            return int(length)
+        size = signature.dims[0]
+        if ops.thread[row] == ops.thread[unit.row] and size[-1:] == (vocabulary,) and prod(size) == rows * vocabulary:
+            return _last_position(signature)
     return None
 
 

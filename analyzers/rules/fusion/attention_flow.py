@@ -13,9 +13,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
 
-import numpy as np
-
-from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Flow, Tier
 from probe.analyzers.rules.matching.patterns import op, through, value
@@ -79,7 +76,7 @@ class Written:
 
 def attentions(context: Context) -> Iterator[Written]:
     """Every attention written out, in order of time, without units that are claimed; steps alike are read once."""
-    backward = in_backward(context)
+    backward = context.under_engine
     for flow in context.flows:
         for written in flow.shared("attentions", partial(_in_flow, flow, backward)):
             here = replace(written, flow=flow)
@@ -100,13 +97,6 @@ def callers(context: Context, row: int) -> Iterator[str]:
     while above >= 0:
         yield context.trace.names[ops.name[above]]
         above = int(ops.parent[above])
-
-
-def in_backward(context: Context) -> Mask:
-    """Which operators the backward pass called, [ops]."""
-    ops = context.trace.host_ops
-    engine = context.trace.named(lambda name: name.startswith("autograd::engine"))
-    return under(ops.parent, engine[ops.name]) if len(ops) else np.zeros(0, bool)
 
 
 def _in_flow(flow: Flow, backward: Mask) -> tuple[Written, ...]:

@@ -62,7 +62,8 @@ def find(context: Context) -> Iterator[Match]:
 
 def _groups(flow: Flow, backward: Mask) -> list[list[_Product]]:
     """Two or more products of one input with different weights."""
-    products = [p for p in _products(flow) if not backward[p.unit.row]]
+    known = flow.shared("factors", lambda: list(_factors_of(flow)))
+    products = [_Product(i, flow.units[i], *both) for i, *both in known if not backward[flow.units[i].row]]
     groups = _in_a_row(flow, products) if flow.tier == "order" else _of_one_input(flow, products)
     return [group for group in groups if len(group) >= 2]
 
@@ -110,11 +111,12 @@ def _apart(flow: Flow, group: Sequence[_Product]) -> bool:
     return len(group) == 3 and any(unit.name in ATTENTION for unit in after)
 
 
-def _products(flow: Flow) -> Iterator[_Product]:
+def _factors_of(flow: Flow) -> Iterator[tuple[int, Argument, Argument]]:
+    """The index, the input and the weight of each product."""
     for index, (unit, arguments) in enumerate(zip(flow.units, flow.arguments, strict=True)):
         at = PRODUCT_OF.get(unit.name, 0)
         if unit.name in PRODUCTS and len(arguments) >= at + 2 and prod(arguments[at + 1].size[:-2]) == 1:
-            yield _Product(index, unit, _source(flow, arguments[at]), arguments[at + 1])
+            yield index, _source(flow, arguments[at]), arguments[at + 1]
 
 
 def _source(flow: Flow, argument: Argument) -> Argument:

@@ -60,23 +60,22 @@ def find(context: Context) -> Iterator[Match]:
 
 def _places(flow: Flow, closed: Mask) -> Iterator[Place]:
     """All spellings in one run."""
-    at = flow.index_of
     for pattern in (ROTATE_HALF, JOINED):
         for place in matches(flow, pattern, closed):
-            whole = continued(flow, place, at[place.units[-1].row], CASTS, closed)
+            whole = continued(flow, place, flow.index_of[place.units[-1].row], CASTS, closed)
             closed[[unit.row for unit in whole.units]] = True
             yield whole
-    yield from _apart(flow, at, closed)
+    yield from _apart(flow, closed)
     for place in matches(flow, COMPLEX, closed):
-        yield _with_casts(flow, at[place.units[0].row], place)
+        yield _with_casts(flow, flow.index_of[place.units[0].row], place)
 
 
-def _apart(flow: Flow, at: dict[int, int], closed: Mask) -> Iterator[Place]:
+def _apart(flow: Flow, closed: Mask) -> Iterator[Place]:
     """Both halves of an embedding that no operator joins."""
     minus = list(matches(flow, APART[0], closed))
     plus = list(matches(flow, APART[1], closed)) if minus else []
     for one in minus:
-        other = next((p for p in plus if _belong(one, p, at)), None)
+        other = next((p for p in plus if _belong(one, p, flow.index_of)), None)
         if other is not None:
             plus.remove(other)
             yield replace(one, units=tuple(sorted((*one.units, *other.units), key=lambda unit: unit.start_ns)))

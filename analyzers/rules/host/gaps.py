@@ -152,7 +152,7 @@ def _busy(context: Context, first: Intervals) -> Iterator[Intervals]:
     ops = trace.host_ops
     feeding = np.isin(ops.thread, stepping_threads(trace))
     starts, ends, rows = exclusive(ops.start_ns, ops.end_ns, ops.parent, feeding)
-    working = (context.groups.of_calls(context.bounds) != "host")[rows] if len(rows) else np.zeros(0, bool)
+    working = np.array([bound != "host" for bound in context.bounds], bool)[context.groups.of_op[rows]]
     yield first
     yield Intervals(starts[working], ends[working])
     yield Intervals(calls.start_ns, calls.end_ns)

@@ -91,8 +91,10 @@ def _launching(context: Context, overhead_s: float) -> _Found | None:
 def _pace(context: Context) -> tuple[float, float]:
     """How many calls launch work in a step, and the median time from the start of one to that of the next."""
     trace, calls = context.trace, context.trace.runtime_calls
-    rows = np.unique(np.append(trace.kernels.launch, trace.copies.launch))
-    rows = rows[rows >= 0]
+    launches = np.zeros(len(calls), bool)
+    for work in (trace.kernels, trace.copies):
+        launches[work.launch[work.launch >= 0]] = True
+    rows = np.flatnonzero(launches)
     step = step_of(context.steps, calls.start_ns[rows])
     rows, step = rows[step >= 0], step[step >= 0]
     order = np.lexsort((calls.start_ns[rows], calls.thread[rows], step))

@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import prod
 
 from probe.analyzers.rules.context import Context, Match, times
-from probe.analyzers.rules.fusion.attention_flow import factors, in_backward, number
+from probe.analyzers.rules.fusion.attention_flow import factors, number
 from probe.analyzers.rules.fusion.attention_site import element_of
 from probe.analyzers.rules.loops import small_products
 from probe.analyzers.rules.matching.flow import Flow
@@ -55,7 +55,7 @@ class _Expert:
 
 def find(context: Context) -> Iterator[Match]:
     """One match per size of experts: those that gather their tokens first, then those that take all."""
-    backward = in_backward(context)
+    backward = context.under_engine
     gathering: dict[Shape, list[list[_Expert]]] = defaultdict(list)
     masking: dict[Shape, list[tuple[list[_Expert], float]]] = defaultdict(list)
     for flow in context.flows:

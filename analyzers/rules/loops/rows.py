@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,15 +77,14 @@ def _loops(context: Context) -> Iterator[_Loop]:
     )  # fmt: skip
     loading = loader_intervals(trace)
     waits = length_before(loading, ops.end_ns[top]) > length_before(loading, ops.start_ns[top])
-    top = top[~np.isin(top, list(context.claimed)) & ~waits]
-    words = [trace.names[i].removeprefix("aten::") for i in ops.name[top].tolist()]
-    keys = zip(context.groups.step_of_op[top].tolist(), ops.thread[top].tolist(), words, strict=True)
-    at = 0
-    for (_, _, heavy), group in groupby(keys, key=lambda k: (k[0], k[1], k[2] in HEAVY)):
-        count = len(list(group))
-        if not heavy and count >= FEWEST:
-            yield from _in_stretch(context, top[at : at + count].tolist(), words[at : at + count])
-        at += count
+    top = top[~context.marked(context.claimed)[top] & ~waits]
+    plain = [name.removeprefix("aten::") for name in trace.names]
+    words = [plain[i] for i in ops.name[top].tolist()]
+    heavy = trace.named(lambda name: name.removeprefix("aten::") in HEAVY)[ops.name[top]]
+    changes = np.diff(context.groups.step_of_op[top]) | np.diff(ops.thread[top]) | np.diff(heavy)
+    for first, last in pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), len(top)]):
+        if last - first >= FEWEST and not heavy[first]:
+            yield from _in_stretch(context, top[first:last].tolist(), words[first:last])
 
 
 def _in_stretch(context: Context, rows: list[int], words: list[str]) -> Iterator[_Loop]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from probe.analyzers.roofline import place
 from probe.analyzers.rules.context import Context, Match, times
-from probe.analyzers.rules.fusion.attention_flow import in_backward
 from probe.analyzers.rules.matching.flow import Flow, Tier
 from probe.analyzers.rules.matching.ledger import usual_s
 from probe.analyzers.rules.matching.repeats import replaced_as_recorded_s
@@ -41,7 +40,7 @@ class _Series:
 
 def find(context: Context) -> Iterator[Match]:
     """One match per size of products."""
-    backward = in_backward(context)
+    backward = context.under_engine
     found: dict[tuple[str, tuple[Dims, ...]], list[_Series]] = defaultdict(list)
     for flow in context.flows:
         for series in _series(context, flow, backward):
@@ -55,8 +54,9 @@ def find(context: Context) -> Iterator[Match]:
 def _series(context: Context, flow: Flow, backward: Mask) -> Iterator[_Series]:
     """Products of one size, close to one another and independent."""
     kinds: dict[tuple[str, tuple[Dims, ...]], list[int]] = defaultdict(list)
-    for index, unit in enumerate(flow.units):
-        if unit.name in PRODUCTS and not backward[unit.row] and unit.row not in context.claimed:
+    for index in flow.shared("products", lambda: [i for i, u in enumerate(flow.units) if u.name in PRODUCTS]):
+        unit = flow.units[index]
+        if not backward[unit.row] and unit.row not in context.claimed:
             kinds[unit.name, unit.dims].append(index)
     many = [same for same in kinds.values() if len(same) >= FEWEST and is_small(context, flow.units[same[0]])]
     for same in many:

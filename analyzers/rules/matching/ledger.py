@@ -215,8 +215,8 @@ class Ledger:
         ops, kinds = self.context.trace.host_ops, [cost.kind == "view" for cost in self.context.costs]
         is_view = np.array(kinds, bool)[self.context.groups.of_op] if kinds else np.zeros(0, bool)
         forward = (ops.sequence >= 0) & (ops.forward_thread <= 0)
-        units = np.fromiter((unit.row for run in self.context.runs for unit in run), np.int64)
-        return set(np.setdiff1d(ops.sequence[forward & is_view], ops.sequence[units]).tolist())
+        units = ops.sequence[self.context.unit_rows]
+        return set(np.setdiff1d(ops.sequence[forward & is_view], units).tolist())
 
     def _below(self, rows: list[int]) -> list[int]:
         """All that the given operators call."""

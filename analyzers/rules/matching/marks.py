@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.analyzers.rules.matching.units import Unit
 from probe.trace import Int64s, Mask, Trace
 
 OPTIMIZER = re.compile(r"Optimizer\.step#(\w+)\.step")  # torch.optim names its step in the trace
@@ -38,7 +37,3 @@ class Marked:
         last = np.searchsorted(self.start_ns, at_ns, side="right") - 1
         inside: Mask = (last >= 0) & (at_ns < self.end_ns[last])
         return inside
-
-    def holds_units(self, run: list[Unit]) -> Mask:
-        """Which units begin inside a mark."""
-        return self.holds(np.fromiter((u.start_ns for u in run), np.int64, len(run)))

@@ -47,6 +47,9 @@ class _State:
 
 def matches(flow: Flow, pattern: Pattern, taken: Mask | None = None) -> Iterator[Match]:
     """The places where `pattern` holds, later roots first where two overlap; none uses operators in `taken`, [ops]."""
+    _, possible = flow.shared(id(pattern), lambda: (pattern, _is_possible(pattern, {u.name for u in flow.units})))
+    if not possible:
+        return
     used = np.flatnonzero(taken[flow.rows]) if taken is not None else np.zeros(0, np.int64)
     key = (id(pattern), used.tobytes())  # kept with the pattern, so that its id stays its own
     for state in flow.shared(key, lambda: (pattern, _states(flow, pattern, frozenset(used.tolist()))))[1]:
@@ -56,8 +59,6 @@ def matches(flow: Flow, pattern: Pattern, taken: Mask | None = None) -> Iterator
 def _states(flow: Flow, pattern: Pattern, taken: frozenset[int]) -> list[_State]:
     """Where the pattern holds, in order of time, without the units of those indices."""
     names = [unit.name for unit in flow.units]
-    if not _is_possible(pattern, set(names)):
-        return []
     pattern = _possible(pattern, frozenset(names))
     used, search = set(taken), _Search(flow)
     found = []

@@ -7,7 +7,7 @@ until an operator of the table, and no further; views and wrappers on the way ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
+from itertools import pairwise, repeat
 from math import prod
 from typing import NamedTuple
 
@@ -77,13 +77,12 @@ def unit_runs(trace: Trace, step_of_op: Int32s) -> list[list[Unit]]:
     rows = np.flatnonzero(is_unit & ~under(ops.parent, is_unit) & (step_of_op >= 0))
     rows = rows[np.lexsort((ops.start_ns[rows], ops.thread[rows], step_of_op[rows]))]
     sizes = [_sized(signature) for signature in (*trace.signatures, None)]  # None at -1: arguments not recorded
-    units = [
-        Unit(row, known[name] or "", start, end, *sizes[signature])
-        for row, name, start, end, signature in zip(
-            rows.tolist(), ops.name[rows].tolist(), ops.start_ns[rows].tolist(), ops.end_ns[rows].tolist(),
-            ops.signature[rows].tolist(), strict=True,
-        )
-    ]  # fmt: skip
+    given = ops.signature[rows].tolist()
+    columns = (
+        rows.tolist(), map(known.__getitem__, ops.name[rows].tolist()), ops.start_ns[rows].tolist(),
+        ops.end_ns[rows].tolist(), *(map(column.__getitem__, given) for column in zip(*sizes, strict=True)),
+    )  # fmt: skip
+    units = list(map(tuple.__new__, repeat(Unit), zip(*columns, strict=True)))  # no call of Python's for each unit
     begins = np.flatnonzero(np.diff(step_of_op[rows], prepend=-2) | np.diff(ops.thread[rows], prepend=-2))
     return [units[first:last] for first, last in pairwise([*begins.tolist(), len(units)])]
 

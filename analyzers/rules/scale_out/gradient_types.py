@@ -56,15 +56,18 @@ def _gradient_type(context: Context) -> str | None:
 
 def _product_type(context: Context) -> str | None:
     """The type in which most of the time of matrix products and convolutions is spent."""
-    spent: dict[str, float] = {}
+    spent: dict[str, int] = {}
     trace, ops = context.trace, context.trace.host_ops
     names = {"aten::" + name for name in (*MATRIX, "convolution", "linear", "matmul")}
     rows = np.flatnonzero(trace.named(names.__contains__)[ops.name] & (ops.signature >= 0))
-    for row in rows.tolist():
-        dtypes = [d for d in trace.signatures[ops.signature[row]].dtypes if d in ELEMENT_TYPES]
+    known, kinds = np.unique(ops.signature[rows], return_inverse=True)
+    spent_ns = np.zeros(len(known), np.int64)
+    np.add.at(spent_ns, kinds, context.spent_ns[rows])
+    for signature, ns in zip(known.tolist(), spent_ns.tolist(), strict=True):
+        dtypes = [d for d in trace.signatures[signature].dtypes if d in ELEMENT_TYPES]
         if dtypes:
             name = ELEMENT_TYPES[dtypes[-1]].name
-            spent[name] = spent.get(name, 0.0) + float(context.spent_ns[row])
+            spent[name] = spent.get(name, 0) + ns
     return max(spent, key=lambda name: spent[name]) if spent else None
 
 

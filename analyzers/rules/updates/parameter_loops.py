@@ -8,17 +8,16 @@ several sizes: what repeats over one tensor is an iteration, which no multi-tens
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import pairwise
 from typing import Literal
 from weakref import ReferenceType, ref
 
 import numpy as np
 
 from probe.analyzers.cost_models.dtypes import BY_NUMBER, ELEMENT_TYPES, FLOAT32, ElementType
-from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Flow, Tier
 from probe.analyzers.rules.matching.marks import OPTIMIZER, Marked
@@ -30,7 +29,6 @@ FEWEST = 4  # passes
 LONGEST = 24  # operators in one pass
 CASTS = frozenset({"to", "to_copy", "copy", "clone", "contiguous"})
 LOOPED = POINTWISE | REDUCTION | CASTS | {"zero", "fill"}
-ENGINE = "autograd::engine"  # with which the names of the backward pass's nodes begin
 TO_DEVICE = 6  # arguments of to(self, device, dtype, …), where the type is the second
 
 Kind = Literal["zero", "clamp", "norm", "scale", "average", "cast", "update"]
@@ -84,19 +82,22 @@ def _all_loops(of: ReferenceType[Context]) -> tuple[Loop, ...]:
     ops = trace.host_ops
     leaf = np.ones(len(ops), bool)  # operators that call no others
     leaf[ops.parent[ops.parent >= 0]] = False
-    inside = under(ops.parent, trace.named(lambda name: name.startswith(ENGINE))[ops.name]) | marks.holds(ops.start_ns)
+    inside = context.under_engine | marks.holds(ops.start_ns)
     return tuple(loop for flow in context.flows for loop in _loops(context, flow, leaf, inside))
 
 
 def _loops(context: Context, flow: Flow, leaf: Mask, closed: Mask) -> Iterator[Loop]:
-    units = list(flow.units)
-    idle = [u.name in ("to", "contiguous") and leaf[u.row] for u in units]  # gave back what they were given
-    inside = closed[flow.rows]
-    kept = [i for i in range(len(units)) if not idle[i]]
-    for looped, group in groupby(kept, key=lambda i: units[i].name in LOOPED and not inside[i]):
-        stretch = list(group)
-        if looped and len(stretch) >= FEWEST:
-            yield from _in_stretch(context, flow, stretch)
+    looped, casting = flow.shared("looped", lambda: (_named(flow, LOOPED), _named(flow, {"to", "contiguous"})))
+    kept = np.flatnonzero(~(casting & leaf[flow.rows]))  # the others gave back what they were given
+    open_ = (looped & ~closed[flow.rows])[kept]
+    for first, last in pairwise([0, *(np.flatnonzero(np.diff(open_)) + 1).tolist(), len(kept)]):
+        if last - first >= FEWEST and open_[first]:
+            yield from _in_stretch(context, flow, kept[first:last].tolist())
+
+
+def _named(flow: Flow, names: Collection[str]) -> Mask:
+    """Which units have one of the names, [units]."""
+    return np.array([unit.name in names for unit in flow.units], bool)
 
 
 def _in_stretch(context: Context, flow: Flow, stretch: list[int]) -> Iterator[Loop]:
