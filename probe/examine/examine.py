@@ -42,6 +42,7 @@ from probe.ranks.asked import refuse_missing
 from probe.ranks.files import Job, RankFile
 from probe.ranks.summaries import RankRead, summaries
 from probe.readers import allocator_snapshot, formats, ncu
+from probe.readers.kineto import without_garbage_collection
 from probe.readers.narrow import Selection
 from probe.readers.ncu import KernelCounters
 from probe.readers.opening import shown
@@ -134,7 +135,8 @@ def _of_trace(trace: Trace, name: str, kind: Any, request: Request, compared: Ra
         datasheet=roofs.datasheet, counters=_counters(request), warnings=roofs.warnings, preview=request.preview,
         compared=compared,
     )  # fmt: skip
-    return diagnose(trace, source, roofs.ceilings, beside)
+    with without_garbage_collection():
+        return diagnose(trace, source, roofs.ceilings, beside)
 
 
 def _counters(request: Request) -> tuple[KernelCounters, ...]:
@@ -272,7 +274,8 @@ def _examine_run(found: RunSource, request: Request) -> Diagnosis:
         graph=parted.graph,
         resident=parted.resident,
     )
-    diagnosis = diagnose(trace, source, roofs.ceilings, beside)
+    with without_garbage_collection():
+        diagnosis = diagnose(trace, source, roofs.ceilings, beside)
     analysis = diagnosis.analysis if compared is None else _with_ranks(diagnosis.analysis, compared, about_ranks)
     analysis = with_telemetry(analysis, run.path, part, mean_data_wait_s(part))
     if request.selection.everything:
