@@ -234,7 +234,9 @@ def test_importing_does_not_import_torch() -> None:
 
 # What the engine is for, on the machine at hand and with one try each.
 
-NAIVE = AttentionSite((1, 8, 512, 64), (1, 8, 512, 64), (1, 8, 512, 64), "float32", 0.125, "none", 0.0, training=False)
+NAIVE = AttentionSite(
+    (1, 8, 1024, 32), (1, 8, 1024, 32), (1, 8, 1024, 32), "float32", 32**-0.5, "none", 0.0, training=False
+)
 ADAMW = OptimizerSite("adamw", ((64, 64),) * 100, "float32")
 
 
