@@ -82,7 +82,7 @@ def diagnose(trace: Trace, source: Source, ceilings: Ceilings, beside: Beside | 
     parts = partition(trace, steps, groups, table.bounds, machine.dispatch_s)
     recorded = {part: float(parts.of(part).mean()) for part in PARTS}
     where = places(trace)
-    located = GroupPlaces(where, groups.of_op, len(groups.name))
+    located = GroupPlaces(where, groups.rows_of)
     rows = rows_of(trace, steps, table, located)
     times = beside.timed or step_times(steps)
     shares = recording_shares(trace, groups, table.bounds, machine.dispatch_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,10 +58,8 @@ def _counted(column: Int32s, rows: Sequence[int] | Int64s) -> list[tuple[int, in
 class GroupPlaces:
     """Where the operators of each group run."""
 
-    def __init__(self, places: Places, of_op: Int32s, groups: int) -> None:
-        self._places = places
-        self._order = np.argsort(of_op.astype(np.min_scalar_type(groups)), kind="stable")  # small ones sort faster
-        self._edges = np.searchsorted(of_op[self._order], np.arange(groups + 1))
+    def __init__(self, places: Places, rows_of: Callable[[int], Int64s]) -> None:
+        self._places, self._rows_of = places, rows_of
 
     def module(self, groups: Iterable[int]) -> str | None:
         """The module of most of their calls."""
@@ -72,7 +70,7 @@ class GroupPlaces:
         return self._places.line_of(self._rows(groups)) if self._places.lines else None
 
     def _rows(self, groups: Iterable[int]) -> Int64s:
-        pieces = [self._order[self._edges[g] : self._edges[g + 1]] for g in groups]
+        pieces = [self._rows_of(group) for group in groups]
         return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
 
 

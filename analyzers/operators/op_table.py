@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,18 @@ class OpGroups:
     step_of_op: Int32s  # step of each row of Trace.host_ops, -1 for outside
     of_kernel: Int32s  # group of each row of Trace.kernels, -1 for work of an earlier step
     excluded_work: int  # kernels and copies that ran outside every step, or whose launch was not recorded
+
+    def rows_of(self, group: int) -> Int64s:
+        """The host operators of a group, in order."""
+        order, edges = self._ordered
+        return order[edges[group] : edges[group + 1]]
+
+    @cached_property
+    def _ordered(self) -> tuple[Int64s, Int64s]:
+        """The host operators by group, and where each group begins and ends among them."""
+        small = np.min_scalar_type(len(self.name))  # small numbers sort faster
+        order = np.argsort(self.of_op.astype(small), kind="stable")
+        return order, np.searchsorted(self.of_op[order], np.arange(len(self.name) + 1))
 
     def of_calls(self, bounds: Sequence[Bound]) -> npt.NDArray[np.str_]:
         """The class of each row of Trace.host_ops, [ops], given that of each group."""

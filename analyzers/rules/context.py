@@ -221,18 +221,6 @@ class Context:
         """Time of the given operators with all they call, per step."""
         return float(self.spent_ns[rows].sum()) / 1e9 / len(self.steps) if rows else 0.0
 
-    def rows_of(self, group: int) -> Int64s:
-        """The host operators of a group, in order."""
-        order, edges = self._by_group
-        return order[edges[group] : edges[group + 1]]
-
-    @cached_property
-    def _by_group(self) -> tuple[Int64s, Int64s]:
-        """The host operators by group, and where each group begins and ends among them."""
-        of_op = self.groups.of_op
-        order = np.argsort(of_op, kind="stable")
-        return order, np.searchsorted(of_op[order], np.arange(len(self.groups.name) + 1))
-
     def may_be_worth(self, saving_s: float | None, least_fraction: float) -> bool:
         """Whether a saving is at least that part of the step, before it is known what of it the step waits for."""
         return saving_s is None or saving_s * max(self.bare_fraction, 1.0) >= least_fraction * self.step_s

@@ -42,7 +42,7 @@ from probe.ranks.asked import refuse_missing
 from probe.ranks.files import Job, RankFile
 from probe.ranks.summaries import RankRead, summaries
 from probe.readers import allocator_snapshot, formats, ncu
-from probe.readers.kineto import without_garbage_collection
+from probe.readers.garbage_collection import without_garbage_collection
 from probe.readers.narrow import Selection
 from probe.readers.ncu import KernelCounters
 from probe.readers.opening import shown

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,6 +11,7 @@ from probe.errors import TraceError
 from probe.machine.device import Device, DeviceKind
 from probe.readers import assemble
 from probe.readers.events import NONE, About, Events
+from probe.readers.garbage_collection import without_garbage_collection
 from probe.readers.kineto_args import integer, positive
 from probe.readers.kineto_columns import Columns
 from probe.readers.kineto_json import STACKS, Head
@@ -78,18 +77,6 @@ class _Watched:
 
 def _watched(stream: Stream, progress: Progress | None) -> Stream | _Watched:
     return stream if progress is None else _Watched(stream, progress)
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Decoding and diagnosis make next to no cycles; looking for them takes a tenth to a fifth of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _no_events(cut: bool, dropped: int) -> str:

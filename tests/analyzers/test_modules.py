@@ -159,9 +159,12 @@ def test_paths_that_differ_in_numbers_are_told_as_one() -> None:
 
 def test_groups_without_places() -> None:
     none = np.full(2, -1, np.int32)
-    groups = GroupPlaces(Places((), (), none, none), np.array([0, 1], np.int32), 2)
+    groups = GroupPlaces(Places((), (), none, none), [np.array([0]), np.array([1])].__getitem__)
     assert groups.module([0, 1]) is None and groups.line([0]) is None
-    some = GroupPlaces(Places(("m",), ("l",), np.array([0, -1]), np.array([-1, 0])), np.array([1, 0], np.int32), 3)
+    some = GroupPlaces(
+        Places(("m",), ("l",), np.array([0, -1]), np.array([-1, 0])),
+        [np.array([1]), np.array([0]), np.array([], int)].__getitem__,
+    )
     assert (some.module([1]), some.module([0]), some.module([2]), some.line([0])) == ("m", None, None, "l")
 
 

@@ -54,11 +54,11 @@ class _Unclaimed:
     """The operators of each group that belong to no finding yet, themselves or by what calls them."""
 
     def __init__(self, context: Context) -> None:
-        self._context, self._claimed = context, below(context)
+        self._groups, self._claimed = context.groups, below(context)
 
     def rows(self, group: int) -> tuple[tuple[int, ...], float]:
         """Rows of a group, and which share of all its rows they are; 1 for kernels that no operator launched."""
-        rows = self._context.rows_of(group)
+        rows = self._groups.rows_of(group)
         free = rows[~self._claimed[rows]]
         return tuple(free.tolist()), len(free) / len(rows) if len(rows) else 1.0
 
