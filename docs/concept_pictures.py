@@ -22,9 +22,10 @@ from probe.analyzers.operators.steps import recorded_steps
 from probe.analyzers.ranks.kinds import is_collective_kernel
 from probe.intervals import Intervals, clip, difference, intersection, union
 from probe.machine.device import Ceilings
-from probe.report.analysis import operator_name, roofs_met
+from probe.report.analysis import operator_name
 from probe.report.palette import LOOKS
-from probe.report.roofline_svg import draw, plane_of
+from probe.report.roofline.plane import placed, plane, roofs, roofs_met
+from probe.report.roofline.svg import DOTS, Picture, draw
 from probe.results.analysis import PARTS, Analysis, Operator
 from probe.runs.run import PHASES, decode
 from probe.trace import Trace
@@ -77,18 +78,18 @@ def roofline() -> str:
     found = sample("transformer_step")
     assert found.ceilings is not None
     ceilings = replace(roofs_met(found, found.ceilings), levels={})  # the roofs of caches would need another page
-    placed = [op for op in found.ops if op.intensity and op.achieved_flops_per_s][:40]
+    shown = placed(found.ops)[:DOTS]
     inner = re.sub(r"^<svg[^>]*>|</svg>$", "", draw(ceilings, found.ops, COLOURS))
-    plane = plane_of(ceilings, placed)
-    ways = "".join(way(plane, op, ceilings) for op in placed if op.index in MARKED)
+    picture = Picture(plane(roofs(ceilings), shown))
+    ways = "".join(way(picture, op, ceilings) for op in shown if op.index in MARKED)
     legend = [dot_legend(120 + 110 * i, 424, bound) for i, bound in enumerate(("compute", "memory", "overhead"))]
     return page(440, [inner, ways, *legend], "A roofline of one training step", 1072)
 
 
-def way(plane: object, op: Operator, ceilings: Ceilings) -> str:
+def way(picture: Picture, op: Operator, ceilings: Ceilings) -> str:
     """The line from an operator up to the roof over it, with how far that is."""
     top = min((ceilings.dram_bytes_per_s or 0.0) * (op.intensity or 0.0), ceilings.flops_per_s["float32"])
-    x, low, high = plane.x(op.intensity), plane.y(op.achieved_flops_per_s), plane.y(top)  # type: ignore[attr-defined]
+    x, low, high = picture.x(op.intensity or 1.0), picture.y(op.achieved_flops_per_s or 1.0), picture.y(top)
     share, side = format_fraction(op.roof_fraction), 1 if x < 400 else -1  # where there is room for words
     return (
         f'<path d="M{x:.1f} {low - 12:.1f}V{high + 3:.1f}" stroke="#cf222e" stroke-width="1.6" stroke-dasharray="3 3"/>'

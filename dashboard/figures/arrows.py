@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from probe.dashboard.figures.axes import layout, logarithmic, said, si
-from probe.dashboard.figures.roofline import Roof, lines_of, margin, placed, plane, roof_labels
+from probe.dashboard.figures.roofline import lines_of, margin, roof_labels, telling
 from probe.report.palette import LOOKS
+from probe.report.roofline.plane import Roof, placed, plane
 from probe.results.analysis import Operator
 from probe.units import format_flops_per_s
 
@@ -26,7 +27,7 @@ def matched(base: Sequence[Operator], new: Sequence[Operator]) -> list[tuple[Ope
 
 def arrows(lines: Sequence[Roof], pairs: Sequence[tuple[Operator, Operator]]) -> go.Figure:
     """A hollow mark where it was, a full one where it is, a line between them."""
-    area = plane(lines, [op for pair in pairs for op in pair])
+    area = plane(lines, telling([op for pair in pairs for op in pair]))
     figure = go.Figure(list(lines_of(lines, area)))
     moved = [pair for pair in pairs if _distance(*pair) > LEAST_MOVE]
     x = [value for old, now in moved for value in (old.intensity, now.intensity, None)]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
 from probe.dashboard.figures.axes import INK, layout, logarithmic, said, si
 from probe.machine import datasheets
-from probe.machine.device import Ceilings
-from probe.report.analysis import roofs_met
 from probe.report.palette import BOUNDS, LOOKS
+from probe.report.roofline.plane import Plane, Roof, close_together, placed, plane, roofs, roofs_met
 from probe.results.analysis import Analysis, Operator
 from probe.units import format_bytes_per_s, format_flops_per_s, format_fraction, format_time
 
@@ -33,44 +31,6 @@ ASPECT = 1.9  # width by height of the plot for which the slope of labels is set
 Zoom: TypeAlias = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
-class Roof:
-    """A ceiling: bytes a second (sloped) or operations a second (flat). `met`: an operator can come up against it."""
-
-    name: str
-    rate: float
-    sloped: bool
-    met: bool
-    published: bool = False
-
-
-@dataclass(frozen=True)
-class Plane:
-    """The ends of both axes."""
-
-    low_x: float
-    high_x: float
-    low_y: float
-    high_y: float
-
-
-def roofs(ceilings: Ceilings, met: Ceilings, datasheet: Ceilings | None = None) -> tuple[Roof, ...]:
-    """The lines to draw: of memory by level, of arithmetic by type; the datasheet's where those are measured."""
-    found = [Roof("DRAM", ceilings.dram_bytes_per_s, True, True)] if ceilings.dram_bytes_per_s else []
-    for name, level in ceilings.levels.items():
-        if name != "DRAM" and level.bytes_per_s:
-            found.append(Roof(name, level.bytes_per_s, True, False))
-    for dtype, rate in ceilings.flops_per_s.items():
-        found.append(Roof(dtype, rate, False, dtype in met.flops_per_s))
-    if datasheet is not None and ceilings.origin == "measured":
-        for dtype, rate in datasheet.flops_per_s.items():
-            if dtype in met.flops_per_s:
-                found.append(Roof(f"{dtype} datasheet", rate, False, False, True))
-        if datasheet.dram_bytes_per_s:
-            found.append(Roof("DRAM datasheet", datasheet.dram_bytes_per_s, True, False, True))
-    return tuple(found)
-
-
 def roofs_of(analysis: Analysis) -> tuple[Roof, ...]:
     """The lines to draw for a run; none where its memory's or its arithmetic's ceiling is not known."""
     ceilings = analysis.ceilings
@@ -80,24 +40,14 @@ def roofs_of(analysis: Analysis) -> tuple[Roof, ...]:
     return roofs(ceilings, roofs_met(analysis, ceilings), sheet.ceilings() if sheet else None)
 
 
-def placed(ops: Iterable[Operator]) -> list[Operator]:
+def most_to_gain(ops: Iterable[Operator]) -> list[Operator]:
     """The operators that have a place in the plane, those with most to gain first."""
-    found = [op for op in ops if op.intensity and op.achieved_flops_per_s]
-    return sorted(found, key=lambda op: -(op.recoverable_s or 0.0))
+    return sorted(placed(ops), key=lambda op: -(op.recoverable_s or 0.0))
 
 
-def plane(lines: Sequence[Roof], ops: Sequence[Operator]) -> Plane:
-    """Axes that hold every roof's ridge and every mark that tells something; the others are a pan away."""
-    flat = [roof.rate for roof in lines if not roof.sloped]
-    sloped = [roof.rate for roof in lines if roof.sloped]
-    telling = [op for op in ops if op.share_fraction >= LEAST_SHARE] or list(ops)
-    rates = [op.achieved_flops_per_s or 1.0 for op in telling]
-    at = [op.intensity or 1.0 for op in telling]
-    top = max([*flat, *rates, 1.0])
-    ridge = top / min(sloped) if sloped else 100.0
-    low_x, high_x = min([0.05, *at]) / 1.6, max([ridge * 6, *at]) * 1.6
-    bottom = min([*rates, *([min(sloped) * low_x] if sloped else [])], default=top / 1e4)
-    return Plane(max(low_x, 1e-4), high_x, max(bottom / 2, top / 1e8), top * 3)
+def telling(ops: Sequence[Operator]) -> Sequence[Operator]:
+    """The operators that the axes hold; the others do not stretch them, and are a pan away."""
+    return [op for op in ops if op.share_fraction >= LEAST_SHARE] or ops
 
 
 def roofline(
@@ -108,8 +58,8 @@ def roofline(
     `zoom`: the part of both axes that is shown, in powers of ten; `meta.whole` is all of them. `aspect`: width by
     height of the plot, where that is known.
     """
-    shown = placed(ops)
-    area = plane(lines, shown)
+    shown = most_to_gain(ops)
+    area = plane(lines, telling(shown))
     figure = go.Figure()
     for trace in (*lines_of(lines, area), *_shade(shown[MOST_MARKS:]), *_marks(shown[:MOST_MARKS])):
         figure.add_trace(trace)
@@ -163,7 +113,7 @@ def _slope_labels(lines: Sequence[Roof], area: Plane, aspect: float) -> Iterator
     """Along each memory roof; roofs that lie too close for two labels share one."""
     top = max((roof.rate for roof in lines if not roof.sloped), default=area.high_y)
     angle = -math.degrees(math.atan(_decades(area.low_x, area.high_x) / _decades(area.low_y, area.high_y) / aspect))
-    for number, near in enumerate(_close_together([roof for roof in lines if roof.sloped])):
+    for number, near in enumerate(close_together(lines, LABEL_DECADES)):
         fastest = near[0]
         begin = max(math.log10(area.low_x), math.log10(area.low_y / fastest.rate))
         x = begin + (math.log10(top / fastest.rate) - begin) * LABEL_SHARES[number % len(LABEL_SHARES)]
@@ -172,17 +122,6 @@ def _slope_labels(lines: Sequence[Roof], area: Plane, aspect: float) -> Iterator
             "text": " · ".join(f"{said(roof.name)} {format_bytes_per_s(roof.rate)}" for roof in near),
             "textangle": angle, "font": {"size": 11}, "yshift": 9, "xshift": -6,
         }  # fmt: skip
-
-
-def _close_together(sloped: Sequence[Roof]) -> list[list[Roof]]:
-    """The roofs, fastest first, in groups of those that no label fits between."""
-    groups: list[list[Roof]] = []
-    for roof in sorted(sloped, key=lambda roof: -roof.rate):
-        if groups and math.log10(groups[-1][-1].rate / roof.rate) < LABEL_DECADES:
-            groups[-1].append(roof)
-        else:
-            groups.append([roof])
-    return groups
 
 
 def _flat_labels(lines: Sequence[Roof], area: Plane) -> Iterator[dict[str, Any]]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from probe.dashboard.figures.axes import GRID, INK, SOFT
-from probe.dashboard.figures.roofline import margin, placed, plane, roof_labels, roofline, roofs_of
+from probe.dashboard.figures.roofline import margin, roof_labels, roofline, roofs_of, telling
 from probe.errors import InputError, UnavailableError, UsageError
 from probe.files import write_report
 from probe.report.palette import DARK_GROUND, LIGHT_GROUND, LOOKS
+from probe.report.roofline.plane import placed, plane
 from probe.report.text import printable, shorten
 from probe.results.analysis import Analysis
 
@@ -53,7 +54,7 @@ def figure(analysis: Analysis) -> dict[str, Any]:
         raise InputError(f"no roofline can be drawn: no ceilings are known for {device}; `probe run microbench` there")
     if not ops:
         raise InputError("no roofline can be drawn: no operator has both a known cost and a time; record_shapes=True")
-    margins = margin(roof_labels(lines, plane(lines, ops))) | {"t": TOP, "b": BOTTOM}
+    margins = margin(roof_labels(lines, plane(lines, telling(ops)))) | {"t": TOP, "b": BOTTOM}
     across, up = WIDTH - margins["l"] - margins["r"], HEIGHT - TOP - BOTTOM
     drawn: dict[str, Any] = roofline(lines, ops, aspect=across / up).to_plotly_json()
     for trace in drawn["data"]:

@@ -10,13 +10,12 @@ from dash.development.base_component import Component
 
 from probe.dashboard.catalogue import Entry
 from probe.dashboard.figures.arrows import arrows, matched
-from probe.dashboard.figures.roofline import roofs
 from probe.dashboard.pieces import card, empty, failed, graph, mark, table, text, waiting
 from probe.dashboard.view import View
 from probe.errors import ProbeError
 from probe.report import compare_words as words
-from probe.report.analysis import roofs_met
 from probe.report.ranks import Column
+from probe.report.roofline.plane import roofs, roofs_met
 from probe.results.comparison import Comparison, Row
 from probe.units import UNKNOWN, format_time
 

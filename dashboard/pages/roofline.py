@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dash import html
 from dash.development.base_component import Component
 
-from probe.dashboard.figures.roofline import MOST_MARKS, placed, roofline, roofs_of
+from probe.dashboard.figures.roofline import MOST_MARKS, most_to_gain, roofline, roofs_of
 from probe.dashboard.pages.operators import op_card
 from probe.dashboard.pieces import attributes, card, empty, graph, mark, operator_link, pill, text
 from probe.dashboard.view import View
@@ -25,7 +25,7 @@ def render(view: View) -> Component:
     if not lines:
         why = f"No ceilings are known for {text(analysis.source.device or 'this device', 80)}."
         return empty("No roofs to draw", why, "probe run microbench          # on the machine of the run")
-    shown = placed(analysis.ops)
+    shown = most_to_gain(analysis.ops)
     if not shown:
         why = "No operator of this trace has both a known cost and a time: shapes were not recorded."
         return empty(
@@ -78,7 +78,7 @@ def _nearest(analysis: Analysis) -> Component:
             ],
             **attributes({"data-op": str(op.index)}),
         )
-        for op in placed(analysis.ops)[:LISTED]
+        for op in most_to_gain(analysis.ops)[:LISTED]
     ]
     titles = (("Operator", ""), ("Shapes", ""), ("Bound", ""), ("Of roof", "n"), ("To gain", "n"), ("Evidence", ""))
     head = html.Tr([html.Th(title, className=css) for title, css in titles])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -15,7 +14,8 @@ from probe.machine.device import Ceilings
 from probe.report import memory, parts, ranks_terminal, verdict
 from probe.report.conditions import serving_lines, spending, telemetry_words
 from probe.report.ranks import clocks
-from probe.report.roofline import Point, draw
+from probe.report.roofline.plane import placed, roofs_met
+from probe.report.roofline.terminal import Point, draw
 from probe.report.telemetry_phases import phase_words
 from probe.report.text import kernel_name, printable, shorten
 from probe.report.verification import MARKS, STYLES
@@ -96,17 +96,10 @@ def _roofline(analysis: Analysis) -> Iterator[RenderableType]:
     yield Text()
 
 
-def roofs_met(analysis: Analysis, ceilings: Ceilings) -> Ceilings:
-    """The ceilings with only those compute roofs that some operator can meet; all of them where none is known."""
-    words = " ".join(e for op in analysis.ops for e in op.evidence)
-    met = {dtype: rate for dtype, rate in ceilings.flops_per_s.items() if f"the {dtype} ceiling" in words}
-    return replace(ceilings, flops_per_s=met or ceilings.flops_per_s)
-
-
 def points(ops: Sequence[Operator]) -> tuple[Point, ...]:
     """The operators that have a place under the roofs, most time to recover first, labelled by their index."""
-    placed = [op for op in ops if op.intensity and op.achieved_flops_per_s and op.bound != "overhead"]
-    return tuple(Point(str(op.index), op.intensity or 0.0, op.achieved_flops_per_s or 0.0) for op in placed[:POINTS])
+    shown = [op for op in placed(ops) if op.bound != "overhead"][:POINTS]
+    return tuple(Point(str(op.index), op.intensity or 0.0, op.achieved_flops_per_s or 0.0) for op in shown)
 
 
 def _headline(analysis: Analysis) -> Text:

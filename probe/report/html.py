@@ -12,12 +12,14 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from probe.report import html_findings, html_timeline, roofline_svg, verdict
+from probe.report import html_findings, html_timeline, verdict
 from probe.report import html_tables as tables
-from probe.report.analysis import fact_lines, roofs_met
+from probe.report.analysis import fact_lines
 from probe.report.html_data import payload
 from probe.report.html_tables import text
 from probe.report.html_timeline import Strip
+from probe.report.roofline import svg
+from probe.report.roofline.plane import roofs_met
 from probe.report.timeline.index import Index
 from probe.results.analysis import Analysis
 
@@ -145,7 +147,7 @@ def _work(analysis: Analysis, top: int, strip: Strip | None) -> str:
     """Roofline, operators and timeline; the card of what is chosen stands beside them where the script runs."""
     parts = []
     if analysis.ceilings is not None:
-        drawing = roofline_svg.draw(roofs_met(analysis, analysis.ceilings), analysis.ops, COLOURS)
+        drawing = svg.draw(roofs_met(analysis, analysis.ceilings), analysis.ops, COLOURS)
         parts += [f'<h2>Roofline</h2><div class="roofline">{drawing}</div>'] if drawing else []
     table = tables.operators(analysis, top)
     parts.append(f'<h2>Operators, most time to gain first</h2><div class="operators">{table}</div>')

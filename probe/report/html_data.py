@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from probe.report.analysis import by_possible_gain, operator_name, roofs_met, uses_device
+from probe.report.analysis import by_possible_gain, operator_name, uses_device
 from probe.report.html_timeline import Strip, content
 from probe.report.palette import CLASSES, LOOKS
-from probe.report.roofline_svg import DOTS, placed, plane_of, roofs
+from probe.report.roofline.plane import placed, plane, roofs, roofs_met
+from probe.report.roofline.svg import DOTS
 from probe.report.text import kernel_name, printable, shorten
 from probe.results.analysis import Analysis, Operator
 from probe.units import format_fraction
@@ -81,12 +82,13 @@ def _roofline(analysis: Analysis) -> dict[str, Any] | None:
     if ceilings is None or not ceilings.dram_bytes_per_s or not ceilings.flops_per_s:
         return None
     met = roofs_met(analysis, ceilings)
-    area = plane_of(met, placed(analysis.ops)[:DOTS])
+    lines = roofs(met)
+    area = plane(lines, placed(analysis.ops)[:DOTS])
     return {
         "plane": [area.low_x, area.high_x, area.low_y, area.high_y],
         "roofs": [
             {"label": printable(roof.label), "rate": roof.rate, "sloped": roof.sloped, "met": roof.met}
-            for roof in roofs(met)
+            for roof in lines
         ],
     }
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from probe.microbench.suite import Suite
 from probe.report import microbench_plots
 from probe.report.microbench_rows import published, sections, spread, summary
-from probe.report.roofline import draw
+from probe.report.roofline.terminal import draw
 from probe.report.text import printable, shorten
 from probe.results.measurement import Measurement, MicrobenchResult
 from probe.units import format_si, format_value

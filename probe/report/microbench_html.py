@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from probe.report import microbench_svg, register_banks, roofline_svg
+from probe.report import microbench_svg, register_banks
 from probe.report.curves import COUNTED, Figure, arrange, split, word
 from probe.report.html import PAGE_STYLE, STYLE
 from probe.report.microbench import facts
 from probe.report.microbench_rows import published, sections, span, spread, summary
+from probe.report.roofline import svg
 from probe.report.text import printable
 from probe.results.measurement import Measurement, MicrobenchResult
 from probe.units import format_bytes, format_bytes_per_s, format_flops_per_s, format_time, format_value
@@ -59,7 +60,7 @@ def _sections(result: MicrobenchResult) -> Iterator[str]:
     yield from _notes(result)
     yield "<h2>Results</h2>" + _results(result, sources)
     yield from _curves(result)
-    if drawing := roofline_svg.draw(result.ceilings, (), {}):
+    if drawing := svg.draw(result.ceilings, (), {}):
         yield f"<h2>Roofs</h2>{drawing}"
     yield f"<h2>What the figures stand on</h2><dl>{_facts(result)}</dl>"
     if sources:

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from probe.report import register_banks
+from probe.report.canvas import Axis, Canvas
 from probe.report.curves import Alone, Figure, Series, arrange, merged, tick
-from probe.report.roofline import Axis, Canvas
 from probe.report.text import printable, shorten
 from probe.results.measurement import Measurement
 from probe.units import format_value

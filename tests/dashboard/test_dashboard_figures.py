@@ -3,11 +3,11 @@
 import json
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dashboard_runs import MARKUP, SAMPLES
+from one_operator import operator
 from places import ROOT
 
 from probe.dashboard.catalogue import ID, Catalogue
@@ -15,7 +15,7 @@ from probe.dashboard.figures.arrows import arrows, matched
 from probe.dashboard.figures.axes import logarithmic, round_ticks
 from probe.dashboard.figures.curves import Machine, curves, names
 from probe.dashboard.figures.memory import memory_curve
-from probe.dashboard.figures.roofline import MOST_MARKS, MOST_RIGHT_PX, Roof, hover, plane, roofline, roofs
+from probe.dashboard.figures.roofline import MOST_MARKS, MOST_RIGHT_PX, hover, roofline, telling
 from probe.dashboard.pages import operators
 from probe.dashboard.query import COLUMNS, Query, QueryError, parse
 from probe.dashboard.readings import amount, words
@@ -23,23 +23,13 @@ from probe.errors import InputError
 from probe.machine.device import Ceilings, Level
 from probe.report.curves import arrange
 from probe.report.palette import LOOKS, SERIES_LIGHT
-from probe.results.analysis import Operator
+from probe.report.roofline.plane import Roof, plane, roofs
 from probe.results.measurement import Measurement
 from probe.results.memory_use import MemoryTimeline
 
 CSS = (ROOT / "dashboard" / "assets" / "probe.css").read_text()
 CEILINGS = Ceilings("measured", "X", 1e11, {"float32": 1e13, "float64": 1e13, "int8": 4e13},
                     levels={"L2": Level(bytes_per_s=3e11), "DRAM": Level(bytes_per_s=1e11)})  # fmt: skip
-
-
-def operator(index: int, **changed: object) -> Operator:
-    base = Operator(
-        index=index, name=f"aten::op{index}", shapes="[4, 4]", dtypes="float", calls=2.0, self_s=1e-3, device_s=2e-3,
-        spread_s=None, share_fraction=0.1, flops=1e6, bytes=1e6, intensity=1.0, achieved_flops_per_s=1e9,
-        achieved_bytes_per_s=1e9, roof_fraction=0.1, bound="memory", limiter=None, evidence=("why",),
-        recoverable_s=1e-3, module="a.b", kernels=(),
-    )  # fmt: skip
-    return replace(base, **changed)  # type: ignore[arg-type]
 
 
 def test_style_sheet_and_palette_have_the_same_colours() -> None:
@@ -100,7 +90,7 @@ def test_the_datasheet_is_drawn_beside_measured_roofs_only() -> None:
 
 def test_the_plane_holds_what_tells_something_and_is_not_stretched_by_specks() -> None:
     lines = (Roof("DRAM", 1e11, True, True), Roof("float32", 1e13, False, True))
-    area = plane(lines, [operator(0), operator(1, achieved_flops_per_s=1.0, share_fraction=1e-6)])
+    area = plane(lines, telling([operator(0), operator(1, achieved_flops_per_s=1.0, share_fraction=1e-6)]))
     assert area.low_y < 1e9 < area.high_y and area.low_y > 1e5
     assert area.low_x < 100 < area.high_x  # the ridge
 

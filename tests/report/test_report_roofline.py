@@ -1,13 +1,18 @@
 """Does the drawn roofline stay within its width, say what it should, and degrade to ASCII?"""
 
 import io
+import re
+from dataclasses import replace
 
 import pytest
 from golden import assert_golden
+from one_operator import operator
 from rich.console import Console
 
 from probe.machine.device import Ceilings, Level
-from probe.report.roofline import Point, draw
+from probe.report.palette import BOUNDS
+from probe.report.roofline import svg
+from probe.report.roofline.terminal import Point, draw
 
 CPU = Ceilings(
     "measured",
@@ -87,3 +92,19 @@ def test_without_roofs_a_sentence(ceilings: Ceilings) -> None:
 
 def test_a_single_roof() -> None:
     assert "float32" in _drawn(Ceilings("measured", "x", 1e9, {"float32": 1e6}))
+
+
+def _texts(picture: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", picture)
+
+
+def test_labels_of_the_picture_that_would_touch_are_one() -> None:
+    ops = [operator(0), operator(1), operator(2, intensity=3.0), operator(3, achieved_flops_per_s=2e10), operator(11)]
+    said = _texts(svg.draw(CPU, ops, dict.fromkeys(BOUNDS, "red")))
+    assert {"0, 1", "2", "3"} <= set(said) and not any("11" in text for text in said)
+    assert "L1 561 GB/s" in said and "L2 202 GB/s · L3 180 GB/s" in said and "DRAM 35.4 GB/s" in said
+
+
+def test_no_picture_without_a_roof() -> None:
+    assert svg.draw(replace(CPU, dram_bytes_per_s=None), (), {}) == ""
+    assert svg.draw(replace(CPU, flops_per_s={}), (), {}) == ""

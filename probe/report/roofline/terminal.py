@@ -1,20 +1,21 @@
 """How do the roofs of a machine look, and where do operators stand below them? Drawn for a terminal of 80 columns.
 
 Both axes are logarithmic: arithmetic intensity in FLOP/byte, rate in FLOP/s. Rising lines are memory roofs (DRAM and,
-where measured, cache levels), flat lines compute roofs by dtype; ◆ marks the ridge point of each dtype over DRAM. Lines
-are braille dots (2 × 4 a character), or ASCII where the console's encoding is not UTF.
+where measured, cache levels), flat lines compute roofs by dtype; ◆ marks the ridge point of each dtype over DRAM.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from probe.machine.device import Ceilings
+from probe.report.canvas import Axis, Canvas
+from probe.report.roofline.plane import roofs
 from probe.units import format_bytes_per_s, format_flops_per_s, format_si, significant
 
 MOST_COLUMNS = 80
@@ -22,8 +23,6 @@ ROWS = 17
 LEFT_COLUMNS = 8  # tick labels and the axis
 LEAST_COLUMNS = 40
 LOWEST_INTENSITY = 0.01  # FLOP/byte: below every operator that computes at all
-BRAILLE = 0x2800
-DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row within a character
 MEMORY_STYLE, CACHE_STYLE, MUTED = "bold cyan", "cyan", "dim"
 COMPUTE_STYLES = ("bold yellow", "green", "blue", "red", "white", "yellow")
 RIDGE_STYLE, POINT_STYLE = "bold white", "bold magenta"
@@ -38,86 +37,6 @@ class Point:
     flops_per_s: float
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A logarithmic axis from `low` to `high` over `dots` dots."""
-
-    low: float
-    high: float
-    dots: int
-
-    def at(self, value: float) -> float:
-        """Where `value` lies, in dots from the low end."""
-        return math.log(value / self.low) / math.log(self.high / self.low) * (self.dots - 1)
-
-    def value(self, dot: float) -> float:
-        """The value at `dot`."""
-        return float(self.low * (self.high / self.low) ** (dot / (self.dots - 1)))
-
-    def decades(self) -> Iterator[float]:
-        """The powers of ten on the axis."""
-        for exponent in range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1):
-            yield 10.0**exponent
-
-
-@dataclass
-class Canvas:
-    """Characters with styles; lines as dots beneath, texts above them. Cells are (row, column), from the top left."""
-
-    columns: int
-    rows: int
-    ascii_only: bool
-    dots: dict[tuple[int, int], int] = field(default_factory=dict)
-    texts: dict[tuple[int, int], str] = field(default_factory=dict)
-    styles: dict[tuple[int, int], str] = field(default_factory=dict)
-    slopes: dict[tuple[int, int], str] = field(default_factory=dict)
-
-    def dot(self, x: int, y: int, style: str, slope: str) -> None:
-        """Set the dot x from the left and y from the bottom; the first line in a cell gives it its colour."""
-        if not (0 <= x < 2 * self.columns and 0 <= y < 4 * self.rows):
-            return
-        cell = (self.rows - 1 - y // 4, x // 2)
-        self.dots[cell] = self.dots.get(cell, 0) | DOTS[x % 2][3 - y % 4]
-        self.styles.setdefault(cell, style)
-        self.slopes.setdefault(cell, slope)
-
-    def free(self, row: int, column: int, length: int) -> bool:
-        """Whether a text there would lie on the canvas and touch nothing, lines included."""
-        cells = [(row, c) for c in range(column - 1, column + length + 1)]
-        inside = 0 <= row < self.rows and column >= 0 and column + length <= self.columns
-        return inside and not any(cell in self.texts or cell in self.dots for cell in cells)
-
-    def write(self, row: int, column: int, text: str, style: str) -> None:
-        """Write over whatever is there; what lies outside is cut."""
-        for i, character in enumerate(text):
-            if 0 <= row < self.rows and 0 <= column + i < self.columns:
-                self.texts[row, column + i] = character
-                self.styles[row, column + i] = style
-
-    def place(self, spots: Iterable[tuple[int, int]], text: str, style: str) -> bool:
-        """Write at the first of the spots that is free, with a free cell on either side; False if none is."""
-        for row, column in spots:
-            if self.free(row, column, len(text)):
-                self.write(row, column, text, style)
-                return True
-        return False
-
-    def line(self, row: int) -> Text:
-        """One row as styled text."""
-        text = Text(no_wrap=True, overflow="crop", end="")
-        for column in range(self.columns):
-            cell = (row, column)
-            text.append(self._character(cell), self.styles.get(cell, ""))
-        return text
-
-    def _character(self, cell: tuple[int, int]) -> str:
-        if cell in self.texts:
-            return self.texts[cell]
-        if cell not in self.dots:
-            return " "
-        return self.slopes[cell] if self.ascii_only else chr(BRAILLE + self.dots[cell])
-
-
 class Roofline:
     """The drawing as a rich renderable; its width is the console's, at most `width`."""
 
@@ -127,8 +46,9 @@ class Roofline:
         self._width = width
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        compute = _compute_roofs(self._ceilings)
-        memory = _memory_roofs(self._ceilings)
+        lines = roofs(self._ceilings) if self._ceilings.dram_bytes_per_s else ()
+        compute = [(roof.name, roof.rate) for roof in lines if not roof.sloped]
+        memory = [(roof.name, roof.rate) for roof in lines if roof.sloped]
         if not compute or not memory:
             yield Text("No roofline: it needs a measured memory bandwidth and a measured matmul rate.", MUTED)
             return
@@ -141,23 +61,9 @@ def draw(ceilings: Ceilings, points: Sequence[Point] = (), width: int = MOST_COL
     return Roofline(ceilings, points, width)
 
 
-def _compute_roofs(ceilings: Ceilings) -> list[tuple[str, float]]:
-    """Dtype and FLOP/s, highest first."""
-    return sorted(((name, rate) for name, rate in ceilings.flops_per_s.items() if rate > 0), key=lambda r: -r[1])
-
-
-def _memory_roofs(ceilings: Ceilings) -> list[tuple[str, float]]:
-    """Level and B/s: DRAM first, then the caches from the fastest on."""
-    if not ceilings.dram_bytes_per_s:
-        return []
-    caches = ((n, level.bytes_per_s) for n, level in ceilings.levels.items() if n != "DRAM")
-    known = sorted(((name, rate) for name, rate in caches if rate), key=lambda roof: -roof[1])
-    return [("DRAM", ceilings.dram_bytes_per_s), *known]
-
-
-def _joined(roofs: list[tuple[str, float]]) -> str:
+def _joined(named: list[tuple[str, float]]) -> str:
     """Names and rates of roofs on one row; a unit that they share is written once."""
-    labels = [f"{name} {format_flops_per_s(rate)}" for name, rate in roofs]
+    labels = [f"{name} {format_flops_per_s(rate)}" for name, rate in named]
     unit = labels[-1].rpartition(" ")[2]
     return ", ".join([*(label.removesuffix(f" {unit}") for label in labels[:-1]), labels[-1]])
 
@@ -245,9 +151,10 @@ class _Drawing:
         rows: dict[int, list[tuple[str, float, str]]] = {}
         for (name, rate), style in self._styled():
             rows.setdefault(self._row(rate), []).append((name, rate, style))
-        for row, roofs in rows.items():
-            text = f" {_joined([(name, rate) for name, rate, _ in roofs])} "
-            self.canvas.write(row, self._label_start(row, text, [rate for _, rate, _ in roofs]), text, roofs[0][2])
+        for row, together in rows.items():
+            text = f" {_joined([(name, rate) for name, rate, _ in together])} "
+            start = self._label_start(row, text, [rate for _, rate, _ in together])
+            self.canvas.write(row, start, text, together[0][2])
 
     def _label_start(self, row: int, text: str, rates: list[float]) -> int:
         """The rightmost place on the line that covers neither ridge nor operator; else that before the line."""
