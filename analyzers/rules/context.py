@@ -20,6 +20,7 @@ from probe.analyzers.rules.aside import aside
 from probe.analyzers.rules.matching.flow import Flow, Recorded, Tier, by_sizes, spelling
 from probe.analyzers.rules.matching.graph import Covered, Part, Written, covered, pieces, written
 from probe.analyzers.rules.matching.graph import flows as graph_flows
+from probe.analyzers.rules.matching.marks import Marked
 from probe.analyzers.rules.matching.patterns import Pattern
 from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.search import matches
@@ -87,8 +88,18 @@ class Context:
         passed = compress(self.units, passes[kinds].tolist()) if passes.any() else ()
         return [unit for unit in passed if unit.row not in self.claimed]
 
-    def runs_of(self, which: Mask) -> list[list[Unit]]:
-        """The runs with nothing but the given units, [units of all runs]."""
+    def runs_inside(self, marked: Marked) -> list[list[Unit]]:
+        """The runs with nothing but the units inside the marks."""
+        return self._runs_of(self._inside(marked))
+
+    def runs_outside(self, marked: Marked) -> list[list[Unit]]:
+        """The runs without the units inside the marks."""
+        return self._runs_of(~self._inside(marked))
+
+    def _inside(self, marked: Marked) -> Mask:
+        return marked.holds(self.trace.host_ops.start_ns[self.unit_rows])
+
+    def _runs_of(self, which: Mask) -> list[list[Unit]]:
         return [list(compress(run, which[a:b].tolist())) for run, (a, b) in zip(self.runs, self._edges, strict=True)]
 
     @cached_property

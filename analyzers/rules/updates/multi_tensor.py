@@ -22,7 +22,7 @@ def foreach(context: Context) -> Iterator[Match]:
     for name, arrays in (ARRAYS | ({} if trace.on_device else ON_CPU)).items():
         ids = [i for i, text in enumerate(trace.names) if (m := OPTIMIZER.fullmatch(text)) and m[1] == name]
         marked = Marked.of(trace, ids)
-        runs = context.runs_of(marked.holds(trace.host_ops.start_ns[context.unit_rows]))
+        runs = context.runs_inside(marked)
         lists = [[u for u in run if u.name.startswith("_foreach_") and u.row not in context.claimed] for run in runs]
         lists = [run for run in lists if run]
         if any(u.name.startswith("_fused_") for run in runs for u in run):

@@ -36,14 +36,14 @@ def marked_runs(context: Context) -> Iterator[tuple[str, list[list[Unit]]]]:
         marked = Marked.of(trace, [i for i, known in names.items() if known == name])
         if marked.holds(trace.host_ops.start_ns[several[trace.host_ops.name]]).any():
             continue
-        yield name, context.runs_of(marked.holds(trace.host_ops.start_ns[context.unit_rows]))
+        yield name, context.runs_inside(marked)
 
 
 def outside_marks(context: Context) -> list[list[Unit]]:
     """The units of each run that are in no optimizer's step."""
     trace = context.trace
     marked = Marked.of(trace, [i for i, name in enumerate(trace.names) if OPTIMIZER.fullmatch(name)])
-    return context.runs_of(~marked.holds(trace.host_ops.start_ns[context.unit_rows]))
+    return context.runs_outside(marked)
 
 
 def other_optimizers(context: Context, known: frozenset[str]) -> Iterator[Match]:
