@@ -73,11 +73,12 @@
     if (!place || current() === null || !run) return Promise.resolve();
     const key = run + "/" + current();
     if (shown === key && place.dataset.key === key) return Promise.resolve();
-    const known = cards.get(key);
-    const got = known ? Promise.resolve(known)
-      : fetch("/api/run/" + run + "/op/" + current()).then((answer) => (answer.ok ? answer.json() : null));
-    return got.then((found) => {
-      if (found) cards.set(key, found);
+    if (!cards.has(key)) {  // asked once, also while the answer is under way
+      const asked = fetch("/api/run/" + run + "/op/" + current()).then((answer) => (answer.ok ? answer.json() : null));
+      cards.set(key, asked);
+      asked.then((found) => found || cards.delete(key), () => cards.delete(key));
+    }
+    return cards.get(key).then((found) => {
       if (key !== runId() + "/" + current()) return;
       shown = place.dataset.key = key;
       fill(place, found);

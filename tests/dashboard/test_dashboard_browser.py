@@ -190,6 +190,16 @@ def test_an_operator_chosen_in_one_view_is_marked_in_all(tab: Tab, site: Site) -
     assert page.evaluate("probe.selected") == int(op) and _shown(page) == name
 
 
+def test_a_card_is_asked_once(tab: Tab, site: Site) -> None:
+    asked: list[str] = []
+    tab.page.on("request", hears := lambda request: asked.append(request.url))
+    page = tab.open(f"/roofline?run={site.run}")
+    tab.drawn()
+    assert _shown(page)
+    page.remove_listener("request", hears)
+    assert len([url for url in asked if "/op/" in url]) == 1
+
+
 def test_a_mark_of_the_roofline_can_be_clicked(tab: Tab, site: Site) -> None:
     page = tab.open(f"/roofline?run={site.run}")
     tab.drawn(".traceclasscompute .points path")
