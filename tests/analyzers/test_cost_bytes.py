@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cost_cases import CASES, LIST_CASES, signature
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from probe.analyzers.cost_models import cost
@@ -29,7 +29,6 @@ def addresses(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int:
     return len({sum(i * s for i, s in zip(place, strides, strict=True)) for place in places})
 
 
-@settings(deadline=None)
 @given(DIMS)
 @example([(3, 2), (3, 3)])
 @example([(10, 1), (3, 1)])
@@ -40,7 +39,6 @@ def test_distinct_elements_never_exceed_bounds_and_never_fall_short(dims: list[t
     assert addresses(sizes, strides) <= found <= min(math.prod(sizes), extent)
 
 
-@settings(deadline=None)
 @given(st.permutations(range(3)), st.tuples(*[st.integers(1, 5)] * 3), st.sets(st.integers(0, 2)), st.integers(1, 3))
 def test_views_of_dense_memory_are_counted_exactly(
     order: list[int], sizes: tuple[int, ...], expanded: set[int], step: int
@@ -54,14 +52,12 @@ def test_views_of_dense_memory_are_counted_exactly(
     assert distinct(sizes, tuple(strides)) == addresses(sizes, tuple(strides))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 4))
 def test_sliding_windows_are_counted_exactly(count: int, width: int, step: int) -> None:
     """unfold(): windows of `width` every `step` elements."""
     assert distinct((count, width), (step, 1)) == addresses((count, width), (step, 1))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from([1, 1, 3]), max_size=3).map(tuple), min_size=1, max_size=3))
 def test_broadcasting_takes_the_larger_of_each_dimension(sizes: list[tuple[int, ...]]) -> None:
     result = broadcast(sizes)
@@ -97,13 +93,11 @@ NAMES = st.sampled_from([*MODELS, *OTHERS, *sorted(VIEWS)[:5], *sorted(WRAPPERS)
 HINTS = st.builds(Hints, st.one_of(st.none(), DTYPES), st.one_of(st.none(), SIZES), st.one_of(st.none(), SIGNATURES))
 
 
-@settings(deadline=None)
 @given(NAMES, SIGNATURES, HINTS)
 def test_any_record_gives_a_cost_or_a_reason(name: str, signature: Signature, hints: Hints) -> None:
     check(name, signature, hints)
 
 
-@settings(deadline=None)
 @given(NAMES, st.data())
 def test_any_likely_record_gives_a_cost_or_a_reason(name: str, data: st.DataObject) -> None:
     """Arguments that are mostly tensors of small sizes come further into the models than noise does."""
@@ -121,7 +115,6 @@ def test_any_likely_record_gives_a_cost_or_a_reason(name: str, data: st.DataObje
     check(name, Signature(tuple(dims), tuple(dtypes), (), tuple(scalars)), Hints(element="float", output=output))
 
 
-@settings(deadline=None)
 @given(st.sampled_from(CASES + LIST_CASES), st.data())
 def test_a_damaged_record_gives_a_cost_or_a_reason(case: Any, data: st.DataObject) -> None:
     """A good record of each family with one argument replaced and perhaps the last ones lost."""

@@ -178,7 +178,7 @@ def test_nothing_recorded_has_no_path() -> None:
 Row = tuple[int, int, int, int]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.tuples(st.integers(0, 80), st.integers(0, 30), st.integers(1, 2), st.integers(1, 3)), max_size=14),
     st.lists(st.tuples(st.integers(0, 90), st.integers(0, 40), st.integers(0, 14), st.integers(1, 3)), max_size=14),

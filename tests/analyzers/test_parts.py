@@ -204,7 +204,7 @@ def test_communication_behind_computation_has_nothing_to_gain(tmp_path: Path) ->
     assert np.isnan(found["aten::mm"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30), st.integers(1, 2)), min_size=1, max_size=20))
 def test_idle_time_adds_up_for_any_device_work(tmp_path_factory, spans) -> None:  # type: ignore[no-untyped-def]
     events = [step(1, 5, 50), op("aten::o", 0, 30)]
@@ -216,7 +216,7 @@ def test_idle_time_adds_up_for_any_device_work(tmp_path_factory, spans) -> None:
     assert sum(idle(trace).values()) == pytest.approx((1 - busy) * float(steps.duration_ns.mean()) / 1e3, abs=0.01)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30), st.integers(1, 2)), max_size=20))
 def test_parts_add_up_for_any_operators(tmp_path_factory, spans) -> None:  # type: ignore[no-untyped-def]
     events = [step(1, 5, 50)] + [op(f"o{i}", s, d, tid=t) for i, (s, d, t) in enumerate(spans)]

@@ -131,7 +131,7 @@ def test_a_long_recording_is_answered_from_its_middle(tmp_path: Path) -> None:
     assert middle.step_s(halved) == pytest.approx(70e-6, rel=0.02)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 80), st.integers(1, 20), st.integers(1, 2)), min_size=1, max_size=10),
     st.lists(st.tuples(st.integers(0, 90), st.integers(0, 40), st.integers(1, 3)), min_size=1, max_size=10),

@@ -85,7 +85,7 @@ def recorded(draw: st.DrawFn) -> list[dict[str, Any]]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(recorded(), st.integers(0, 2**60))
 def test_reading_writing_reading_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, found: Any, base: int

@@ -112,7 +112,7 @@ def test_late_are_those_beyond_zero_and_beyond_the_others(
     assert beyond_the_others(list(enumerate(intervals))) == named
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.lists(st.integers(-50, 50), min_size=2, max_size=7), min_size=1, max_size=5))
 def test_the_median_of_the_others_is_that_of_numpy(runs: list[list[int]]) -> None:
     size = np.array([len(run) for run in runs])

@@ -108,7 +108,7 @@ def test_a_summary_is_on_the_wall_clock_and_survives_pickling() -> None:
 spans = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30), st.booleans()), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spans, st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30)), max_size=4))
 def test_parts_of_a_step_are_those_counted_nanosecond_by_nanosecond(
     work: list[tuple[int, int, bool]], moved: list[tuple[int, int]]
@@ -209,7 +209,7 @@ def test_sends_and_receives_are_pairs() -> None:
 # The same collective on other ranks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sets(st.integers(0, 9), min_size=1), min_size=2, max_size=4))
 def test_sequence_numbers_find_exactly_the_common_collectives(recorded: list[set[int]]) -> None:
     group = Group("0", None, 8)

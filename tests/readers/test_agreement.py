@@ -126,7 +126,7 @@ work = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(work, min_size=1, max_size=12), st.integers(0, 200), st.integers(1, 300))
 def test_any_device_work(rows: list[tuple[tuple[str, str], int, int, int]], start: int, length: int) -> None:
     """Work that overlaps in every way, steps that cut it anywhere."""

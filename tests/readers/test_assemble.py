@@ -49,7 +49,7 @@ work = st.builds(
 ops = st.builds(interval, **times, name=st.just(0), thread=st.integers(0, 1), external_id=st.integers(-1, 4))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(ops, max_size=5), st.lists(calls, max_size=8), st.lists(work, max_size=8))
 def test_any_tables(some_ops: list[Any], some_calls: list[Any], some_work: list[Any]) -> None:
     made = assembled(some_ops, some_calls, some_work)

@@ -61,7 +61,7 @@ def test_the_oracle_of_these_tests_sees_every_field() -> None:
     assert not same(trace, dataclasses.replace(trace, steps=later))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(trace=traces.drawn())
 def test_any_trace_comes_back(tmp_path: Path, trace: Trace) -> None:
     assert same(trace, back(tmp_path, written(trace)))
@@ -70,7 +70,7 @@ def test_any_trace_comes_back(tmp_path: Path, trace: Trace) -> None:
 _values = st.recursive(st.integers(-(2**63), 2**64 - 1), lambda inner: st.lists(inner, max_size=3).map(tuple))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(dims=st.lists(st.lists(_values, max_size=3).map(tuple), max_size=3).map(tuple), text=st.text())
 def test_any_signature_and_name_comes_back(tmp_path: Path, dims: tuple[Any, ...], text: str) -> None:
     trace = traces.trace(names=(text,))
@@ -147,7 +147,7 @@ def test_every_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
     assert noticed > len(content) // 11 // 3
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(data=st.data())
 def test_random_damage_never_gives_wrong_numbers(tmp_path: Path, data: st.DataObject) -> None:
     trace = traces.busy()

@@ -225,7 +225,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         read(tmp_path / "absent.json")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30), st.integers(1, 2)), min_size=1, max_size=25))
 def test_any_set_of_intervals_becomes_a_consistent_forest(
     tmp_path_factory: Any, spans: list[tuple[int, int, int]]
@@ -248,7 +248,7 @@ def test_any_set_of_intervals_becomes_a_consistent_forest(
             assert not enclosing
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_damage_anywhere_is_survived(tmp_path_factory: Any, data: st.DataObject) -> None:
     """Flipped, cut or repeated bytes give a trace with warnings or one clear line, never another error."""

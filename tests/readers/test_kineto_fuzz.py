@@ -115,7 +115,7 @@ def near_events(draw: st.DrawFn) -> Any:
     return made
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(events=st.lists(near_events() | _anything, max_size=6), head=st.dictionaries(
     st.sampled_from(["deviceProperties", "distributedInfo", "baseTimeNanoseconds", "schemaVersion", "a"]), _anything
 ))  # fmt: skip
@@ -164,7 +164,7 @@ def valid_events(draw: st.DrawFn) -> dict[str, Any]:
     return {**made, "tid": thread, "args": args}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     events=st.lists(valid_events(), min_size=1, max_size=12),
     piece=st.sampled_from([40, 100, 300, 1000]),

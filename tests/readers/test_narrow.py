@@ -101,7 +101,7 @@ def check(trace: Trace) -> None:
     assert (trace.runtime_calls.op < len(trace.host_ops)).all()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(trace=traces.drawn(), edges=st.tuples(st.integers(-5, 90), st.integers(-5, 90)))
 def test_a_window_keeps_what_one_finds_by_hand(trace: Trace, edges: tuple[int, int]) -> None:
     start, end = min(edges), max(edges) + 1
@@ -116,7 +116,7 @@ def test_a_window_keeps_what_one_finds_by_hand(trace: Trace, edges: tuple[int, i
     assert unnumbered(part, found) == unnumbered(trace, wanted)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(trace=traces.drawn(), categories=st.sets(st.sampled_from(sorted(CATEGORIES)), min_size=1, max_size=5))
 def test_only_the_chosen_kinds_remain(trace: Trace, categories: set[Any]) -> None:
     part = narrow(trace, Selection(categories=frozenset(categories)))
@@ -142,7 +142,7 @@ def test_collectives_alone_bring_their_operators_and_kernels() -> None:
     assert len(part.runtime_calls) == len(part.copies) == len(part.annotations) == 0
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(trace=traces.drawn())
 def test_a_window_over_everything_keeps_everything(trace: Trace) -> None:
     if trace.span_ns == (0, 0):
@@ -157,7 +157,7 @@ def test_a_window_over_everything_keeps_everything(trace: Trace) -> None:
             assert rows(getattr(part, name)) == wanted, name
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(trace=traces.drawn(), edges=st.tuples(st.integers(0, 60), st.integers(0, 60)))
 def test_a_window_leaves_the_given_trace_and_the_origin_alone(trace: Trace, edges: tuple[int, int]) -> None:
     before = {name: rows(getattr(trace, name)) for name in TABLES}
@@ -319,7 +319,7 @@ def counted_by_hand(whole: Trace, part: Trace) -> dict[str, int]:
     }
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(trace=traces.drawn(), edges=st.tuples(st.integers(-5, 90), st.integers(-5, 90)))
 def test_the_quality_of_a_part_counts_its_own_rows(trace: Trace, edges: tuple[int, int]) -> None:
     trace = dataclasses.replace(trace, quality=dataclasses.replace(trace.quality, unlaunched=77, overlapping=77))

@@ -129,7 +129,7 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(kernels=rows, launches=rows)
 def test_the_join_is_that_of_plain_sql(
     tmp_path_factory: pytest.TempPathFactory, kernels: list[tuple[int, ...]], launches: list[tuple[int, ...]]

@@ -99,7 +99,7 @@ class TestZipped:
             with pytest.raises(TraceError, match=r"rank0.json.gz: damaged gzip stream, nothing in it can be read"):
                 all_of(written(tmp_path, data))
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(parts=st.lists(st.binary(max_size=300), min_size=1, max_size=5), sizes=st.lists(st.integers(1, 9)))
     def test_any_members_in_any_reads(
         self, tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], sizes: list[int]
