@@ -82,11 +82,13 @@ class ChainSite:
 Site: TypeAlias = AttentionSite | OptimizerSite | LoopSite | ChainSite
 
 
-def attention_line(site: AttentionSite) -> str:
+def attention_line(site: AttentionSite, *, padded: bool = False) -> str:
     """The line to paste where `q`, `k`, `v` are [batch, heads, length, D] and `mask` is the user's own.
 
-    A recorded product has batch and heads merged; the user's tensors do not.
+    A recorded product has batch and heads merged; the user's tensors do not. `padded`: the narrower heads are filled
+    with zeros up to the width of the others, which fused kernels of a CPU need.
     """
+    width, own = site.value[-1], site.query[-1]
     masked = site.mask != "none" and not is_causal(site)
     options = ["is_causal=True"] if is_causal(site) else []
     if masked:
@@ -95,9 +97,14 @@ def attention_line(site: AttentionSite) -> str:
     if site.dropout:
         options.append(f"dropout_p={site.dropout!r}")
     scale = 1.0 if site.scale is None else site.scale
-    if not math.isclose(scale, max(site.query[-1:], default=1) ** -0.5, rel_tol=1e-6):
+    if (padded and width > own) or not math.isclose(scale, max(own, 1) ** -0.5, rel_tol=1e-6):
         options.append(f"scale={scale!r}")
-    line = f"F.scaled_dot_product_attention({', '.join(['q', 'k', 'v', *options])})"
+    given = ["q", "k", "v"]
+    if padded and width != own:
+        narrow = "v" if width < own else "qk"
+        given = [f"F.pad({name}, (0, {abs(width - own)}))" if name in narrow else name for name in given]
+    line = f"F.scaled_dot_product_attention({', '.join([*given, *options])})"
+    line += f"[..., :{width}]" if padded and width < own else ""
     remarks = "; ".join(_remarks(site, masked))
     return f"{line}  # {remarks}" if remarks else line
 

@@ -203,7 +203,7 @@ class Context:
         return found
 
     @cached_property
-    def _differentiated(self) -> Mask:
+    def differentiated(self) -> Mask:
         """Forward operators whose sequence number is that of a node of theirs, [host operators].
 
         Autograd's next number is noted with every operator that it sees. The last operator of a thread that bears a
@@ -225,7 +225,7 @@ class Context:
 
     def backward_rows(self, rows: list[int]) -> list[int]:
         """The backward operators of the given forward operators."""
-        sequences = {int(self.trace.host_ops.sequence[row]) for row in rows if self._differentiated[row]}
+        sequences = {int(self.trace.host_ops.sequence[row]) for row in rows if self.differentiated[row]}
         return [row for sequence in sorted(sequences) for row in self.backward_of.get(sequence, [])]
 
     def seconds(self, rows: list[int]) -> float:

@@ -10,10 +10,11 @@ import contextlib
 import gzip
 import importlib
 import os
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,22 @@ from probe.files import atomic_path
 
 EVENT_S = 1e-4  # what the observer adds to each recorded call
 MOST_S = 0.5  # a step that it would lengthen by more is not recorded
+_LAYOUTS = re.compile(r"aten::(c?c(row|ol)_indices|_nested_|_?to_padded_tensor)")  # who has them calls these
 _CHATTER = (b"execution_trace_observer.cpp", b"record_function.cpp")  # in what torch logs at each start and stop
 
 
 def affordable(events: float) -> bool:
     """Whether a step of that many events may be recorded."""
     return events * EVENT_S <= MOST_S
+
+
+def bearable(names: Iterable[str]) -> bool:
+    """Whether torch's observer bears the tensors of a step with these operators.
+
+    It reads memory that is not its own where a sparse tensor is compressed (CSR, CSC, BSR, BSC: the process crashes,
+    often long after), and logs a stack for each call with a nested one.
+    """
+    return not any(_LAYOUTS.match(name) for name in names)
 
 
 class TensorRecording:

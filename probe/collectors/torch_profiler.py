@@ -190,10 +190,16 @@ class Recording:
     def event_count(self) -> int:
         """Events recorded: operators, annotations and whatever the device did."""
         if self._count is None:
-            results = self._profile.profiler.kineto_results
-            activities = getattr(results, "trace_activities", results.events)  # with trace_only there are no events
-            self._count = len(activities())
+            self._count = len(self._activities())
         return self._count
+
+    def names(self) -> set[str]:
+        """The names of what was recorded."""
+        return {activity.name() for activity in self._activities()}
+
+    def _activities(self) -> Any:
+        results = self._profile.profiler.kineto_results
+        return getattr(results, "trace_activities", results.events)()  # with trace_only there are no events
 
     def export(self, path: Path, *, incomplete_step: int | None = None) -> int:
         """Write the trace to `path` (gzip, whole or not at all) and return its size in bytes. Raises OSError.

@@ -31,6 +31,7 @@ def attention_case(site: AttentionSite) -> Case[AttentionInputs]:
         original=partial(hand_written, site),
         candidates=(
             Candidate("scaled_dot_product_attention", attention_line(site), partial(fused, site)),
+            *_padded(site),
             *_of_libraries(site),
             *_scored(site),
         ),
@@ -39,6 +40,13 @@ def attention_case(site: AttentionSite) -> Case[AttentionInputs]:
         need_bytes=0 if wrong else need_bytes(site),
         objection=wrong,
     )
+
+
+def _padded(site: AttentionSite) -> Iterator[Candidate[AttentionInputs]]:
+    """SDPA on heads of one width: some fused kernels, all of a CPU, take no others."""
+    if site.query[-1] != site.value[-1]:
+        line = attention_line(site, padded=True)
+        yield Candidate("padded scaled_dot_product_attention", line, partial(fused, site, padded=True))
 
 
 def _of_libraries(site: AttentionSite) -> Iterator[Candidate[AttentionInputs]]:
@@ -122,9 +130,9 @@ def hand_written(site: AttentionSite, inputs: AttentionInputs) -> Side:
     return attention_side(forward, inputs)
 
 
-def fused(site: AttentionSite, inputs: AttentionInputs) -> Side:
+def fused(site: AttentionSite, inputs: AttentionInputs, *, padded: bool = False) -> Side:
     """The candidate, as its line says; drawn masks have True where hidden, whatever the site's own have."""
-    import torch
+    from torch.nn import functional
 
     mask, causal = inputs.mask, is_causal(site)
     scale = 1.0 if site.scale is None else site.scale
@@ -132,9 +140,10 @@ def fused(site: AttentionSite, inputs: AttentionInputs) -> Side:
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         attn_mask = None if mask is None or causal else mask if mask.is_floating_point() else ~mask
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout, is_causal=causal, scale=scale
-        )
+        width = max(query.shape[-1], value.shape[-1])
+        q, k, v = (functional.pad(t, (0, width - t.shape[-1])) if padded else t for t in (query, key, value))
+        output = functional.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal=causal, scale=scale)
+        return output[..., : value.shape[-1]]
 
     return attention_side(_in_four(attend, inputs.query.dim()), inputs)
 

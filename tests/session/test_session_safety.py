@@ -503,6 +503,25 @@ def test_no_tensors_are_recorded_beside_a_thread_that_may_compute(tmp_path: Path
     assert len(load(tmp_path / "r").traces) == 1
 
 
+@pytest.mark.parametrize("layout", ["torch.sparse_csr", "torch.sparse_csc", "torch.sparse_coo"])
+def test_no_tensors_are_recorded_of_layouts_that_crash_the_observer(
+    tmp_path: Path, prepared: Prepared, layout: str
+) -> None:
+    script = f"""
+        matrix = torch.eye(2000).to_sparse(layout={layout})
+        x = torch.randn(2000, 64)
+        with profile(path) as prof:
+            for _ in range(14):
+                torch.relu(matrix @ x) @ torch.ones(64, 64)
+                prof.step()
+        import gc; gc.collect()
+    """
+    ended = run_script(prepared, tmp_path, script, wholly=True)
+    assert ended.returncode == 0 and "frame #" not in ended.stderr, ended.stderr
+    assert bool([*(tmp_path / "r").glob("tensors.*")]) == (layout == "torch.sparse_coo")
+    assert len(load(tmp_path / "r").traces) == 1
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # Python 3.12 on; we mean it
 def test_a_child_that_is_forked_writes_nothing(tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)

@@ -21,7 +21,6 @@ COPIES = frozenset({"copy", "clone", "contiguous"})
 COPY_SHARE = 0.05  # of the step
 CAST_SHARE = 0.03
 LEAST_BYTES = 1 << 14  # of one copy: smaller ones cost their dispatch, which other rules speak of
-ENGINE = ("autograd::", "torch::autograd")  # whose copies the user did not write
 
 Sort = Literal["as it was", "to another order of dimensions", "of a broadcast tensor"]
 ADVICE: dict[Sort, tuple[str, str]] = {
@@ -80,7 +79,7 @@ def _is_users(context: Context, unit: Unit) -> bool:
     while parent >= 0 and names[ops.name[parent]] in ("aten::reshape", "aten::repeat", "aten::contiguous", "aten::to"):
         parent = int(ops.parent[parent])
     name = names[ops.name[parent]] if parent >= 0 else ""
-    return not name.startswith(("aten::", *ENGINE))
+    return not name.startswith(("aten::", "torch::autograd")) and not context.under_engine[unit.row]
 
 
 def _sort(unit: Unit) -> Sort | None:

@@ -16,9 +16,12 @@ from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Dims
 from probe.units import format_bytes, format_time
 
-BACKWARD = "embedding_dense_backward"
+BACKWARD = {
+    "embedding_dense_backward": ("Embedding", 2),
+    "_embedding_bag_dense_backward": ("EmbeddingBag", 5),
+}  # the module, and which argument says how many rows its table has
+MODE, MAX = 7, "2"  # of a bag: the largest of its rows, which has no sparse gradient
 MUCH = 4  # times as many rows in the table as were looked up
-ROWS = 2  # among the arguments of the backward operator: how many rows the table has
 NEXT = 6  # units after it in which a second gradient of the same table is added
 
 
@@ -27,7 +30,7 @@ def find(context: Context) -> Iterator[Match]:
     tables: dict[tuple[int, tuple[Dims, ...]], list[Unit]] = defaultdict(list)
     for run in context.runs:
         for index, unit in enumerate(run):
-            rows = _rows(unit) if unit.name == BACKWARD else None
+            rows = _rows(unit)
             if rows is None or unit.row in context.claimed or rows < MUCH * prod(unit.dims[1]):
                 continue
             if not _shared(context, run[index + 1 : index + 1 + NEXT], (rows, unit.dims[0][-1])):
@@ -38,9 +41,11 @@ def find(context: Context) -> Iterator[Match]:
 
 def _rows(unit: Unit) -> int | None:
     """Rows of the table; None for other units."""
-    if len(unit.dims) < 2 or not unit.dims[0]:
+    if unit.name not in BACKWARD or len(unit.dims) < 2 or not unit.dims[0]:
         return None
-    text = scalar(unit, ROWS) or ""
+    if unit.name.startswith("_embedding_bag") and scalar(unit, MODE) == MAX:
+        return None
+    text = scalar(unit, BACKWARD[unit.name][1]) or ""
     return int(text) if text.isdigit() else None
 
 
@@ -48,14 +53,14 @@ def _shared(context: Context, following: list[Unit], size: tuple[int, int]) -> b
     """Whether another gradient of the same table is added at once: a table that is the last layer's weight as well."""
     ops, names = context.trace.host_ops, context.trace.names
     for unit in following:
-        if unit.name == "add" and unit.dims[:2] == (size, size):
+        if unit.name == "add" and unit.dims[:2] == (size, size) and context.under_engine[unit.row]:
             parent = int(ops.parent[unit.row])
             return parent < 0 or "AccumulateGrad" not in names[ops.name[parent]]
     return False
 
 
 def _match(context: Context, rows: int, same: list[Unit]) -> Match:
-    taken = [unit.row for unit in same]
+    taken, module = [unit.row for unit in same], BACKWARD[same[0].name][0]
     width, looked_up = same[0].dims[0][-1], prod(same[0].dims[1])
     element = element_of(same[0])
     itemsize = element.itemsize if element else 4
@@ -72,21 +77,21 @@ def _match(context: Context, rows: int, same: list[Unit]) -> Match:
             f"{looked_up:,} rows looked up, which takes {format_time(spent_s)}; the optimizer then reads all of it"
         ),
         evidence=(
-            f"{BACKWARD} of {looked_up:,} rows into {rows:,}",
+            f"{same[0].name} of {looked_up:,} rows into {rows:,}",
             f"{looked_up / rows:.1%} of the table's rows have a gradient at most",
         ),
         saving_s=max(spent_s - replaced_as_recorded_s(context, needed_s), 0.0),
         saving_bytes=max(table - looked_up * width * itemsize, 0),
-        where=f"{BACKWARD}, {calls}",
+        where=f"{same[0].name}, {calls}",
         replacement="a sparse gradient",
-        how=f"torch.nn.Embedding({rows}, {width}, sparse=True)  # its own torch.optim.SparseAdam, or SGD",
+        how=f"torch.nn.{module}({rows}, {width}, sparse=True)  # its own torch.optim.SparseAdam, or SGD",
     )
 
 
 RULES = (
     Rule(
         "F22", "dense-embedding-gradient", "a gradient of the whole table for a few rows", find,
-        trigger="embedding_dense_backward into a table of four times as many rows as were looked up",
+        trigger="the dense backward pass of an embedding whose table has four times as many rows as were looked up",
         advice="sparse=True and an optimizer for sparse gradients",
         saving="the time of writing the dense gradient less that of the rows looked up; the optimizer's comes on top",
         cannot_show="whether the optimizer, gradient clipping or data parallelism in use takes sparse gradients",

@@ -19,6 +19,7 @@ from probe.units import format_bytes, format_time
 RETURNING = frozenset({"mean", "cat", "stack", "topk", "max", "argmax"})  # readers of weights that are returned
 LEAST = 0.25  # of the time between the products, which fused kernels that compute the scores again save at least
 REPEATED = ("the backward pass repeats them",)
+UNFUSED = ("the mask is learned: on a CPU no fused kernel gives its gradient, so SDPA is not known to be faster",)
 CAPPED = "flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: cap * torch.tanh(s / cap))  # compiled"
 
 
@@ -34,7 +35,7 @@ def find(context: Context) -> Iterator[Match]:
 
 def _match(context: Context, same: list[Written]) -> Match:
     """The finding for all calls of one shape."""
-    masks = masking(same[0])
+    masks = masking(same[0], context.differentiated)
     site, assumed = site_of(context, same[0], masks)
     capped = any(u.name == "tanh" for u in same[0].between)
     products = [w.unit(i).row for w in same for i in (w.first, w.last)]
@@ -44,22 +45,29 @@ def _match(context: Context, same: list[Written]) -> Match:
     spent_s = context.seconds(passes) + context.seconds(backward)
     again_s = context.seconds([w.unit(i).row for w in same for i in (w.first, w.softmax)]) if backward else 0.0
     forward = [*products, *passes, *masked]
+    unfused = masks.learned and bool(backward) and not context.trace.on_device
     return Match(
         rows=(*forward, *backward),
         ops=tuple(sorted({int(context.groups.of_op[row]) for row in forward})),
         key="x".join(map(str, (*site.query, site.key[-2]))),
         summary=_summary(context, same, site, spent_s),
-        evidence=(*_evidence(same[0], site, masks), *REPEATED[: bool(backward)], *assumed),
-        saving_s=max(spent_s - again_s, LEAST * spent_s) + context.seconds(masked),
+        evidence=(*_evidence(same[0], site, masks), *REPEATED[: bool(backward)], *UNFUSED[:unfused], *assumed),
+        saving_s=None if unfused else max(spent_s - again_s, LEAST * spent_s) + context.seconds(masked),
         where=f"operators {same[0].unit(same[0].first).name} to {same[0].unit(same[0].last).name}, "
         f"{times(len(same) / len(context.steps))}",
         replacement="torch.nn.attention.flex_attention.flex_attention"
         if capped
         else "torch.nn.functional.scaled_dot_product_attention",
-        how=CAPPED if capped else attention_line(site),
+        how=CAPPED if capped else _line(site, masks, on_device=context.trace.on_device),
         site=None if capped else site,
         tier=same[0].tier,
     )  # fmt: skip
+
+
+def _line(site: AttentionSite, masks: Masking, *, on_device: bool) -> str:
+    """What to write instead; a mask of numbers that the exponentials are multiplied with is added as its logarithm."""
+    line = attention_line(site, padded=not on_device)
+    return line.replace("attn_mask=mask", "attn_mask=mask.log()") if masks.multiplied else line
 
 
 def _mask_rows(context: Context, same: list[Written], masks: Masking) -> list[int]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
+from typing import NamedTuple
 
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Flow, Tier
@@ -35,14 +36,17 @@ BESIDE = frozenset(
 BETWEEN = BEFORE | AFTER | BESIDE | SOFTMAX
 REACH = 24  # units between the two products; the longest real spelling seen has 16
 
-# A softmax spelled out: exponentials over their sum, or through the logarithm of the sum.
-_SUM = op("sum", op("exp", name="enter"))
+# A softmax spelled out: exponentials, masked or not, over their sum, or through the logarithm of the sum.
+_WEIGHTS = through("mul masked_fill where", op("exp", name="enter"), 2)
+_SUM = through("add clamp clamp_min", op("sum", _WEIGHTS, name="sum"), 1)
 BY_HAND = (
-    op("div", op("exp", name="enter"), through("add clamp clamp_min", _SUM, 1))
-    | op("mul", op("exp", name="enter"), op("reciprocal", _SUM))
+    op("div", _WEIGHTS, _SUM)
+    | op("mul", _WEIGHTS, op("reciprocal", _SUM))
     | op("exp", op("sub", value("scores"), op("logsumexp", value("scores"), name="enter")))
     | op("exp", op("_log_softmax", name="enter"))
 )
+# The same, divided only once the values were weighted.
+DIVIDED_LAST = op("div", op("bmm mm", _WEIGHTS, name="weighted"), _SUM, name="divided")
 Readers = Mapping[int, list[int]]
 FUSED = frozenset({"aten::_native_multi_head_attention", "aten::_transformer_encoder_layer_fwd"})  # torch's own
 
@@ -67,6 +71,12 @@ class Written:
     def unit(self, index: int) -> Unit:
         """The unit of that index."""
         return self.flow.units[index]
+
+    @cached_property
+    def weighed(self) -> int:
+        """Where the weights are as they will be but for their sum: masks come before."""
+        spelled = (i for i in self.path if i > self.softmax and self.unit(i).name in ("sum", "div"))
+        return next(spelled, self.path[-1]) if self.unit(self.softmax).name == "exp" else self.softmax
 
     @cached_property
     def between(self) -> tuple[Unit, ...]:
@@ -105,27 +115,41 @@ def _in_flow(flow: Flow, backward: Mask) -> tuple[Written, ...]:
     readers = flow.readers_of
     used: set[int] = set()
     whole = []
-    for entry, leaving, inside in sorted(_softmaxes(flow, backward)):
-        found = _around(flow, readers, entry, leaving, inside)
+    for softmax in sorted(_softmaxes(flow, backward)):
+        found = _around(flow, readers, softmax)
         if found is not None and not used.intersection((found.first, found.last)):
             used.update((found.first, found.last))
             whole.append(found)
     return tuple(whole)
 
 
-def _softmaxes(flow: Flow, backward: Mask) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """Where a softmax reads the scores, where its weights leave, and all its units."""
+class _Softmax(NamedTuple):
+    """The index of the unit that reads the scores, of the one whose weights leave, and of all its units."""
+
+    entry: int
+    leaving: int
+    inside: tuple[int, ...]
+    after: tuple[int, ...] = ()  # units that divide the weighted values by the sums
+
+
+def _softmaxes(flow: Flow, backward: Mask) -> Iterator[_Softmax]:
     for index, unit in enumerate(flow.units):
         if unit.name in SOFTMAX and not backward[unit.row]:
-            yield index, index, (index,)
+            yield _Softmax(index, index, (index,))
+    at = flow.index_of
     for place in matches(flow, BY_HAND, backward):
-        at = flow.index_of
         inside = tuple(at[unit.row] for unit in place.units)
-        yield at[place.named["enter"].row], inside[-1], inside
+        yield _Softmax(at[place.named["enter"].row], inside[-1], inside)
+    for place in matches(flow, DIVIDED_LAST, backward):
+        product = at[place.named["weighted"].row]
+        inside = tuple(at[unit.row] for unit in place.units)
+        weights = tuple(i for i in inside if i < product and flow.units[i].name != "sum")
+        yield _Softmax(at[place.named["enter"].row], weights[-1], weights, tuple(set(inside) - {*weights, product}))
 
 
-def _around(flow: Flow, readers: Readers, entry: int, leaving: int, inside: tuple[int, ...]) -> Written | None:
+def _around(flow: Flow, readers: Readers, softmax: _Softmax) -> Written | None:
     """The attention around a softmax; None where the softmax is that of something else."""
+    entry, leaving, inside, after = softmax
     back = _back(flow, entry)
     scores = product_size(flow.units[back[-1]]) if back else None
     if scores is None or not _over_keys(flow.units[entry], scores):
@@ -140,7 +164,7 @@ def _around(flow: Flow, readers: Readers, entry: int, leaving: int, inside: tupl
     path = (*back[::-1], *inside, *onward)
     if not _alone(flow, readers, path, entry) or (len(scores) == 2 and not _is_of_two(flow, first, last, scores)):
         return None
-    beside = _beside(flow, readers, path)
+    beside = tuple(sorted({*_beside(flow, readers, path), *after}))
     return Written(flow, first, entry, last, path, beside, side(flow.units[last], scores) == 1)
 
 
@@ -305,12 +329,15 @@ def side(unit: Unit, scores: tuple[int, ...]) -> int | None:
 def _is_of_two(flow: Flow, first: int, last: int, scores: tuple[int, ...]) -> bool:
     """Whether a product of matrices is one of queries and keys: a router's second factor is a weight.
 
-    A graph knows its parameters. Else sizes tell where there are as many queries as keys, or both factors must have
-    been computed.
+    A graph knows its parameters. Else sizes tell: as many queries as keys, or keys enough, with values as wide as
+    they are; or both factors must have been computed.
     """
     if flow.arguments[first][-1].origin == "parameter":
         return False
-    if scores[0] == scores[1]:
+    both, weighted = factors(flow.units[first]), factors(flow.units[last])
+    width = both[0][-1] if both else 0
+    fits = weighted is not None and width in (weighted[0][-2], weighted[1][-1])
+    if scores[0] == scores[1] or (fits and scores[-1] > 2 * width):
         return True
     computed = flow.arguments[first][1].makers and any(
         a.makers for a in flow.arguments[last] if prod(a.size) != prod(scores)

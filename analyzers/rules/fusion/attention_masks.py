@@ -13,6 +13,7 @@ from typing import Literal
 from probe.analyzers.rules.fusion.attention_flow import Written, number, scalar
 from probe.analyzers.rules.matching.flow import Argument, Flow
 from probe.analyzers.rules.matching.units import Unit
+from probe.trace import Mask as Which
 
 Mask = Literal["none", "additive", "boolean", "causal"]
 CONSTANT = frozenset({"fill", "zero"})
@@ -36,11 +37,13 @@ class Masking:
     keeps: bool = False
     units: tuple[int, ...] = ()
     several: bool = False
+    multiplied: bool = False  # one of numbers that the exponentials are multiplied with
+    learned: bool = False  # an additive mask whose gradient is taken
     computed: bool = False  # an additive mask that the step computes: a learned bias, or one of positions
 
 
-def masking(written: Written) -> Masking:
-    """How the scores are masked before their softmax."""
+def masking(written: Written, differentiated: Which) -> Masking:
+    """How the scores are masked before their softmax; `differentiated`: operators with a derivative, [ops]."""
     found = [m for m in (_applied(written, i) for i in written.path) if m is not None]
     if not found:
         return Masking("none")
@@ -51,7 +54,12 @@ def masking(written: Written) -> Masking:
     added = [a for _, a, kind, _ in found if kind == "additive"]
     computed = any(written.flow.units[m].name not in KEEPS_FORM | CONSTANT for a in added for m in a.makers[:1])
     _, _, kind, keeps = next((f for f in found if f[2] == "additive"), found[0])
-    return Masking(kind, keeps, several=len(found) > 1, computed=computed and written.tier != "order")
+    learned = any(differentiated[written.unit(m).row] for a in added for m in a.makers[:1])
+    multiplied = any(written.unit(index).name == "mul" for index, _, _, _ in found)
+    return Masking(
+        kind, keeps, several=len(found) > 1, multiplied=multiplied, learned=learned,
+        computed=computed and written.tier != "order",
+    )  # fmt: skip
 
 
 def _covers(mask: Argument, scores: Unit) -> bool:
@@ -62,7 +70,7 @@ def _covers(mask: Argument, scores: Unit) -> bool:
 def _applied(written: Written, index: int) -> tuple[int, Argument, Mask, bool] | None:
     """The mask that a unit on the way of the scores applies: the unit, the mask, its kind, whether True keeps."""
     unit, arguments = written.unit(index), written.flow.arguments[index]
-    if index >= written.softmax:
+    if index >= written.weighed:
         return None
     if unit.name in FILLS and len(arguments) > FILLS[unit.name]:
         keeps = unit.name == "where" and unit.dims[1:2] == (unit.size,)
@@ -70,10 +78,11 @@ def _applied(written: Written, index: int) -> tuple[int, Argument, Mask, bool] |
     if index == written.first:
         biased = unit.name == "baddbmm" and number(unit, 3) and arguments
         return (index, arguments[0], "additive", False) if biased else None
-    if unit.name not in ("add", "sub"):
+    multiplied = unit.name == "mul" and index > written.softmax
+    if not multiplied and (unit.name not in ("add", "sub") or index > written.softmax):
         return None
     other = _other(arguments, written.path, unit)
-    return (index, other, "additive", False) if other is not None else None
+    return (index, other, "boolean" if multiplied else "additive", multiplied) if other is not None else None
 
 
 def _other(arguments: tuple[Argument, ...], path: Collection[int], unit: Unit) -> Argument | None:

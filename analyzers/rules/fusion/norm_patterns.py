@@ -70,7 +70,7 @@ def rms_norm(x: Pattern) -> Pattern:
 def by_length(x: Pattern) -> Pattern:
     """x / |x|, times a number or not: what F.normalize does, an RMSNorm where a weight follows."""
     length = op("linalg_vector_norm norm", x, name="mean of squares")
-    return through("mul", op("div", x, through("clamp_min add div mul", length, most=2)), most=1)
+    return through("mul", op("div", x, through("clamp_min clamp maximum add div mul", length, most=2)), most=1)
 
 
 def layer_norm(x: Pattern) -> Pattern:
