@@ -12,6 +12,7 @@ from probe.analyzers.rules.fusion import sdpa
 from probe.analyzers.rules.fusion.attention_flow import Written, attentions
 from probe.analyzers.rules.fusion.attention_masks import Masking, masking
 from probe.analyzers.rules.fusion.attention_site import element_of, site_of
+from probe.analyzers.rules.matching.ledger import usual_s
 from probe.analyzers.rules.rule import Example, Rule
 from probe.sites import AttentionSite, attention_line
 from probe.units import format_bytes, format_time
@@ -42,8 +43,8 @@ def _match(context: Context, same: list[Written]) -> Match:
     passes = [u.row for w in same for u in w.between]
     masked = _mask_rows(context, same, masks)
     backward = context.backward_rows(passes)
-    spent_s = context.seconds(passes) + context.seconds(backward)
-    again_s = context.seconds([w.unit(i).row for w in same for i in (w.first, w.softmax)]) if backward else 0.0
+    spent_s = usual_s(context, [*passes, *backward])
+    again_s = usual_s(context, [w.unit(i).row for w in same for i in (w.first, w.softmax)]) if backward else 0.0
     forward = [*products, *passes, *masked]
     unfused = masks.learned and bool(backward) and not context.trace.on_device
     return Match(
@@ -52,7 +53,7 @@ def _match(context: Context, same: list[Written]) -> Match:
         key="x".join(map(str, (*site.query, site.key[-2]))),
         summary=_summary(context, same, site, spent_s),
         evidence=(*_evidence(same[0], site, masks), *REPEATED[: bool(backward)], *UNFUSED[:unfused], *assumed),
-        saving_s=None if unfused else max(spent_s - again_s, LEAST * spent_s) + context.seconds(masked),
+        saving_s=None if unfused else max(spent_s - again_s, LEAST * spent_s) + usual_s(context, masked),
         where=f"operators {same[0].unit(same[0].first).name} to {same[0].unit(same[0].last).name}, "
         f"{times(len(same) / len(context.steps))}",
         replacement="torch.nn.attention.flex_attention.flex_attention"

@@ -37,7 +37,8 @@ BETWEEN = BEFORE | AFTER | BESIDE | SOFTMAX
 REACH = 24  # units between the two products; the longest real spelling seen has 16
 
 # A softmax spelled out: exponentials, masked or not, over their sum, or through the logarithm of the sum.
-_WEIGHTS = through("mul masked_fill where", op("exp", name="enter"), 2)
+_EXP = op("exp", name="enter")
+_WEIGHTS = _EXP | op("mul masked_fill", _EXP, name="masked") | op("where", value(), _EXP, name="masked")
 _SUM = through("add clamp clamp_min", op("sum", _WEIGHTS, name="sum"), 1)
 BY_HAND = (
     op("div", _WEIGHTS, _SUM)

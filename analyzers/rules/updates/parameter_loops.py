@@ -44,6 +44,7 @@ SPELLINGS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 CHANGES = frozenset({"scale", "average", "update"})  # what may also be done to one tensor again and again
 IN_PLACE_AVERAGE = "mul_ add_ "  # where what is added is weighted too; else it is a momentum, or a step
 PLAIN_STEP = "mul sub "  # p.data = p.data - lr * p.grad
+STEPS = frozenset({"add", "sub", "addcmul", "addcdiv"})  # in which an update out of place may end
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def _in_stretch(context: Context, flow: Flow, stretch: list[int]) -> Iterator[Lo
         units = tuple(tuple(flow.units[i] for i in one) for one in passes)
         words = _words(context, units[0])
         kind = _kind(words, units[0])
+        if kind is None and units[0][-1].name in STEPS and _reads_gradients(context, flow, passes[-1]):
+            kind = "update"
         if kind is None or (kind in CHANGES and _is_iteration(flow, passes)):
             continue
         if not any(is_differentiated(context, u) for one in units[:2] for u in one):
@@ -157,6 +160,12 @@ def _is_iteration(flow: Flow, passes: list[list[int]]) -> bool:
         if maker in made
     )
     return any(maker != reader for maker, reader in read)
+
+
+def _reads_gradients(context: Context, flow: Flow, one: Sequence[int]) -> bool:
+    """Whether a pass reads what the backward pass made."""
+    made = (maker for i in one for argument in flow.arguments[i] for maker in argument.makers if argument.size)
+    return any(context.under_engine[flow.units[maker].row] for maker in made)
 
 
 def _words(context: Context, one: Sequence[Unit]) -> str:

@@ -24,6 +24,7 @@ FEWEST_BY_HAND = 8
 LONGEST = 30  # operators of one update
 FUSED_ON_CPU = frozenset({"Adagrad"})
 ARRAYS = {"Adagrad": 5, "RMSprop": 7}  # that a fused update reads or writes once
+MOVING = frozenset({"add", "addcmul", "lerp"})  # what ends the update of a moment
 MOST_ARRAYS = 9  # parameter, gradient and three states
 
 
@@ -136,5 +137,7 @@ def _stock(words: Sequence[str]) -> tuple[str | None, int]:
     if "sign" in plain:
         return None, 5
     if plain & {"sqrt", "rsqrt", "addcdiv"}:
-        return ("AdamW", 7) if len(words) > 5 else (None, 5)
+        rooted = next((at for at, word in enumerate(words) if word.rstrip("_") in ("sqrt", "rsqrt")), len(words))
+        moments = sum(word.rstrip("_") in MOVING for word in words[:rooted])
+        return ("AdamW", 7) if moments > 1 else (None, 5)  # with one it is RMSprop, which has no fused form
     return "SGD", 5 if len(words) > 2 else 3
