@@ -31,14 +31,15 @@ def clipped(context: Context) -> Iterator[Match]:
     loops = [loop for loop in loops if loop.kind != "scale" or any(_alike(len(loop.passes), n) for n in measured)]
     if not loops:
         return
-    spent_s, floor_s = time_and_floor_s(context, loops, arrays=2)
-    count, operators = counted(context, loops)
     kinds = {loop.kind for loop in loops}
     does = "clamped" if kinds == {"clamp"} else "clipped" if "scale" in kinds else "measured"
+    # Lists are clamped from below and from above, one after the other.
+    spent_s, floor_s = time_and_floor_s(context, loops, arrays=2, fewer=2.0 if does == "clamped" else 1.0)
+    count, operators = counted(context, loops)
     replacement = {
-        "clamped": "torch.nn.utils.clip_grad_value_",
-        "clipped": "torch.nn.utils.clip_grad_norm_",
-        "measured": "torch.nn.utils.get_total_norm",
+        "clamped": "torch._foreach_clamp_min_ and torch._foreach_clamp_max_",
+        "clipped": "torch.nn.utils.clip_grad_norm_ (foreach)",
+        "measured": "torch.nn.utils.get_total_norm (foreach)",
     }[does]
     yield Match(
         rows=rows_of(loops),
@@ -51,9 +52,9 @@ def clipped(context: Context) -> Iterator[Match]:
         evidence=_spelled(loops),
         saving_s=as_recorded_s(context, max(spent_s - floor_s, 0.0)),
         where="between the backward pass and the optimizer's step",
-        replacement=f"{replacement} (foreach)",
+        replacement=replacement,
         how={
-            "clamped": "torch.nn.utils.clip_grad_value_(model.parameters(), value)  # foreach by default",
+            "clamped": "torch._foreach_clamp_min_(grads, -value); torch._foreach_clamp_max_(grads, value)",
             "clipped": "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)  # foreach by default",
             "measured": "torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])",
         }[does],
@@ -126,7 +127,7 @@ RULES = (
     Rule(
         "F26", "clip-loop", "gradients are clipped one after the other", clipped,
         trigger="norms, scalings or clampings in a row, the same for each of eight tensors or more",
-        advice="the same over lists of tensors: clip_grad_norm_ and clip_grad_value_ do it by default",
+        advice="the same over lists of tensors: clip_grad_norm_ does it by default",
         saving="on a CPU the time between the operators, on a device that of their launches",
         cannot_show="whether the tensors are gradients: that follows from what is done to them",
         proof="flag", effort="line", needs=("shapes",),

@@ -9,6 +9,7 @@ from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.matching.marks import OPTIMIZER, Marked
 from probe.analyzers.rules.matching.repeats import as_recorded_s, elapsed_s, rows_between
 from probe.analyzers.rules.matching.units import Unit
+from probe.analyzers.rules.updates.update_loops import is_sparse
 from probe.units import format_time
 
 ARRAYS = {"AdamW": 7, "Adam": 7, "SGD": 5}  # that a fused update reads or writes once
@@ -23,6 +24,8 @@ def foreach(context: Context) -> Iterator[Match]:
         ids = [i for i, text in enumerate(trace.names) if (m := OPTIMIZER.fullmatch(text)) and m[1] == name]
         marked = Marked.of(trace, ids)
         runs = context.runs_inside(marked)
+        if is_sparse(trace, marked):
+            continue
         lists = [[u for u in run if u.name.startswith("_foreach_") and u.row not in context.claimed] for run in runs]
         lists = [run for run in lists if run]
         if any(u.name.startswith("_fused_") for run in runs for u in run):

@@ -17,6 +17,7 @@ from probe.analyzers.rules.updates.parameter_loops import (
     rows_of,
     time_and_floor_s,
 )
+from probe.trace import Trace
 from probe.units import format_time
 
 FEWEST = 4  # parameters inside a mark
@@ -29,15 +30,21 @@ MOST_ARRAYS = 9  # parameter, gradient and three states
 
 
 def marked_runs(context: Context) -> Iterator[tuple[str, list[list[Unit]]]]:
-    """Each optimizer with its units in every run, unless it calls multi-tensor or fused operators."""
+    """Each optimizer with its units in every run, unless it calls multi-tensor or fused operators, or cannot."""
     trace = context.trace
     names = {i: m[1] for i, name in enumerate(trace.names) if (m := OPTIMIZER.fullmatch(name))}
     several = trace.named(lambda name: name.startswith(("aten::_foreach", "aten::_fused")))
     for name in sorted(set(names.values())):
         marked = Marked.of(trace, [i for i, known in names.items() if known == name])
-        if marked.holds(trace.host_ops.start_ns[several[trace.host_ops.name]]).any():
+        if marked.holds(trace.host_ops.start_ns[several[trace.host_ops.name]]).any() or is_sparse(trace, marked):
             continue
         yield name, context.runs_inside(marked)
+
+
+def is_sparse(trace: Trace, marked: Marked) -> bool:
+    """Whether an update reads a sparse gradient, which fused optimizers refuse."""
+    values = trace.named(lambda name: name == "aten::_values")
+    return bool(marked.holds(trace.host_ops.start_ns[values[trace.host_ops.name]]).any())
 
 
 def outside_marks(context: Context) -> list[list[Unit]]:
