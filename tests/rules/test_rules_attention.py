@@ -124,6 +124,44 @@ def test_a_cap_on_the_logits_is_not_for_sdpa(tmp_path: Path, monkeypatch: pytest
     assert "flex_attention" in one.finding.how
 
 
+def test_a_mask_of_numbers_is_added_as_its_logarithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = qkv(2, 4, 96, 32)
+    near = (torch.rand(96, 96) > 0.3).float()
+
+    def run() -> Any:
+        weights = torch.exp(q @ k.mT / 6.0) * near
+        return (weights @ v) / weights.sum(-1, keepdim=True)
+
+    (one,) = of("F06", found(tmp_path, run, monkeypatch))
+    assert "attn_mask=mask.log()" in one.finding.how
+    advised = functional.scaled_dot_product_attention(q, k, v, attn_mask=near.log(), scale=1 / 6.0)
+    torch.testing.assert_close(advised, run())
+
+
+@pytest.mark.parametrize(("width", "values"), [(48, 32), (32, 48)])
+def test_narrower_heads_are_filled_up_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, values: int
+) -> None:
+    q, k, v = torch.randn(2, 4, 96, width), torch.randn(2, 4, 96, width), torch.randn(2, 4, 96, values)
+
+    def run() -> Any:
+        return attended(q @ k.mT * width**-0.5, v)
+
+    (one,) = of("F06", found(tmp_path, run, monkeypatch))
+    line = one.finding.how.partition("  #")[0]
+    assert "F.pad(" in line
+    torch.testing.assert_close(eval(line, {"F": functional, "q": q, "k": k, "v": v, "scale": None}), run())
+    assert line in {candidate.code_line for candidate in case_of(one.site).candidates}
+
+
+def test_a_bias_that_learns_promises_nothing_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (x.requires_grad_() for x in qkv(2, 4, 96, 32))
+    table, far = torch.randn(9, requires_grad=True), (torch.arange(96)[:, None] - torch.arange(96)).abs().clamp(max=8)
+    learned = found(tmp_path / "1", lambda: attended(q @ k.mT + table[far], v).sum().backward(), monkeypatch)
+    given = found(tmp_path / "2", lambda: attended(q @ k.mT + far, v).sum().backward(), monkeypatch)
+    assert [f.finding.saving_s is None for f in (*of("F06", learned), *of("F06", given))] == [True, False]
+
+
 def test_weights_that_are_returned_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = torch.nn.MultiheadAttention(64, 2, batch_first=True), torch.randn(2, 512, 64)
     (one,) = of("F06", found(tmp_path, lambda: module(x, x, x)[0].sum().backward(), monkeypatch))

@@ -167,6 +167,15 @@ def test_attention_of_any_rank_by_the_kernel_that_adds_a_bias(size: tuple[int, .
     assert outside is not None and "cannot run on cpu tensors" in str(outside(against[0].inputs))
 
 
+@pytest.mark.parametrize("values", [8, 24])
+def test_attention_with_heads_filled_up_to_one_width(values: int) -> None:
+    site = AttentionSite((2, 32, 16), (2, 32, 16), (2, 32, values), "float32", 0.25, "causal", 0.0, training=True)
+    case = attention_case(site)
+    (padded,) = [one for one in case.candidates if one.name.startswith("padded")]
+    assert gate(case, padded, baselines(case, "cpu", 0)).failure is None
+    assert not any(one.name.startswith("padded") for one in attention_case(replace(site, value=site.key)).candidates)
+
+
 def test_autocast_is_held_to_its_types_floor() -> None:
     from recorded_chains import one
 

@@ -20,6 +20,7 @@ from probe.units import format_bytes, format_time
 RETURNING = frozenset({"mean", "cat", "stack", "topk", "max", "argmax"})  # readers of weights that are returned
 LEAST = 0.25  # of the time between the products, which fused kernels that compute the scores again save at least
 REPEATED = ("the backward pass repeats them",)
+NARROW = frozenset({"bfloat16", "float16"})
 UNFUSED = ("the mask is learned: on a CPU no fused kernel gives its gradient, so SDPA is not known to be faster",)
 CAPPED = "flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: cap * torch.tanh(s / cap))  # compiled"
 
@@ -45,15 +46,17 @@ def _match(context: Context, same: list[Written]) -> Match:
     backward = context.backward_rows(passes)
     spent_s = usual_s(context, [*passes, *backward])
     again_s = usual_s(context, [w.unit(i).row for w in same for i in (w.first, w.softmax)]) if backward else 0.0
-    forward = [*products, *passes, *masked]
     unfused = masks.learned and bool(backward) and not context.trace.on_device
+    narrow_s = 0.0 if context.trace.on_device else _narrow_s(context, products, site)
+    said = (*REPEATED[: bool(backward)], *UNFUSED[:unfused], *_of_products(site, narrow_s))
+    forward = [*products, *passes, *masked]
     return Match(
         rows=(*forward, *backward),
         ops=tuple(sorted({int(context.groups.of_op[row]) for row in forward})),
         key="x".join(map(str, (*site.query, site.key[-2]))),
         summary=_summary(context, same, site, spent_s),
-        evidence=(*_evidence(same[0], site, masks), *REPEATED[: bool(backward)], *UNFUSED[:unfused], *assumed),
-        saving_s=None if unfused else max(spent_s - again_s, LEAST * spent_s) + usual_s(context, masked),
+        evidence=(*_evidence(same[0], site, masks), *said, *assumed),
+        saving_s=None if unfused else max(spent_s - again_s, LEAST * spent_s) + usual_s(context, masked) + narrow_s,
         where=f"operators {same[0].unit(same[0].first).name} to {same[0].unit(same[0].last).name}, "
         f"{times(len(same) / len(context.steps))}",
         replacement="torch.nn.attention.flex_attention.flex_attention"
@@ -69,6 +72,20 @@ def _line(site: AttentionSite, masks: Masking, *, on_device: bool) -> str:
     """What to write instead; a mask of numbers that the exponentials are multiplied with is added as its logarithm."""
     line = attention_line(site, padded=not on_device)
     return line.replace("attn_mask=mask", "attn_mask=mask.log()") if masks.multiplied else line
+
+
+def _narrow_s(context: Context, products: list[int], site: AttentionSite) -> float:
+    """What products of 16-bit types take beyond the float32 ceiling, at which a CPU's fused kernel computes them."""
+    rate = context.machine.ceilings.flops_per_s.get("float32")
+    if site.dtype not in NARROW or not rate:
+        return 0.0
+    flops = sum(context.costs[context.groups.of_op[row]].flops or 0.0 for row in products) / len(context.steps)
+    return max(usual_s(context, products) - flops / rate, 0.0)
+
+
+def _of_products(site: AttentionSite, narrow_s: float) -> Iterator[str]:
+    if narrow_s:
+        yield f"its {site.dtype} products take {format_time(narrow_s)} longer than float32's would at their ceiling"
 
 
 def _mask_rows(context: Context, same: list[Written], masks: Masking) -> list[int]:
