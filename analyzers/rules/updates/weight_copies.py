@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from probe.analyzers.rules.context import Context, Match
-from probe.analyzers.rules.matching.repeats import as_recorded_s
+from probe.analyzers.rules.context import Context, Match, times
+from probe.analyzers.rules.matching.flow import Argument, Flow
+from probe.analyzers.rules.matching.ledger import usual_s
+from probe.analyzers.rules.matching.repeats import as_recorded_s, rows_between
+from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.updates.parameter_loops import (
     Loop,
     cast_types,
+    changes_type,
     counted,
     groups_of,
     parameter_loops,
@@ -19,6 +24,8 @@ from probe.analyzers.rules.updates.parameter_loops import (
 from probe.units import format_bytes, format_time
 
 FEWEST = 8  # parameters
+LEAST_ELEMENTS = 1 << 14  # of a weight whose cast is worth a word
+FACTORS = {"mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2, "mv": 0, "addmv": 1}  # which argument the weight is
 
 
 def averaged(context: Context) -> Iterator[Match]:
@@ -48,6 +55,7 @@ def averaged(context: Context) -> Iterator[Match]:
 
 def cast(context: Context) -> Iterator[Match]:
     """M06: weights or gradients copied into another element type one by one, in each step."""
+    yield from _used_cast(context)
     loops = [loop for loop in parameter_loops(context, "cast") if len(loop.passes) >= FEWEST]
     if not loops:
         return
@@ -70,6 +78,56 @@ def cast(context: Context) -> Iterator[Match]:
         how="with torch.autocast(device_type, torch.bfloat16): loss = model(batch)  # float32 weights, no master copy",
         tier=loops[0].tier,
     )
+
+
+def _used_cast(context: Context) -> Iterator[Match]:
+    """Weights that no step changes, cast before each product that reads them."""
+    units = [unit for flow in context.flows for unit in _of(flow)]
+    units = [unit for unit in units if unit.row not in context.claimed]
+    if not units or context.under_engine[context.unit_rows].any():
+        return
+    before, after = cast_types(units[0])
+    rows = [unit.row for unit in units]
+    spent_s, calls = usual_s(context, rows), len(units) / len(context.steps)
+    copied = sum(unit.numel * element.itemsize for unit in units if (element := cast_types(unit)[1]))
+    yield Match(
+        rows=tuple(row for unit in units for row in rows_between(context, unit.row, unit.row)),
+        ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows})),
+        key="used",
+        summary=(
+            f"{calls:.0f} casts per step make copies of weights for one product each, "
+            f"{format_bytes(copied // len(context.steps))} in {format_time(spent_s)}, and no step changes the weights"
+        ),
+        evidence=(f"{before.name if before else '?'} → {after.name if after else '?'}, {times(calls)}",),
+        saving_s=spent_s,
+        where=times(calls),
+        replacement="weights kept in the type of the products",
+        how=f"model.to(torch.{after.name if after else 'float32'})  # once, before the first step",
+        tier="dataflow",
+    )
+
+
+def _of(flow: Flow) -> Iterator[Unit]:
+    return (flow.units[index] for index in flow.shared("cast weights", partial(_cast_weights, flow)))
+
+
+def _cast_weights(flow: Flow) -> tuple[int, ...]:
+    """Casts of tensors from outside the step that only products read, as their second factor."""
+    found = []
+    for index, unit in enumerate(flow.units):
+        if unit.name not in ("to", "to_copy") or unit.numel < LEAST_ELEMENTS or not changes_type(unit):
+            continue
+        readers = flow.readers(index)
+        if flow.tier_of([index]) == "order" or flow.arguments[index][0].makers or not readers:
+            continue
+        if all(flow.units[r].name in FACTORS and index in _factor(flow, r).makers for r in readers):
+            found.append(index)
+    return tuple(found)
+
+
+def _factor(flow: Flow, product: int) -> Argument:
+    """The second factor of a product."""
+    return flow.arguments[product][FACTORS[flow.units[product].name]]
 
 
 def _written(loop: Loop) -> int:
@@ -98,7 +156,7 @@ RULES = (
     ),
     Rule(
         "M06", "weight-casts", "weights are cast to another type in each step", cast,
-        trigger="casts in a row, of eight tensors or more, with nothing between them",
+        trigger="casts in a row, of eight tensors or more; or of weights that no step changes, each for one product",
         advice="keep one copy: float32 weights under autocast, or low-precision weights and an optimizer made for them",
         saving="the time of the casts",
         cannot_show="whether the accuracy of the training rests on the second copy",
