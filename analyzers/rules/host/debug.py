@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from probe.analyzers.operators.call_tree import depths, under
 from probe.analyzers.operators.steps import within
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.matching.claims import free
+from probe.analyzers.rules.matching.ledger import usual_s
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.timeline.device import device_busy
 from probe.intervals import difference, intersection, union
@@ -18,6 +19,11 @@ from probe.units import format_fraction, format_time
 
 EVALUATE = "autograd::engine::evaluate_function"
 CHECKS = frozenset({"aten::isnan", "aten::_is_any_true", "aten::any", "aten::item", "aten::ne"})
+SEARCHES = frozenset({"isnan", "isinf", "isfinite"})
+CONCLUDES = frozenset({"any", "all", "sum"})
+READS = frozenset({"is_nonzero", "item"})
+ANSWERS = SEARCHES | CONCLUDES | READS | {"logical_not", "bitwise_not", "gt", "logical_or", "bitwise_or"}
+LONGEST = 6  # operators of a search
 FEWEST = 3  # checked gradients per step
 CHECKED_FRACTION = 0.5  # of the outermost functions of a backward pass
 LOW = 10  # percentile of the nodes' own time that stands for what every node costs
@@ -29,7 +35,7 @@ BLOCKED_FRACTION = 0.95
 
 def find(context: Context) -> Iterator[Match]:
     """One match for each setting that shows in the trace."""
-    for look in (_anomaly, _blocking_launches, _deterministic):
+    for look in (_anomaly, _searched, _blocking_launches, _deterministic):
         yield from look(context)
 
 
@@ -77,6 +83,43 @@ def _checks(context: Context) -> Int64s:
     if len(looked) < CHECKED_FRACTION * len(own):
         return np.zeros(0, np.int64)
     return np.asarray(rows[np.isin(ops.parent[rows], looked)], np.int64)
+
+
+def _searched(context: Context) -> Iterator[Match]:
+    """Results of the forward pass searched for NaN or infinity, and the answer read: a check that the user wrote."""
+    ops, trace = context.trace.host_ops, context.trace
+    outermost = np.flatnonzero((ops.parent < 0) & (context.groups.step_of_op >= 0))
+    outermost = outermost[np.lexsort((ops.start_ns[outermost], ops.thread[outermost]))]
+    words = [trace.names[name].removeprefix("aten::") for name in ops.name[outermost].tolist()]
+    searches = [at for at, word in enumerate(words) if word in SEARCHES]
+    found = [at for first in searches for at in _search(words, first)]
+    if len(found) < FEWEST * len(context.steps):
+        return
+    rows = free(context, outermost[found].tolist())
+    spent_s = usual_s(context, list(rows))
+    count = sum(words[at] in SEARCHES for at in found) / len(context.steps)
+    yield Match(
+        rows=rows,
+        ops=tuple(np.unique(context.groups.of_op[list(rows)]).tolist()),
+        key="searched",
+        summary=(
+            f"tensors are searched for NaN or infinity {count:.0f} times per step, and each answer is read before the "
+            f"next layer starts: {format_time(spent_s)}"
+        ),
+        evidence=(" → ".join(words[at] for at in found[:LONGEST]),),
+        saving_s=spent_s,
+        where="the checks between the layers",
+        replacement="one check of the loss, or of the gradients' norm, every so many steps",
+        how="if step % 100 == 0: assert torch.isfinite(loss)  # instead of a check after each layer",
+    )
+
+
+def _search(words: Sequence[str], first: int) -> list[int]:
+    """A search with what makes one answer of it and reads that, by their places; nothing where none is read."""
+    last = next((at for at in range(first, min(first + LONGEST, len(words))) if words[at] in READS), None)
+    found = list(range(first, last + 1)) if last is not None else []
+    whole = {words[at] for at in found} <= ANSWERS and bool(CONCLUDES & {words[at] for at in found})
+    return found if whole else []
 
 
 def _named(context: Context, names: set[str] | frozenset[str]) -> Mask:
@@ -164,8 +207,8 @@ def _deterministic(context: Context) -> Iterator[Match]:
 RULES = (
     Rule(
         "H12", "debug-settings", "settings for finding errors are on", find,
-        trigger="aten::isnan in most functions of the backward pass; launches that return after their kernels; "
-        "aten::fill_ inside aten::empty",
+        trigger="aten::isnan in most functions of the backward pass, or its answer read between layers; "
+        "launches that return after their kernels; aten::fill_ inside aten::empty",
         advice="turn it off",
         saving="the checks and tracebacks; the time in which host and device take turns; the filling",
         cannot_show="settings that leave no operator behind",
