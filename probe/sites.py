@@ -88,7 +88,7 @@ def attention_line(site: AttentionSite, *, padded: bool = False) -> str:
     A recorded product has batch and heads merged; the user's tensors do not. `padded`: the narrower heads are filled
     with zeros up to the width of the others, which fused kernels of a CPU need.
     """
-    width, own = site.value[-1], site.query[-1]
+    width, own = (max(size[-1:], default=1) for size in (site.value, site.query))
     masked = site.mask != "none" and not is_causal(site)
     options = ["is_causal=True"] if is_causal(site) else []
     if masked:
@@ -97,7 +97,7 @@ def attention_line(site: AttentionSite, *, padded: bool = False) -> str:
     if site.dropout:
         options.append(f"dropout_p={site.dropout!r}")
     scale = 1.0 if site.scale is None else site.scale
-    if (padded and width > own) or not math.isclose(scale, max(own, 1) ** -0.5, rel_tol=1e-6):
+    if (padded and width > own) or not math.isclose(scale, own**-0.5, rel_tol=1e-6):
         options.append(f"scale={scale!r}")
     given = ["q", "k", "v"]
     if padded and width != own:

@@ -15,18 +15,17 @@ def order(findings: Sequence[Finding], parts: Mapping[str, float], host_codes: C
 
     parts: seconds of the step. host_codes: of the rules about the host. A faster kernel does not help a step that
     waits for its host: where what the host's findings would save is the largest of its parts, they stand first.
-    Within each half most time comes first, then most memory; what says the reason of another stands behind it.
+    Within each half most time comes first, then most memory. What has no time of its own stands behind all that has;
+    what says more of another finding is the first there.
     """
     first = host_codes if _waits_for_host(findings, parts, host_codes) else ()
-    at = {finding.code: i for i, finding in reversed(list(enumerate(findings)))}
+    codes = {finding.code for finding in findings}
 
-    def place(index: int) -> tuple[bool, bool, float, int, bool]:
-        leader = FOLLOWS.get(findings[index].code) if findings[index].saving_s is None else None
-        behind = leader in at
-        finding = findings[at[leader]] if leader in at else findings[index]
-        late = finding.saving_s is None
+    def place(index: int) -> tuple[bool, bool, float, bool, int]:
+        finding = findings[index]
+        late, told = finding.saving_s is None, FOLLOWS.get(finding.code) in codes
         return (
-            finding.code not in first or late, late, -(finding.saving_s or 0.0), -(finding.saving_bytes or 0), behind
+            finding.code not in first or late, late, -(finding.saving_s or 0.0), not told, -(finding.saving_bytes or 0)
         )  # fmt: skip
 
     return sorted(range(len(findings)), key=place)

@@ -31,7 +31,7 @@ def attention_case(site: AttentionSite) -> Case[AttentionInputs]:
         original=partial(hand_written, site),
         candidates=(
             Candidate("scaled_dot_product_attention", attention_line(site), partial(fused, site)),
-            *_padded(site),
+            *(() if wrong else _padded(site)),
             *_of_libraries(site),
             *_scored(site),
         ),
@@ -44,7 +44,7 @@ def attention_case(site: AttentionSite) -> Case[AttentionInputs]:
 
 def _padded(site: AttentionSite) -> Iterator[Candidate[AttentionInputs]]:
     """SDPA on heads of one width: some fused kernels, all of a CPU, take no others."""
-    if site.query[-1] != site.value[-1]:
+    if site.query[-1:] != site.value[-1:]:
         line = attention_line(site, padded=True)
         yield Candidate("padded scaled_dot_product_attention", line, partial(fused, site, padded=True))
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,11 @@ from real_traces import analysed_now
 
 import probe
 from probe.analyzers import diagnosis as diagnosis_module
+from probe.analyzers.cost_models.dtypes import FLOAT32
 from probe.analyzers.rules import catalogue
-from probe.analyzers.rules.scale_out import communication
+from probe.analyzers.rules.scale_out import communication, gradient_types
+from probe.analyzers.rules.scale_out.exchanges import Exchange, Exchanges
+from probe.intervals import EMPTY, union
 from probe.results.analysis import Analysis
 
 CODES = {rule.code for rule in communication.RULES}
@@ -188,6 +192,58 @@ def test_one_bucket_for_all_is_late(tmp_path: Path) -> None:
 
 def test_many_small_buckets(tmp_path: Path) -> None:
     assert codes(trained(Job(), [MIB // 4] * 40, 300, work=40).analysed(tmp_path)) == {"D02:small"}
+
+
+def exchanged(ran_ns: int, elements: int, kind: str = "all_reduce", start_ns: int = 0) -> Exchange:
+    return Exchange(
+        kind=kind, step=0, row=0, start_ns=start_ns, end_ns=start_ns + ran_ns, ran_ns=ran_ns, elements=elements,
+        element=FLOAT32, ranks=2, gradient=True,
+    )  # fmt: skip
+
+
+def table_of(*rows: Exchange, steps: int = 1) -> Exchanges:
+    """Exchanges of a CPU that nothing hides."""
+    alone = union([x.start_ns for x in rows], [x.end_ns for x in rows])
+    return Exchanges(rows, steps, 1.0, EMPTY, alone)
+
+
+def test_what_the_bytes_of_an_exchange_take_is_no_latency() -> None:
+    small, bucket = exchanged(300_000, 16), exchanged(1_500_000, MIB)
+    assert table_of(small).latency_s == pytest.approx(300e-6, rel=0.01)
+    assert table_of(bucket).latency_s == pytest.approx(1500e-6 - 4 * MIB / 1.25e9, rel=0.01)
+    fast = exchanged(2_000_000, 32 * MIB)  # its rate tells how fast the bytes of the bucket went
+    assert table_of(bucket, fast).latency_s == pytest.approx(1500e-6 - 2e-3 / 32, rel=0.01)
+    assert table_of().latency_s == 0.0
+
+
+def test_an_exchange_that_waits_counts_as_long_as_the_shortest_of_its_size() -> None:
+    rows = [exchanged(ms * 1_000_000, MIB, start_ns=at * 100_000_000) for at, ms in enumerate((10, 40, 70))]
+    rows.append(exchanged(30_000_000, 2 * MIB, start_ns=900_000_000))
+    table = table_of(*rows, steps=3)
+    assert table.exposed_s(rows) == pytest.approx(150e-3 / 3)
+    assert table.unwaited_s(rows) == pytest.approx((3 * 10e-3 + 30e-3) / 3)
+
+
+def test_a_forward_pass_without_products_parts_two_backward_passes(tmp_path: Path) -> None:
+    """Recurrent layers and fused blocks call no product that a trace shows; autograd numbers them all the same."""
+    job = Job()
+    for turn in range(2):
+        number = {"Sequence number": turn, "Fwd thread id": 0}
+        job.events.append(op("aten::mkldnn_rnn_layer", job.host, 5, **shapes([8, 6, 256]), **number))
+        job.host += 200
+        node = {"Sequence number": turn, "Fwd thread id": 1}
+        job.events.append(op("autograd::engine::evaluate_function: MkldnnRnnLayerBackward0", job.host, 8, **node))
+        job.backward(200)
+        job.host = max(job.host, job.device)
+        job.exchange("allreduce", 4 * MIB, 400, gradient=True)
+    job.mark("Optimizer.step#SGD.step")
+    assert "D04" in codes(job.analysed(tmp_path))
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_hooks_of_torch_are_for_devices(on_device: bool) -> None:
+    context: Any = SimpleNamespace(trace=SimpleNamespace(on_device=on_device))
+    assert ("register_comm_hook" in gradient_types._advice(context, "bfloat16")[1]) == on_device
 
 
 def test_gradients_copied_back_from_buckets(tmp_path: Path) -> None:

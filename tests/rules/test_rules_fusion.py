@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ from real_traces import analysed_now, analysis_of
 import probe
 from probe.analyzers import diagnosis as diagnosis_module
 from probe.analyzers.rules import catalogue
+from probe.analyzers.rules.fusion import pointwise
 from probe.analyzers.rules.matching.chains import chains
 from probe.analyzers.rules.matching.ledger import Ledger
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.flaky(reruns=2)  # real programs: a busy machine deschedules them
-from planted import fusion  # noqa: E402
+from planted import fusion, products  # noqa: E402
 from planted.program import PROGRAMS, record  # noqa: E402
 
 functional = torch.nn.functional
@@ -93,6 +95,25 @@ def whole_tensor() -> Any:
     return lambda: x * torch.rsqrt(x.pow(2).mean() + 1e-6)
 
 
+def fourier_filter() -> Any:
+    """Complex numbers that were never real ones: a product of spectra."""
+    x, kernel = torch.randn(4, 64, 256), torch.randn(64, 256)
+    return lambda: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(kernel))
+
+
+def sinkhorn() -> Any:
+    """The matrix is no weight: the step makes it of distances."""
+    cost = torch.rand(3000, 3000)
+
+    def run() -> Any:
+        kernel, v = torch.exp(-cost), torch.ones(3000)
+        for _ in range(4):
+            v = 1 / (kernel @ (1 / (kernel @ v)))
+        return v
+
+    return run
+
+
 def frozen_norm_trained() -> Any:
     conv, norm = torch.nn.Conv2d(8, 32, 1), torch.nn.BatchNorm2d(32).eval()
     x = torch.randn(2, 8, 32, 32)
@@ -103,7 +124,7 @@ def frozen_norm_trained() -> Any:
     ("make", "code"),
     [
         (weighted_sum, "F11"), (batch_statistics, "F05"), (batch_statistics, "F04"), (whole_tensor, "F04"),
-        (frozen_norm_trained, "F15"),
+        (frozen_norm_trained, "F15"), (fourier_filter, "F11"), (sinkhorn, "E13"),
     ],
     ids=lambda v: v if isinstance(v, str) else v.__name__,
 )  # fmt: skip
@@ -134,6 +155,93 @@ def test_a_chain_does_not_wait_for_what_depends_on_it() -> None:
     run = units(("exp", (X,)), ("tanh", (X,)), ("sum", (X,)), ("mul", (X, X)), ("div", (X, ROW)))
     flow = flow_of(run, [[1], [2], [12], [11, 12], [14, 13]], [11, 12, 13, 14, 15])
     assert chains(flow, [unit.name != "sum" for unit in run]) == [[0, 1, 3], [4]]
+
+
+def test_a_chain_is_of_what_its_operators_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences of all pairs are more than what they are made of, and a running sum in place is no step of it."""
+
+    def motion() -> Any:
+        x = torch.randn(60, 3)
+        return lambda: ((x * 2)[None] - (x + 1)[:, None], torch.exp((x * 2).sub_(1).cumsum_(0)) * 3)
+
+    context = context_of(motion, tmp_path, monkeypatch)
+    flow = next(flow for flow in context.flows if any(unit.name == "cumsum" for unit in flow.units))
+    at = {unit.name: index for index, unit in enumerate(flow.units) if unit.name != "mul"}
+    pairs = next(unit for unit in flow.units if unit.name == "sub" and len(unit.size) == 3)
+    assert (pairs.size, pairs.numel) == ((60, 60, 3), 10800)
+    assert flow.arguments[at["exp"]][0].makers == (at["cumsum"],)
+
+
+def test_a_cast_that_finds_nothing_to_do_is_no_step_of_a_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> Any:
+        x = torch.randn(512, 512)
+        return lambda: ((x * 2).float() + 1).float().abs()
+
+    found = [f.finding for f in catalogue.findings(context_of(make, tmp_path, monkeypatch), {})]
+    assert [f.summary.split(" over")[0] for f in found if f.code == "F01"] == [
+        "3 pointwise operators that read one another"
+    ]
+
+
+@pytest.mark.parametrize("make", [products.gelu_of_a_cube_by_factors, products.gelu_factored])
+def test_spellings_of_the_tanh_gelu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
+    context = context_of(make, tmp_path, monkeypatch)
+    for known in (context, replace(context, recorded={}, claimed=set())):
+        found = [f.finding for f in catalogue.findings(known, {})]
+        assert any("F.gelu(x, approximate" in (f.how or "") for f in found)
+
+
+def test_a_recurrent_layer_is_no_activation_and_no_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells are full of sums and products around a tanh, and no compiler opens it."""
+
+    def make() -> Any:
+        layer, x = torch.nn.GRU(64, 96, batch_first=True), torch.randn(16, 20, 64)
+        return lambda: layer(x)[0].sum().backward()
+
+    assert "F01" not in codes(context_of(make, tmp_path, monkeypatch))
+
+
+def test_mish_is_not_advised_where_it_is_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own takes longer backward on a CPU."""
+
+    def make() -> Any:
+        x = torch.randn(512, 512, requires_grad=True)
+        return lambda: (x * torch.tanh(functional.softplus(x))).sum().backward()
+
+    found = [f.finding for f in catalogue.findings(context_of(make, tmp_path, monkeypatch), {})]
+    assert not any("F.mish" in (f.how or "") for f in found)
+
+
+def test_calling_a_compiled_function_takes_a_host_time() -> None:
+    machine, account = SimpleNamespace(dispatch_s=1e-6), SimpleNamespace(calls=8, trained=False)
+    cpu, gpu = (SimpleNamespace(machine=machine, trace=SimpleNamespace(on_device=on)) for on in (False, True))
+    assert pointwise._calling_s(account, cpu) == pytest.approx(160e-6)  # type: ignore[arg-type]
+    account.trained = True
+    assert pointwise._calling_s(account, cpu) == pytest.approx(480e-6)  # type: ignore[arg-type]
+    assert pointwise._calling_s(account, gpu) == 0.0  # type: ignore[arg-type]
+
+
+def test_masks_from_memory_stay_as_slow_as_they_are() -> None:
+    """A compiler makes only those quick that it compares itself, of numbers."""
+    run = units(("gt", (X,)), ("where", (X, X)), ("sub", (X,)), ("bitwise_not", (X,)), ("where", (X, X)))
+    flow = flow_of(run, [[1], [11, 2], [12], [3], [14, 13]], [11, 12, 13, 14, 15])
+    assert list(pointwise._with_kept_mask(flow, [0, 1, 2, 3, 4])) == [4]
+    assert list(pointwise._with_kept_mask(flow, [1, 2, 4])) == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "heavy"), [("2", False), ("0.5", False), ("-1.", False), ("0.9", True), ("", True), ("4", True)]
+)
+def test_powers_are_arithmetic_but_for_products_and_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, heavy: bool
+) -> None:
+    size = [4096, 4096]
+    power = ("pow", [size, [] if text else size], ["", text], 150.0)
+    seen: list[Any] = []
+    monkeypatch.setattr(diagnosis_module, "findings", lambda context, index, **options: seen.append(context) or ())
+    findings(tmp_path, calls(power, ("mul", [size, []], ["", "2"], 60.0), ("add", [size, []], ["", "1"], 60.0)))
+    (chain,) = pointwise.find(seen[0])
+    assert any("arithmetic, which stays" in line for line in chain.evidence) == heavy
 
 
 def calls(*made: tuple[str, list[Any], list[str], float]) -> list[Event]:
@@ -179,6 +287,14 @@ def test_small_products_of_one_input_leave_a_gpu_idle(tmp_path: Path) -> None:
 def test_products_that_read_one_another_are_no_projections(tmp_path: Path) -> None:
     square = ("mm", [[256, 512], [512, 512]], ["", ""], 40.0)
     assert "F13" not in findings(tmp_path, calls(square, square, square))
+
+
+@pytest.mark.parametrize(("first", "second", "apart"), [(512, 64, False), (64, 512, True)])
+def test_only_products_that_cannot_be_a_chain_are_projections(
+    tmp_path: Path, first: int, second: int, apart: bool
+) -> None:
+    products = [("mm", [[256, 512], [512, width]], ["", ""], 40.0) for width in (first, second)]
+    assert ("F13" in findings(tmp_path, calls(*products))) == apart
 
 
 def test_the_bias_of_a_convolution_that_cudnn_adds_apart(tmp_path: Path) -> None:

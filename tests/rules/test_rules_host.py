@@ -16,7 +16,7 @@ from probe.analyzers import diagnosis as diagnosis_module
 from probe.analyzers.rules import catalogue
 from probe.analyzers.rules.catalogue import RULES
 from probe.analyzers.rules.context import Context
-from probe.analyzers.rules.host import pauses
+from probe.analyzers.rules.host import launches, pauses
 from probe.analyzers.rules.order import order
 from probe.results.findings import Finding
 
@@ -335,6 +335,75 @@ def cpu_steps(*pauses_us: tuple[float, ...]) -> list[Event]:
     return events
 
 
+def tiny(name: str | None = None, interrupted_us: float = 0.0) -> list[Event]:
+    """Steps of 700 operators of 2 µs, all inside one where it has a name; one of them is interrupted."""
+    events: list[Event] = []
+    for number in range(4):
+        begin = number * 4000.0
+        outer = [op(name, begin + 1, 3000.0, **shapes([8, 8]))] if name else []
+        events += [step(number, begin, 3300.0), *outer]
+        events += [op("aten::tanh", begin + 2 + 4 * at, 2.0, **shapes([8])) for at in range(700)]
+        events.append(op("aten::tanh", begin + 3010, 2.0 + interrupted_us, **shapes([8])))
+    return events
+
+
+def overhead(folder: Path, events: list[Event], **head: Any) -> Finding | None:
+    folder.mkdir(exist_ok=True)
+    return next((f for f in probe.analyze(write(folder, events, **head)).findings if f.code == "H01"), None)
+
+
+def test_h01_what_a_library_calls_is_no_dispatch_that_a_compiler_spares(tmp_path: Path) -> None:
+    told = overhead(tmp_path, tiny())
+    assert told is not None and told.saving_s is not None
+    assert told.saving_s == pytest.approx(launches.SPARED * 2.8e-3, rel=0.05)
+    assert overhead(tmp_path, tiny("aten::sequential")) is not None
+    for name in ("aten::gru", "aten::bmm", "aten::linalg_solve_ex", "aten::_fft_r2c"):
+        assert overhead(tmp_path, tiny(name)) is None
+
+
+def test_h01_an_interrupted_call_is_no_overhead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = context_of(tmp_path, tiny(interrupted_us=280.0), monkeypatch)
+    assert context.trace.host_ops.self_ns.max() == 282_000
+    assert launches._usual_self_ns(context).max() == 2000
+
+
+def test_h01_promises_nothing_where_backward_passes_are_differentiated(tmp_path: Path) -> None:
+    events = tiny()
+    events.append(op("aten::tanh_backward", 3200.0, 2.0, **shapes([8]), **{"Sequence number": 4, "Fwd thread id": 0}))
+    told = overhead(tmp_path, events)
+    assert told is not None and told.saving_s is None
+    assert "torch.compile(" not in (told.how or "")
+
+
+def read_and_filled(number: int, filling_us: float) -> Iterator[Event]:
+    """A step that reads 80 values; each begins a list, which torch.tensor goes through."""
+    at = begin = number * 80 * (14.0 + (3 * filling_us + 3.0 if filling_us else 0.0))
+    for _ in range(80):
+        yield op("aten::item", at, 4.0)
+        at += 4.0 + 2 * filling_us
+        if filling_us:
+            yield op("aten::empty", at, 2.0)
+            yield op("aten::lift_fresh", at + 2.0 + filling_us, 1.0)
+            at += 3.0 + filling_us
+        at += 10.0
+    yield step(number, begin, at - begin)
+
+
+@pytest.mark.parametrize("filling_us", [0.0, 40.0])
+def test_h02_does_not_have_the_time_of_lists_made_into_tensors(tmp_path: Path, filling_us: float) -> None:
+    events = [event_ for number in range(3) for event_ in read_and_filled(number, filling_us)]
+    told = next(f for f in probe.analyze(write(tmp_path, events)).findings if f.code == "H02")
+    assert told.saving_s == pytest.approx(80 * 14e-6, rel=0.1)
+
+
+def test_h09_proposes_no_loader_to_a_program_without_one(tmp_path: Path) -> None:
+    events: list[Event] = []
+    for number in range(3):
+        events += [step(number, 20 * MS * number, 20 * MS), op("aten::mm", 20 * MS * number + 9 * MS, 11 * MS)]
+    told = next(f for f in probe.analyze(write(tmp_path, events)).findings if f.code == "H09")
+    assert told.how is not None and "DataLoader" not in told.how
+
+
 def test_h10_pauses_in_the_rhythm_of_pythons_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     switching = cpu_steps(*[(5100.0, 3.0, 5200.0, 5050.0, 3.0)] * 2)
     (match,) = pauses.other_threads(context_of(tmp_path, switching, monkeypatch))
@@ -348,6 +417,20 @@ def test_h15_a_pause_at_the_end_of_one_step_in_several(tmp_path: Path) -> None:
     finding = next(f for f in probe.analyze(write(tmp_path, rare)).findings if f.code == "H15")
     assert finding.saving_s == pytest.approx(5e-3, rel=0.05)
     assert "one of the recorded steps goes on for 20" in finding.summary
+
+
+def test_h15_a_short_pause_in_one_step_alone_is_the_machines(tmp_path: Path) -> None:
+    alone = cpu_steps((3.0, 3.0), (3.0, 8 * MS), (3.0, 3.0), (3.0, 3.0))
+    assert "H15" not in {f.code for f in probe.analyze(write(tmp_path, alone)).findings}
+
+
+@pytest.mark.parametrize(("size", "there"), [([64, 64], True), ([4096, 4096], False)])
+def test_h15_freeing_a_large_result_is_no_pause(tmp_path: Path, size: list[int], there: bool) -> None:
+    events: list[Event] = []
+    for number in range(3):
+        at = number * 30 * MS
+        events += [op("aten::relu", at + 50.0, 20 * MS - 50.0, **shapes(size)), step(number, at, 30 * MS)]
+    assert ("H15" in {f.code for f in probe.analyze(write(tmp_path, events)).findings}) == there
 
 
 def test_h15_the_end_of_the_recording_is_no_pause(tmp_path: Path) -> None:
@@ -419,10 +502,10 @@ def test_overhead_that_the_hosts_findings_do_not_explain_does_not_count() -> Non
     assert ordered({"compute": 0.2, "host": 0.1, "overhead": 6.0}, *told) == ["F24", "H02"]
 
 
-def test_what_says_the_reason_of_another_stands_behind_it() -> None:
-    told = (finding("H08", None), finding("F04", 1.0), finding("H07", 2.0), finding("F01", 0.5))
-    assert ordered({"compute": 9.0, "host": 2.0}, *told) == ["H07", "H08", "F04", "F01"]
-    assert ordered({"compute": 9.0, "host": 2.0}, told[0], told[1]) == ["F04", "H08"]
+def test_what_says_more_of_another_is_the_first_of_those_without_seconds() -> None:
+    told = (finding("M05", None, 9), finding("H08", None), finding("F04", 1.0), finding("H07", 2.0))
+    assert ordered({"compute": 9.0, "host": 2.0}, *told) == ["H07", "F04", "H08", "M05"]
+    assert ordered({"compute": 9.0, "host": 2.0}, *told[:3]) == ["F04", "M05", "H08"]
     timed = (finding("H09", 1.0), finding("H15", 2.0), finding("F01", 1.5))
     assert ordered({"compute": 9.0}, *timed) == ["H15", "F01", "H09"]
 

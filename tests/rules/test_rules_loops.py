@@ -14,9 +14,12 @@ from planted.program import Program, record
 from planted.sizes import by_sizes, rules_see
 from real_traces import analysis_of
 
+from probe.analyzers.rules.efficiency import layout
+from probe.analyzers.rules.loops import small_products
 from probe.analyzers.rules.matching.repeats import Repeat, repeats
 from probe.analyzers.rules.updates.parameter_loops import parameter_loops
 from probe.examine.examine import Request, examine
+from probe.trace import Signature
 
 pytestmark = pytest.mark.flaky(reruns=2)  # real programs: a busy machine deschedules them
 H100 = [{"id": 0, "name": "NVIDIA H100 80GB HBM3", "computeMajor": 9, "computeMinor": 0, "numSms": 132}]
@@ -222,6 +225,89 @@ def test_a_loop_on_a_device_takes_the_time_of_its_kernels_and_what_lies_between(
     calls = [call for n in range(12) for call in update([64 + n, 64], 2.0)]
     found = gpu_codes(tmp_path, calls)
     assert found["F24"].saving_s == pytest.approx((len(calls) * 7.0 - 5) * 1e-6, rel=0.2)
+
+
+def told_of(folder: Path, make: Callable[[], Callable[[], object]], code: str) -> Any:
+    """The finding of one rule on a program; None where it has none."""
+    analysis = record(Program(make.__name__, make, None), folder)
+    return next((f for f in analysis.findings if f.code == code), None)
+
+
+def a_model_asked_row_by_row() -> Callable[[], object]:
+    model, rows = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 8)), 100
+    x = torch.randn(rows, 64)
+    return torch.inference_mode()(lambda: torch.stack([model(row[None]).argmax(-1) for row in x]))
+
+
+def layers_that_read_one_embedding() -> Callable[[], object]:
+    """Every layer needs the one before it, and all of them a product of the same embedding."""
+    layers = [(torch.nn.Linear(64, 64), torch.nn.Linear(128, 128)) for _ in range(10)]
+    time, x = torch.randn(4, 64), torch.randn(4, 128)
+
+    def run() -> torch.Tensor:
+        y = x
+        for shift, layer in layers:
+            y = torch.tanh(layer(y) + shift(time).repeat(1, 2))
+        return y
+
+    return torch.inference_mode()(run)
+
+
+def test_a_loop_around_small_products_counts_whole(tmp_path: Path) -> None:
+    told = told_of(tmp_path, a_model_asked_row_by_row, "F21")
+    assert told is not None and told.saving_fraction > 0.6
+    assert "each pass: addmm → gelu → addmm → argmax" in told.evidence
+
+
+def test_a_loop_whose_passes_need_one_another_is_not_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(tmp_path, layers_that_read_one_embedding, monkeypatch)
+    context = replace(context, claimed=set())
+    for flow in context.flows:
+        products = [i for i, unit in enumerate(flow.units) if unit.name == "addmm" and unit.dims[1] == (4, 64)]
+        assert len(products) == 10 and small_products._period(flow, products) == 1
+
+
+def a_tensor_printed() -> Callable[[], object]:
+    x, w = torch.randn(64, 64), torch.randn(128, 64)
+    return lambda: (str(x), str(w))
+
+
+def test_a_tensor_that_is_printed_is_told_as_such(tmp_path: Path) -> None:
+    told = told_of(tmp_path, a_tensor_printed, "F20")
+    assert told is not None and told.replacement == "no tensor printed in the step"
+
+
+W, X = (1024, 1024), (6, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("dims", "strides", "across"),
+    [
+        ((X, W), ((1 << 20, 1024, 1), (1, 1024)), True),
+        ((X, W), ((1 << 20, 1024, 1), (1024, 1)), False),
+        ((X, (64, 64)), ((1 << 20, 1024, 1), (1, 64)), False),  # a cache holds it
+        ((X, (6, 1, 1024)), ((1 << 20, 1024, 1), (1, 6, 6)), False),
+        (((8, 64, 96, 96), (64, 96, 96)), ((589824, 1, 6144, 64), (1, 6144, 64)), False),  # both with the channels last
+        (((8, 64, 96, 96), (64, 96, 96)), ((589824, 9216, 96, 1), (1, 6144, 64)), True),
+        (((64, 64), (64, 64)), ((64, 1), (1, 64)), False),
+        ((W, W), ((1024, 1), (1, 1024)), True),
+    ],
+)
+def test_operands_lie_across_one_another_after_broadcasting(dims: Any, strides: Any, across: bool) -> None:
+    assert layout._jumps(Signature(dims, ("float",) * 2, strides)) == across
+
+
+def pixels_mixed_and_normed() -> Callable[[], object]:
+    """Kernels of one pixel: no reordering; norms in inference: no faster with the channels last."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(32, 64, 1), torch.nn.BatchNorm2d(64), torch.nn.Conv2d(64, 32, 1)).eval()
+    x = torch.randn(4, 32, 56, 56)
+    return torch.inference_mode()(lambda: model(x))
+
+
+def test_kernels_of_one_pixel_gain_nothing_from_the_channels_last(tmp_path: Path) -> None:
+    assert told_of(tmp_path, pixels_mixed_and_normed, "E09") is None
 
 
 def test_foreign_traces_have_the_findings_a_reader_would_sign(foreign_traces: Path) -> None:

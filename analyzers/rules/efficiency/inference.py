@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import prod
 from statistics import median
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.attention_site import element_of
+from probe.analyzers.rules.matching.flow import Argument, Flow, result_size
+from probe.analyzers.rules.matching.search import SEEN_THROUGH
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.units import format_bytes, format_fraction, format_time
@@ -18,6 +20,7 @@ from probe.units import format_bytes, format_fraction, format_time
 FEW_ROWS = 8  # tokens at once, below which a product with a weight reads the weight and does little else
 BOUND_FRACTION = 0.1  # of the step that weight-bound products have to take
 DISPATCHES = 5  # times that of starting a product that reading its weight takes at the least, at memory's full rate
+WEIGHT_OF = {"mm": 1, "addmm": 2, "mv": 0, "addmv": 1}  # among a product's tensor arguments
 NODES = 4  # autograd nodes per step, below which a graph is not worth a word
 
 
@@ -26,7 +29,8 @@ def weight_bound(context: Context) -> Iterator[Match]:
     units = {u.row: u for u in context.free_units(lambda u: _few_rows(u) is not None)}
     rows = list(units)
     typical = _typical_s(context, rows)
-    bound = [row for row in rows if _is_large(context, units[row])]
+    large = {row for row in rows if _is_large(context, units[row])}
+    bound = sorted(large.difference(_of_made_matrices(context, large)))
     if not bound or context.backward_rows(bound):
         return
     spent_s = sum(typical[int(context.groups.of_op[row])] for row in bound) / len(context.steps)
@@ -53,6 +57,25 @@ def weight_bound(context: Context) -> Iterator[Match]:
         where="products of few rows",
         replacement="more sequences at once, or weights of 8 or 4 bits",
         how="model.generate(batch_of_prompts)  # or torchao.quantize_(model, Int8WeightOnlyConfig())",
+    )
+
+
+def _of_made_matrices(context: Context, rows: Collection[int]) -> Iterator[int]:
+    """Those of the products whose matrix the step makes itself: it is no weight that could be stored in fewer bits."""
+    for flow in context.flows if rows else ():
+        for index, unit in enumerate(flow.units):
+            at = WEIGHT_OF.get(unit.name)
+            arguments = flow.arguments[index] if unit.row in rows else ()
+            if at is not None and at < len(arguments) and not _is_kept(flow, arguments[at]):
+                yield unit.row
+
+
+def _is_kept(flow: Flow, argument: Argument, most: int = 3) -> bool:
+    """Whether nothing but copies and casts makes it of what was there before the step, as far as is known."""
+    makers = [m for m in argument.makers if flow.tier != "order" or result_size(flow.units[m]) is not None]
+    return not makers or any(
+        flow.units[maker].name in SEEN_THROUGH and all(_is_kept(flow, a, most - 1) for a in flow.arguments[maker])
+        for maker in (makers if most else ())
     )
 
 

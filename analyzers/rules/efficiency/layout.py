@@ -7,37 +7,43 @@ from math import prod
 
 import numpy as np
 
+from probe.analyzers.cost_models.dtypes import FLOAT32
 from probe.analyzers.operators.strides import is_strided
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.efficiency.copies import contiguous
+from probe.analyzers.rules.matching.ledger import usual_s
 from probe.analyzers.rules.matching.repeats import as_recorded_s, bare_fraction, rows_between, share_of_step
-from probe.analyzers.rules.matching.units import POINTWISE, REDUCTION, Unit
+from probe.analyzers.rules.matching.units import POINTWISE, REDUCTION, Unit, normalised
 from probe.analyzers.rules.rule import Example, Rule
-from probe.trace import Signature
+from probe.trace import Dims, Signature
 from probe.units import format_fraction, format_time
 
 STRIDED_SHARE = 0.02  # of the step
 AWAY = 2.0  # times the time of its bytes: slower operators do not use what they fetch
+CACHED_BYTES = 1 << 20  # a cache of the core holds as much: in what order it is read costs little
 CONV_SHARE = 0.2  # of the step: below it no layout of the whole network is worth changing
+L1_BYTES = 48 << 10  # of an operand: what is smaller waits for its dispatch, not for memory
 # Layers between convolutions: vectorised over the channels of a pixel where those are last.
 PLANES = frozenset(
-    "max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d upsample_nearest2d "
-    "upsample_bilinear2d batch_norm native_batch_norm max_pool2d_with_indices_backward avg_pool2d_backward "
-    "native_batch_norm_backward upsample_nearest2d_backward upsample_bilinear2d_backward "
-    "_adaptive_avg_pool2d_backward".split()
+    "max_pool2d max_pool2d_with_indices avg_pool2d upsample_nearest2d upsample_bilinear2d "
+    "max_pool2d_with_indices_backward avg_pool2d_backward upsample_nearest2d_backward "
+    "upsample_bilinear2d_backward".split()
 )
+NORMS = frozenset({"batch_norm", "native_batch_norm", "native_batch_norm_backward"})
+SLOWED = 0.3  # a norm with fixed statistics takes so much longer over the channels of a pixel: measured 0.1 to 0.5
 REORDERS = ("nchwToNhwc", "nhwcToNchw", "nchw2nhwc", "nhwc2nchw", "batched_transpose")  # in kernels' names
 GROUPED_ROOF = 0.2  # of which a grouped convolution stays below
 
 
 def strided(context: Context) -> Iterator[Match]:
     """E08: pointwise operators and reductions on operands of which one lies across the others."""
-    slow = [u for u in context.free_units(_is_across) if _excess_s(context, u) > 0]
-    saving_s = sum(_excess_s(context, u) for u in slow) / len(context.steps) * bare_fraction(context)
+    beyond = list(_slow(context))
+    saving_s = sum(excess_s for _, excess_s in beyond) / len(context.steps) * bare_fraction(context)
     if share_of_step(context, saving_s) < STRIDED_SHARE:
         return
-    spent_s = context.seconds([u.row for u in slow]) * bare_fraction(context)
-    worst = max(slow, key=lambda u: _excess_s(context, u))
+    slow = [unit for unit, _ in beyond]
+    spent_s = usual_s(context, [u.row for u in slow]) * bare_fraction(context)
+    worst = max(beyond, key=lambda pair: pair[1])[0]
     calls = len(slow) / len(context.steps)
     assert worst.signature is not None
     yield Match(
@@ -46,7 +52,7 @@ def strided(context: Context) -> Iterator[Match]:
         key=worst.name,
         summary=(
             f"{', '.join(sorted({u.name for u in slow}))} read tensors across their rows {times(calls)}: "
-            f"{format_time(spent_s)}, of which {format_time(saving_s)} more than twice what the bytes take"
+            f"{format_time(spent_s)}, {format_time(saving_s)} more than their bytes take in order"
         ),
         evidence=(f"{worst.name} of {list(worst.size)}, strides {[list(s) for s in worst.signature.strides if s]}",),
         saving_s=as_recorded_s(context, saving_s),
@@ -63,33 +69,65 @@ def _is_across(unit: Unit) -> bool:
 
 def _jumps(signature: Signature | None) -> bool:
     """Whether a large argument is read with gaps in its last dimension, in another order than the others."""
-    if signature is None or not is_strided(signature):
+    if signature is None:
         return False
     pairs = [(d, s) for d, s in zip(signature.dims, signature.strides, strict=False) if d and len(d) == len(s)]
     plain = [(d, s) for d, s in pairs if all(isinstance(n, int) for n in (*d, *s))]
-    largest = max((prod(d) for d, _ in plain), default=0)
-    return any(prod(d) * 2 >= largest and d[-1] > 1 and s[-1] > 1 for d, s in plain)
+    largest, strides = max(plain, key=lambda pair: prod(pair[0]), default=((), ()))
+    if prod(largest) * FLOAT32.itemsize <= L1_BYTES:
+        return False
+    return any(_lies_across(d, s, largest, strides) for d, s in plain) or (
+        is_strided(signature) and any(prod(d) * 2 >= prod(largest) and d[-1] > 1 and s[-1] > 1 for d, s in plain)
+    )
 
 
-def _excess_s(context: Context, unit: Unit) -> float:
-    """Time of a call beyond twice that of its bytes, all at once."""
-    moved = context.costs[context.groups.of_op[unit.row]].bytes
-    roof_s = context.roof_s(moved) if moved else None
-    return max(float(context.spent_ns[unit.row]) / 1e9 - AWAY * roof_s, 0.0) if roof_s else 0.0
+def _lies_across(dims: Dims, strides: Dims, largest: Dims, along: Dims) -> bool:
+    """Whether an argument that no cache holds, broadcast to the largest one, has another dimension side by side."""
+    if prod(dims) * FLOAT32.itemsize <= CACHED_BYTES:
+        return False
+    shift = len(largest) - len(dims)
+    both = [at for at, n in enumerate(dims) if n > 1 and strides[at] > 0 and along[at + shift] > 0]
+    if len(both) < 2:
+        return False
+    return min(both, key=lambda at: strides[at]) != min(both, key=lambda at: along[at + shift])
+
+
+def _slow(context: Context) -> Iterator[tuple[Unit, float]]:
+    """The calls on operands that lie across one another, with the time of each beyond that of its bytes in order."""
+    units, steps = context.free_units(_is_across), len(context.steps)
+    pace = _pace(context) if units else 0.0
+    for unit in units:
+        moved = context.costs[context.groups.of_op[unit.row]].bytes
+        roof_s = context.roof_s(moved) if moved else None
+        if moved and roof_s:
+            spent_s = min(usual_s(context, [unit.row]) * steps, float(context.spent_ns[unit.row]) / 1e9)
+            excess_s = spent_s - max(AWAY * roof_s, pace * moved)
+            if excess_s > 0:
+                yield unit, excess_s
+
+
+def _pace(context: Context) -> float:
+    """Seconds a byte that pointwise operators on large operands in order take here: new memory has its price, too."""
+    groups, found = context.groups, []
+    for at, (name, signature) in enumerate(zip(groups.name, groups.signature, strict=True)):
+        moved = context.costs[at].bytes or 0.0
+        if moved > CACHED_BYTES and normalised(name) in POINTWISE and not _jumps(signature):
+            found.append(float(np.median(context.spent_ns[groups.rows_of(at)])) / 1e9 / moved)
+    return float(np.median(found)) if found else 0.0
 
 
 def channels_first(context: Context) -> Iterator[Match]:
     """E09: convolutions over tensors with the channels first, and what that costs in them and in the layers between."""
     convolutions = [u for run in context.runs for u in run if u.name == "convolution" and _is_channels_first(u)]
     spent_s = context.seconds([u.row for u in convolutions]) * bare_fraction(context)
-    planes = _plane_rows(context)
-    share = spent_s + context.seconds(planes) * bare_fraction(context)
+    planes, norms = _plane_rows(context, PLANES), _plane_rows(context, NORMS)
+    share = spent_s + context.seconds(planes + norms) * bare_fraction(context)
     if not convolutions or share_of_step(context, share) < CONV_SHARE:
         return
     if context.trace.on_device:
         saving_s, told = _reordering(context)
     else:
-        saving_s, told = _on_cpu(context, convolutions, planes)
+        saving_s, told = _on_cpu(context, convolutions, planes, norms)
     if saving_s <= 0:
         return
     yield Match(
@@ -120,10 +158,10 @@ def _is_channels_first(unit: Unit) -> bool:
     return dims[1] > 1 and prod(dims[2:]) > 1 and signature.strides[0] == contiguous(dims)
 
 
-def _plane_rows(context: Context) -> list[int]:
-    """Pooling, resizing and batch norms over tensors with the channels first: the outermost operator of each."""
+def _plane_rows(context: Context, names: frozenset[str]) -> list[int]:
+    """The operators of these names over tensors with the channels first: the outermost of each."""
     ops, trace = context.trace.host_ops, context.trace
-    wanted = trace.named(lambda name: name.removeprefix("aten::") in PLANES)[ops.name]
+    wanted = trace.named(lambda name: name.removeprefix("aten::") in names)[ops.name]
     rows = np.flatnonzero(wanted & (context.groups.step_of_op >= 0)).tolist()
     outer = [row for row in rows if ops.parent[row] < 0 or not wanted[ops.parent[row]]]
     free = (row for row in outer if row not in context.claimed)
@@ -139,10 +177,16 @@ def _has_planes(signatures: Sequence[Signature], at: int) -> bool:
     return dims[1] > 1 and prod(dims[2:]) > 1 and signature.strides[0] == contiguous(dims)
 
 
-def _on_cpu(context: Context, convolutions: Sequence[Unit], planes: Sequence[int]) -> tuple[float, str]:
-    """What oneDNN's reordering of both sides takes, and what the layers between take beyond twice their bytes."""
+def _on_cpu(
+    context: Context, convolutions: Sequence[Unit], planes: Sequence[int], norms: list[int]
+) -> tuple[float, str]:
+    """What oneDNN's reordering of both sides takes, and what the layers between take beyond twice their bytes.
+
+    Kernels of one pixel are plain matrix products, which reorder nothing.
+    """
     steps, bare = len(context.steps), bare_fraction(context)
-    moved = sum(2 * 4 * (prod(u.dims[0]) + _result(u)) for u in convolutions) / steps
+    wide = [u for u in convolutions if prod(u.dims[1][2:]) > 1]
+    moved = sum(2 * 4 * (prod(u.dims[0]) + _result(u)) for u in wide) / steps
     reorder_s = context.roof_s(moved) or 0.0
     beyond_s = 0.0
     for row in planes:
@@ -150,9 +194,10 @@ def _on_cpu(context: Context, convolutions: Sequence[Unit], planes: Sequence[int
         size = prod(context.trace.signatures[at].dims[0])
         floor_s = AWAY * (context.roof_s(4 * 3 * size) or 0.0)
         beyond_s += max(float(context.spent_ns[row]) / 1e9 - floor_s, 0.0) / steps * bare
-    told = f"reordering takes {format_time(reorder_s)}, pooling, resizing and norms {format_time(beyond_s)} too long"
+    slowed_s = 0.0 if context.backward_of else SLOWED * context.seconds(norms) * bare
+    told = f"reordering takes {format_time(reorder_s)}, pooling and resizing {format_time(beyond_s)} too long"
     spent_s = context.seconds([*(u.row for u in convolutions), *planes]) * bare
-    return min(reorder_s + beyond_s, spent_s), told
+    return min(reorder_s + beyond_s - slowed_s, spent_s), told
 
 
 def _result(unit: Unit) -> int:
@@ -259,8 +304,8 @@ RULES = (
         "E09", "channels-first", "convolutions with the channels first", channels_first,
         trigger="convolutions and the layers between them on NCHW tensors, a fifth of the step or more",
         advice="torch.channels_last for the model and its input",
-        saving="on a CPU both reorderings of each convolution and what the layers between take beyond their bytes; "
-        "on a GPU the kernels that turn the layout",
+        saving="on a CPU both reorderings of each convolution of more than one pixel and what pooling and resizing "
+        "take beyond their bytes, less what norms in inference lose; on a GPU the kernels that turn the layout",
         cannot_show="how much faster the convolutions themselves become",
         proof="flag", effort="line", about="compute", needs=("shapes",), shares=True,
         example=Example(
@@ -272,7 +317,7 @@ RULES = (
         "E08", "strided-access", "tensors read across their rows", strided,
         trigger="pointwise operators or reductions on operands of different order, twice the time of their bytes",
         advice="bring the operands into one order where they are made",
-        saving="the time beyond twice that of the bytes",
+        saving="the time beyond that of the bytes: twice the least, or what operators in order take here",
         cannot_show="what else reads the tensor in the order it has now",
         proof="replay", about="compute", needs=("shapes",),
         example=Example("y = x + w.t()", "w_t = w.t().contiguous()  # once\ny = x + w_t"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -85,17 +86,32 @@ def _without(size: Dims, dim: int) -> tuple[int, ...]:
 
 
 def _grows(context: Context, same: list[_Append]) -> bool:
-    """Whether what one call makes is what a later one extends, for keys and values: each length twice a step or more.
+    """Whether what one call makes is what a later one extends: for keys and values, or in the next step.
 
-    A network that joins ever more channels has each length once.
+    A network that joins ever more channels has each length once in a step, and the same lengths in all of them.
     """
     later: set[int] = set()
     chained = False
     for append in reversed(same):
         chained = chained or append.kept + append.new in later
         later.add(append.kept)
+    return chained and (_is_pair(context, same) or _moves_on(context, same))
+
+
+def _is_pair(context: Context, same: list[_Append]) -> bool:
+    """Whether each length is there twice a step or more, as those of keys and values are."""
     counts = Counter((int(context.groups.step_of_op[append.row]), append.kept) for append in same)
-    return chained and min(counts.values()) >= 2
+    return min(counts.values()) >= 2
+
+
+def _moves_on(context: Context, same: list[_Append]) -> bool:
+    """Whether most of three steps or more extend what the one before made, and nothing that is as long as it was."""
+    lengths: dict[int, set[int]] = defaultdict(set)
+    for append in same:
+        lengths[int(context.groups.step_of_op[append.row])].add(append.kept)
+    pairs = list(pairwise(lengths[step] for step in sorted(lengths)))
+    moved = [not before & after and any(n + same[0].new in after for n in before) for before, after in pairs]
+    return len(pairs) > 1 and 2 * sum(moved) > len(pairs)
 
 
 def _cache(context: Context, same: list[_Append]) -> Match:
@@ -105,19 +121,20 @@ def _cache(context: Context, same: list[_Append]) -> Match:
     new_s = context.roof_s(sum(2 * prod(a.rest) * a.new * a.itemsize for a in same) / len(context.steps)) or 0.0
     read_s = spent_s / PASSES[context.trace.on_device]
     size = [*longest.rest[: longest.dim], longest.kept, *longest.rest[longest.dim :]]
-    calls = times(len(same) / len(context.steps))
+    calls, pair = times(len(same) / len(context.steps)), _is_pair(context, same)
+    told = "caches of keys and values grow" if pair else "what is kept grows"
     return Match(
         rows=tuple(rows),
         ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows})),
         key="x".join(map(str, longest.rest)),
         summary=(
-            f"caches of keys and values grow by cat, {calls}: all that is kept, up to {size}, is copied for "
+            f"{told} by cat, {calls}: all that is kept, up to {size}, is copied for "
             f"{longest.new} new token{'s' * (longest.new > 1)}, which takes {format_time(spent_s)}"
         ),
         evidence=(
             f"cat along dimension {longest.dim}, lengths {min(a.kept for a in same)} to {longest.kept}, "
             f"{longest.new} more each time",
-            f"what attends to them then reads them from memory itself, not what was just copied: about "
+            f"what reads {'them' if pair else 'it'} then reads from memory itself, not what was just copied: about "
             f"{format_time(read_s)} stay",
         ),
         saving_s=max(spent_s - read_s - replaced_as_recorded_s(context, new_s), 0.0),
@@ -263,11 +280,11 @@ def _unread(one: _Logits) -> int:
 
 RULES = (
     Rule(
-        "F29", "growing-cache", "a cache of keys and values that is copied to grow", growing_cache,
-        trigger="cat of a long tensor and a few tokens whose result the next step extends, for keys and values",
+        "F29", "growing-cache", "a cache that is copied to grow", growing_cache,
+        trigger="cat of a long tensor and a few tokens whose result the next step extends",
         advice="allocate the cache at its full length and write the new tokens in place",
-        saving="the time of the cats less writing what is new, and less the pass that reads what is kept: attention "
-        "finds it in the caches after a copy, and reads it from memory without",
+        saving="the time of the cats less writing what is new, and less the pass that reads what is kept: its reader "
+        "finds it in the processor's caches after a copy, and reads it from memory without",
         cannot_show="whether the full length is known beforehand (else grow in blocks)",
         proof="module", effort="function", needs=("shapes",),
         example=Example("k = torch.cat([past_k, k], dim=2)", "past_k[:, :, at : at + 1] = k  # allocated once"),

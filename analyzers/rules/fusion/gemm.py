@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.norm_patterns import is_array, is_vector
@@ -36,12 +37,31 @@ def _drops(unit: Unit) -> bool:
     return unit.name == "native_dropout" or scalars(unit)[2:3] != ("False",)
 
 
+def _is_wider(unit: Unit) -> bool:
+    """Whether one array is repeated to be added to the other."""
+    return len({prod(size) for size in unit.dims[:2]}) == 2
+
+
+def _of_one_size(unit: Unit) -> bool:
+    return len(set(unit.dims[:2])) == 1
+
+
+def _by_a_number(unit: Unit) -> bool:
+    return () in unit.dims[:2]
+
+
 BIASED = op("add", value("x", is_array), VECTOR, name="add")
 PRODUCT = op("mm", name="product") | op("bmm", test=lambda unit: unit.size[:1] == (1,), name="product")  # einsum's
 BIASED_PRODUCT = op("add", through("mul div", PRODUCT, most=1), VECTOR, name="add")
+BIASED_BATCH = op("add", op("bmm", name="product"), value(test=is_array), test=_is_wider, name="add")
+SCALED = op("mul", PRODUCT, test=_by_a_number, name="scaled")
+ADDED = op("add", SCALED, value(test=is_array), test=_of_one_size, name="add")
 DROPPED = op("dropout native_dropout", op(ACTIVATIONS, BIASED | op(PRODUCTS, name="product")), test=_drops)
 ACTIVATED = op(ACTIVATIONS, BIASED_PRODUCT, name="activation") | op(ACTIVATIONS, BIASED, name="activation")
 EPILOGUE = op(ACTIVATIONS, op("addmm mm", name="product"), name="activation")
+
+LINEAR = "F.linear(x, weight, bias)  # weight is [out, in]; for x @ w + b torch.addmm(b, x, w), x of two dimensions"
+BATCHED = "torch.baddbmm(b, x, w)  # b is [batch, 1, out]"
 
 DROPOUTS = frozenset({"dropout", "native_dropout"})
 
@@ -52,7 +72,7 @@ def activations(context: Context) -> Iterator[Match]:
     """F02: bias, activation and dropout that one pass could do; one match per size and spelling."""
     ledger = ledger_of(context)
     for (size, names), account in ledger.accounts(_dropped(context), _key):
-        yield _one_pass(context, size, names, account)
+        yield _one_pass(context, size, names, account, known=context.trace.on_device or not account.trained)
     closed = taken(context)
     found = [p for flow in context.flows for p in matches(flow, ACTIVATED) if not closed[_last(p).row]]
     after = [p for p in found if p.named["add"].row in context.claimed]  # by F14
@@ -92,8 +112,10 @@ def _key(place: Place) -> Key:
     return place.units[-1].size, tuple(unit.name for unit in place.units)
 
 
-def _one_pass(context: Context, size: tuple[int, ...], names: tuple[str, ...], account: Account) -> Match:
-    """Bias, activation and dropout as one."""
+def _one_pass(
+    context: Context, size: tuple[int, ...], names: tuple[str, ...], account: Account, *, known: bool = True
+) -> Match:
+    """Bias, activation and dropout as one; known: whether that is quicker, as it is not beside dropout on a CPU."""
     unit = account.places[0].units[-1]
     array, calls = array_bytes(unit), account.calls
     return Match(
@@ -113,9 +135,9 @@ def _one_pass(context: Context, size: tuple[int, ...], names: tuple[str, ...], a
                 else ()
             ),
         ),
-        saving_s=as_recorded_s(
-            context, account.saving_s(array * (5.25 if account.trained else 2.0))
-        ),  # x → y, mask; dy, x, mask → dx
+        saving_s=as_recorded_s(context, account.saving_s(array * (5.25 if account.trained else 2.0)))
+        if known
+        else None,  # x → y, mask; dy, x, mask → dx
         where=times(calls),
         replacement="torch.compile of the function",
         how="block = torch.compile(block)  # holds bias, activation and dropout"
@@ -151,15 +173,23 @@ def _after_biased_product(context: Context, size: tuple[int, ...], names: tuple[
 
 
 def epilogues(context: Context) -> Iterator[Match]:
-    """F14: a bias in a pass of its own; on a device also an activation after the product."""
+    """F14: a bias or a factor in a pass of its own; on a device also an activation after the product."""
     biases: dict[tuple[int, ...], list[Place]] = defaultdict(list)
-    with_dropout = {place.named["add"].row for place in _dropped(context) if "add" in place.named}
+    with_dropout = {p.named["add"].row for p in _dropped(context) if "add" in p.named and _may_be_one(context, p)}
     for place in forward(context, BIASED_PRODUCT):
         if place.named["add"].row in with_dropout:
             continue  # F02's
         biases[place.named["add"].size].append(place)
+    for place in forward(context, BIASED_BATCH):
+        if _fits(place):
+            biases[place.named["add"].size].append(place)
     for size, same in biases.items():
         yield _bias(context, size, same)
+    factors: dict[tuple[int, ...], list[Place]] = defaultdict(list)
+    for place in forward(context, ADDED):
+        factors[place.named["add"].size].append(place)
+    for size, same in factors.items():
+        yield _factor(context, size, same)
     alike: dict[Key, list[Place]] = defaultdict(list)
     for place in forward(context, EPILOGUE) if context.trace.on_device else ():
         alike[_key(_activation_only(place))].append(place)
@@ -167,8 +197,32 @@ def epilogues(context: Context) -> Iterator[Match]:
         yield from _activation(context, key, same)
 
 
+def _may_be_one(context: Context, place: Place) -> bool:
+    """Whether bias, activation and dropout are better in one pass than the bias in the product.
+
+    On a CPU they are not in training, where compiled code has to stop at the dropout, backward as well.
+    """
+    return context.trace.on_device or not context.backward_rows([unit.row for unit in place.units])
+
+
+def _fits(place: Place) -> bool:
+    """Whether what is added is a bias: as wide as the result of an einsum, in its last dimensions; one for each batch.
+
+    A bias of one dimension is recognised by that.
+    """
+    product, added = place.named["product"], place.named["add"]
+    if [len(size) for size in product.dims[:2]] != [3, 3]:
+        return False
+    (batch, _, _), (_, _, width) = product.dims[:2]
+    bias = min(added.dims[:2], key=prod)
+    if batch > 1:
+        return bias == (batch, 1, width)
+    return prod(bias) == width and added.size[-len(bias) :] == bias
+
+
 def _bias(context: Context, size: tuple[int, ...], same: list[Place]) -> Match:
     """The bias of products of one size: addmm adds it on the way."""
+    batched = same[0].named["product"].size[:-2] not in ((), (1,))
     rows = [place.named["add"].row for place in same]
     seconds, calls = ledger_of(context).seconds(rows), len(same) / len(context.steps)
     of_products = ledger_of(context).seconds([place.named["product"].row for place in same])
@@ -183,8 +237,30 @@ def _bias(context: Context, size: tuple[int, ...], same: list[Place]) -> Match:
         evidence=(spelled([unit.name for unit in same[0].units]), "addmm adds a bias while it writes the product"),
         saving_s=as_recorded_s(context, seconds),
         where=times(calls),
-        replacement="torch.nn.functional.linear",
-        how="F.linear(x, weight, bias)  # weight is [out, in]; for x @ w + b torch.addmm(b, x, w), x of two dimensions",
+        replacement="torch.baddbmm" if batched else "torch.nn.functional.linear",
+        how=BATCHED if batched else LINEAR,
+        tier=same[0].tier,
+    )
+
+
+def _factor(context: Context, size: tuple[int, ...], same: list[Place]) -> Match:
+    """A number that multiplies products of one size before they are added to something: addmm does both."""
+    scaled = [place.named["scaled"].row for place in same]
+    rows = [*scaled, *context.backward_rows(scaled)]
+    seconds, calls = ledger_of(context).seconds(rows), len(same) / len(context.steps)
+    return Match(
+        rows=tuple(rows),
+        ops=tuple(sorted({int(context.groups.of_op[row]) for row in scaled})),
+        key="factor-" + "x".join(map(str, size)),
+        summary=(
+            f"{calls:.0f} product{'s' * (calls > 1)} over {list(size)} per step {'are' if calls > 1 else 'is'} "
+            f"multiplied by a number in a pass of its own before something is added: {format_time(seconds)}"
+        ),
+        evidence=(spelled([unit.name for unit in same[0].units]), "addmm multiplies and adds while it writes"),
+        saving_s=as_recorded_s(context, seconds),
+        where=times(calls),
+        replacement="torch.addmm",
+        how="torch.addmm(y, x, w, alpha=scale)  # for y + scale * (x @ w), x and y of two dimensions",
         tier=same[0].tier,
     )
 
@@ -216,8 +292,9 @@ def _activation(context: Context, key: Key, same: list[Place]) -> Iterator[Match
 RULES = (
     Rule(
         "F14", "gemm-epilogue", "what a matrix product could do itself comes in a pass after it", epilogues,
-        trigger="a vector added to what mm wrote; on a GPU an activation of 5 % of its product's time or more",
-        advice="let the product add the bias (addmm, F.linear), and a compiler the activation",
+        trigger="a bias added to what mm, bmm or einsum wrote, or a number that multiplies it before a sum; on a GPU "
+        "an activation of 5 % of its product's time or more",
+        advice="let the product add the bias (addmm, F.linear, baddbmm), and a compiler the activation",
         saving="the time of the pass",
         cannot_show="whether the compiler's product is as fast as the library's",
         proof="replay", effort="line", needs=("shapes",),

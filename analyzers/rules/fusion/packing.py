@@ -17,7 +17,7 @@ from probe.analyzers.rules.matching.continued import CASTS, in_backward
 from probe.analyzers.rules.matching.flow import PRODUCT_OF, Argument, Flow, Tier, weakest
 from probe.analyzers.rules.matching.ledger import element, ledger_of
 from probe.analyzers.rules.matching.search import SEEN_THROUGH
-from probe.analyzers.rules.matching.units import Unit
+from probe.analyzers.rules.matching.units import Unit, normalised
 from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Mask
 from probe.units import format_bytes, format_time
@@ -26,6 +26,7 @@ PRODUCTS = frozenset({"mm", "addmm", "bmm"})  # bmm with a batch of one: what ei
 NEAR = 64  # units within which products of one input lie
 TILE = 128  # rows and columns of a result that one block of a GPU's product usually makes
 ATTENTION = frozenset({"bmm", "baddbmm", "scaled_dot_product_attention", "_softmax", "_safe_softmax"})
+PYTHON = 40  # dispatches that Python takes at the most to come from one product to the next: a module's call, and views
 ATTENTION_NEAR = 24  # units after queries, keys and values within which attention reads them
 BETWEEN = SEEN_THROUGH | {"add"}  # what may stand between products of one input where tensors are not known
 
@@ -104,8 +105,8 @@ def _adjacent(flow: Flow, first: _Product, second: _Product) -> bool:
 
 
 def _apart(flow: Flow, group: Sequence[_Product]) -> bool:
-    """Whether the products are no chain: a result does not fit as an input, or attention follows three of them."""
-    if any(p.weight.size[-2] != p.weight.size[-1] for p in group):
+    """Whether the products are no chain: no result fits as a later one's input, or attention follows three of them."""
+    if all(p.weight.size[-2] != p.weight.size[-1] for p in group[:-1]):
         return True
     after = flow.units[group[-1].index + 1 : group[-1].index + 1 + ATTENTION_NEAR]
     return len(group) == 3 and any(unit.name in ATTENTION for unit in after)
@@ -189,26 +190,39 @@ def _saving_s(context: Context, group: Sequence[Unit], calls: float, seconds: fl
 def _starts_s(context: Context, same: Sequence[Sequence[Unit]]) -> float:
     """What it takes a CPU to start all products but the last of each group: Python, dispatch, small calls.
 
-    That is the time from the first one's start to the last one's, without other operators between them, and less their
-    arithmetic, which the packed product has to do; backward, that of their derivatives less as much.
+    That is their time and what passes until the next one starts, less their arithmetic, which the packed product has
+    to do; backward, that of their derivatives less as much.
     """
     roof_s = place(context.costs[context.groups.of_op[same[0][0].row]], context.machine.ceilings).roof_s or 0.0
     fewer, products = len(same[0]) - 1, len(same[0])
-    spans = [units[-1].start_ns - units[0].start_ns - _between_ns(context, units) for units in same]
+    spans = [sum(_until_ns(context, a, b) for a, b in pairwise(units)) for units in same]
     starting_s = max(float(np.median(spans)) / 1e9 - fewer * roof_s / ATTAINED, 0.0)
     backward_s = context.seconds(context.backward_rows([u.row for units in same for u in units]))
     again_s = backward_s * len(context.steps) / len(same) * fewer / products - 2 * fewer * roof_s / ATTAINED
     return (starting_s + max(again_s, 0.0)) * context.bare_fraction * len(same) / len(context.steps)
 
 
-def _between_ns(context: Context, units: Sequence[Unit]) -> int:
-    """Time of the operators of the top level between the products, in which none of these is: views of results."""
-    ops, total = context.trace.host_ops, 0
-    for first, second in pairwise(units):
-        rows = np.arange(first.row + 1, second.row)
-        apart = (ops.parent[rows] < 0) & (ops.start_ns[rows] >= first.end_ns) & (ops.end_ns[rows] <= second.start_ns)
-        total += int((ops.end_ns[rows] - ops.start_ns[rows])[apart].sum())
-    return total
+def _until_ns(context: Context, first: Unit, second: Unit) -> int:
+    """Time from a product's start to the next one's without the operators between them; their own apart from that.
+
+    What lies between counts only where it is the same work once more: Python, views, casts and biases. Of what one
+    call does inside (a compiled region, whose kernels nobody records) nothing is known.
+    """
+    ops, own = context.trace.host_ops, first.end_ns - first.start_ns
+    outermost = ledger_of(context).outermost
+    rows = np.arange(first.row + 1, second.row)
+    apart = (ops.parent[rows] < 0) & (ops.start_ns[rows] >= first.end_ns) & (ops.end_ns[rows] <= second.start_ns)
+    if outermost[first.row] == outermost[second.row] or not all(_is_beside(context, row) for row in rows[apart]):
+        return own
+    between_ns = int((ops.end_ns[rows] - ops.start_ns[rows])[apart].sum())
+    idle_ns = second.start_ns - first.end_ns - between_ns
+    return own + min(max(idle_ns, 0), int(PYTHON * context.machine.dispatch_s * 1e9))
+
+
+def _is_beside(context: Context, row: int) -> bool:
+    """Whether an operator between two products is part of what surrounds each of them."""
+    name = normalised(context.trace.names[context.trace.host_ops.name[row]])
+    return name in BETWEEN or context.costs[context.groups.of_op[row]].kind == "view"
 
 
 def _tail_s(context: Context, group: Sequence[Unit], calls: float, seconds: float) -> float:

@@ -7,10 +7,11 @@ from math import prod
 
 from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
-from probe.analyzers.rules.matching.by_hand import spelled_out
+from probe.analyzers.rules.host.launches import RECURRENT
+from probe.analyzers.rules.matching.by_hand import Spelling, spelled_out
 from probe.analyzers.rules.matching.chains import chains
 from probe.analyzers.rules.matching.continued import CASTS, taken
-from probe.analyzers.rules.matching.flow import Flow
+from probe.analyzers.rules.matching.flow import Argument, Flow
 from probe.analyzers.rules.matching.ledger import Account, array_bytes, as_recorded_s, element, ledger_of, spelled
 from probe.analyzers.rules.matching.marks import Marked
 from probe.analyzers.rules.matching.search import Match as Place
@@ -21,23 +22,24 @@ from probe.units import format_time
 
 SHORTEST = 3
 LEAST_FRACTION = 0.01  # of the step, below which a chain is not worth a line
+CALL = 20  # dispatches that it takes to call a compiled function: guards, 25 to 70 µs; its backward pass twice more
+MASK_OF = {"where": 0, "masked_fill": 1}  # the mask among the tensor arguments
+COMPARISONS = frozenset("eq ne lt le gt ge".split())
+LOGICAL = frozenset("logical_not logical_and logical_or bitwise_not bitwise_and bitwise_or".split())
 OPTIMIZER = "Optimizer.step#"
 
 
 def find(context: Context) -> Iterator[Match]:
-    """Activations written out, then one match per spelling of a chain, of at least 1 % of the step each."""
+    """Functions written out that torch has, then one match per spelling of a chain: of 1 % of the step or more."""
     ledger = ledger_of(context)
-    lines: dict[str, str] = {}
-    places = []
-    for place, name, line in spelled_out(context):
-        lines[name] = line
-        places.append((name, place))
-    names = {id(place): name for name, place in places}
-    for (name, _), account in ledger.accounts((p for _, p in places), lambda p: (names[id(p)], p.units[-1].size)):
-        yield from _worth(context, _activation(account, name, lines[name], context))
+    spellings = {id(place): (place, spelling) for place, spelling in spelled_out(context)}
+    places = [place for place, _ in spellings.values()]
+    for (spelling, _), account in ledger.accounts(places, lambda p: (spellings[id(p)][1], p.units[-1].size)):
+        yield from _worth(context, _by_hand(account, spelling, context))
     least: dict[int, int] = {}
-    found = _places(context, least)
-    for _, account in ledger.accounts(found, lambda p: tuple(u.name for u in p.units)):
+    masked: set[int] = set()
+    found = list(_places(context, least, masked))
+    for _, account in ledger.accounts(found, lambda p: tuple(u.name for u in p.units), masked):
         mean = sum(least[id(p)] for p in account.places) / len(account.places)
         yield from _worth(context, _chain(account, mean, context))
 
@@ -48,9 +50,13 @@ def _worth(context: Context, match: Match) -> Iterator[Match]:
         yield match
 
 
-def _places(context: Context, least: dict[int, int]) -> Iterator[Place]:
-    """The chains in all runs; `least` gets the bytes that a fused pass would move, by the place's id."""
-    closed = _closed(context)
+def _places(context: Context, least: dict[int, int], masked: set[int]) -> Iterator[Place]:
+    """The chains in all runs.
+
+    `least` gets the bytes that a fused pass would move, by the place's id; `masked` the operators that a compiler
+    makes no faster: on a CPU a mask that lies in memory, or is made of indices, is applied element by element.
+    """
+    closed, idle = _closed(context), _idle(context)
     for flow in context.flows:
         free = [
             (unit.name in POINTWISE or unit.name in CASTS) and unit.numel > 1 and not closed[unit.row]
@@ -58,9 +64,32 @@ def _places(context: Context, least: dict[int, int]) -> Iterator[Place]:
         ]
         for members in chains(flow, free):
             if _is_chain(flow, members):
-                place = Place(tuple(flow.units[i] for i in members), {}, {}, flow.tier_of(members))
+                units = tuple(flow.units[i] for i in members if not idle[flow.units[i].row])
+                place = Place(units, {}, {}, flow.tier_of(members))
                 least[id(place)] = _least_bytes(flow, members)
+                masked.update(() if context.trace.on_device else _with_kept_mask(flow, members))
                 yield place
+
+
+def _with_kept_mask(flow: Flow, members: list[int]) -> Iterator[int]:
+    """The rows of what reads a mask that the chain does not make of numbers."""
+    inside = frozenset(members)
+    for i in members:
+        at = MASK_OF.get(flow.units[i].name)
+        arguments = flow.arguments[i]
+        if at is not None and len(arguments) > at and not _is_compared(flow, arguments[at], inside):
+            yield flow.units[i].row
+
+
+def _is_compared(flow: Flow, mask: Argument, inside: frozenset[int]) -> bool:
+    """Whether comparisons of numbers inside the chain make the mask, which vectors hold; not those of indices."""
+    maker = max(inside.intersection(mask.makers), default=None)
+    if maker is None:
+        return False
+    unit = flow.units[maker]
+    if unit.name in LOGICAL:
+        return all(_is_compared(flow, argument, inside) for argument in flow.arguments[maker])
+    return unit.name in COMPARISONS and element(unit).is_floating
 
 
 def _is_chain(flow: Flow, members: list[int]) -> bool:
@@ -70,12 +99,23 @@ def _is_chain(flow: Flow, members: list[int]) -> bool:
 
 
 def _closed(context: Context) -> Mask:
-    """Operators that may be in no chain: of other findings, of optimizers, and backward ones (counted with theirs)."""
+    """Operators that may be in no chain: of other findings, of optimizers, backward ones (counted with theirs).
+
+    Nor may those inside recurrent layers, which no compiler takes apart.
+    """
     trace = context.trace
-    marked = taken(context)
+    marked = taken(context) | trace.named(RECURRENT.__contains__)[trace.host_ops.name]
     steps = [i for i, name in enumerate(trace.names) if name.startswith(OPTIMIZER)]
     marked |= Marked.of(trace, steps).holds(trace.host_ops.start_ns)
     return marked | under(trace.host_ops.parent, marked)
+
+
+def _idle(context: Context) -> Mask:
+    """Casts that found nothing to do: they call no other operator, [ops]."""
+    ops = context.trace.host_ops
+    idle = context.trace.named(lambda name: name == "aten::to")[ops.name]
+    idle[ops.parent[ops.parent >= 0]] = False
+    return idle
 
 
 def _least_bytes(flow: Flow, members: list[int]) -> int:
@@ -98,7 +138,7 @@ def _chain(account: Account, least: float, context: Context) -> Match:
     names = account.names
     sizes = sorted({max(unit.numel for unit in place.units) for place in account.places})
     over = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-    saving_s = account.saving_s(least * (2 if account.trained else 1))
+    saving_s = account.saving_s(least * (2 if account.trained else 1)) - _calling_s(account, context)
     return Match(
         rows=account.rows,
         ops=account.ops,
@@ -117,13 +157,19 @@ def _chain(account: Account, least: float, context: Context) -> Match:
     )
 
 
-def _activation(account: Account, name: str, line: str, context: Context) -> Match:
-    unit = _widest(account.places[0])
-    saving_s = account.saving_s(array_bytes(unit) * (5 if account.trained else 2))
+def _calling_s(account: Account, context: Context) -> float:
+    """What calling a compiled function takes, which a device does not wait for."""
+    called_s = 0.0 if context.trace.on_device else CALL * context.machine.dispatch_s
+    return account.calls * called_s * (3 if account.trained else 1)
+
+
+def _by_hand(account: Account, spelling: Spelling, context: Context) -> Match:
+    unit, name, line = _widest(account.places[0]), spelling.name, spelling.line
+    saving_s = account.saving_s(array_bytes(unit) * spelling.passes[account.trained])
     return Match(
         rows=account.rows,
         ops=account.ops,
-        key=f"{name}-" + "x".join(map(str, unit.size)),
+        key=f"{name.removeprefix('a ')}-" + "x".join(map(str, unit.size)),
         summary=(
             f"{name} over {list(unit.size)} is written out in {len(account.names)} operators, {times(account.calls)}: "
             f"{format_time(account.seconds)}; torch's own is one pass, about {format_time(account.seconds - saving_s)}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import chain
+
+import numpy as np
 
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.fusion.norm_patterns import is_array
@@ -16,11 +20,12 @@ from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
-from probe.trace import Mask
+from probe.trace import Dims, Mask
 from probe.units import format_bytes, format_time
 
 NEAR = 12  # units within which the two halves of an embedding lie
 JOINED_PASSES = 3  # over an array that is joined apart: both halves are read, and it is written and read
+VIEW_NEAR = 64  # operators around a complex product within which real numbers become complex ones and back
 CAST_NEAR = 6  # units around a complex product within which its casts lie
 
 
@@ -49,16 +54,50 @@ APART = tuple(_mix(value(test=is_array), name, _is_heads) for name in ("sub", "a
 COMPLEX = op("mul", test=lambda unit: element(unit).is_complex and len(unit.size) >= 3)
 
 
+@dataclass(frozen=True)
+class _Views:
+    """Where real numbers are taken for complex ones, and these for real ones: rows by the size of the complex ones."""
+
+    to_complex: Mapping[Dims, list[int]]
+    to_real: Mapping[Dims, list[int]]
+
+    @classmethod
+    def of(cls, context: Context) -> _Views:
+        """Those of a trace."""
+        viewed, joined, back = (_by_size(context, f"aten::{n}") for n in ("view_as_complex", "complex", "view_as_real"))
+        both = {size[:-1]: rows for size, rows in viewed.items()}
+        return cls({size: sorted(both.get(size, []) + joined.get(size, [])) for size in {*both, *joined}}, back)
+
+    def surround(self, product: Unit) -> bool:
+        """Whether a product of complex numbers turns real ones: those of Fourier transforms, for example, do not."""
+        before, after = (views.get(product.size, []) for views in (self.to_complex, self.to_real))
+        last, first = bisect_left(before, product.row) - 1, bisect_left(after, product.row)
+        near_before = last >= 0 and product.row - before[last] <= VIEW_NEAR
+        return near_before and first < len(after) and after[first] - product.row <= VIEW_NEAR
+
+
+def _by_size(context: Context, name: str) -> dict[Dims, list[int]]:
+    """Rows of the operators of that name by the sizes of their first argument."""
+    ops, found = context.trace.host_ops, defaultdict(list)
+    named = context.trace.named(lambda other: other == name)
+    for row in np.flatnonzero(named[ops.name]).tolist():
+        signature = int(ops.signature[row])
+        if signature >= 0 and context.trace.signatures[signature].dims:
+            found[context.trace.signatures[signature].dims[0]].append(row)
+    return found
+
+
 def find(context: Context) -> Iterator[Match]:
     """One match per size and spelling; queries and keys of all layers and steps together."""
     ledger = ledger_of(context)
     closed = taken(context)
-    found = chain.from_iterable(_places(flow, closed) for flow in context.flows)
+    views = _Views.of(context)
+    found = chain.from_iterable(_places(flow, closed, views) for flow in context.flows)
     for (size, names), account in ledger.accounts(found, lambda p: (_whole(p).size, tuple(u.name for u in p.units))):
         yield _match(context, size, names, account)
 
 
-def _places(flow: Flow, closed: Mask) -> Iterator[Place]:
+def _places(flow: Flow, closed: Mask, views: _Views) -> Iterator[Place]:
     """All spellings in one run."""
     for pattern in (ROTATE_HALF, JOINED):
         for place in matches(flow, pattern, closed):
@@ -67,7 +106,8 @@ def _places(flow: Flow, closed: Mask) -> Iterator[Place]:
             yield whole
     yield from _apart(flow, closed)
     for place in matches(flow, COMPLEX, closed):
-        yield _with_casts(flow, flow.index_of[place.units[0].row], place)
+        if views.surround(place.units[-1]):
+            yield _with_casts(flow, flow.index_of[place.units[0].row], place)
 
 
 def _apart(flow: Flow, closed: Mask) -> Iterator[Place]:

@@ -203,7 +203,7 @@ RULES = (
                         "F.scaled_dot_product_attention(q[None], k[None], v[None])[0]"),
     ),
     Rule(
-        "F08", "dense-causal-mask", "a causal mask where is_causal would do", dense_mask,
+        "F08", "dense-causal-mask", "a dense T × T mask where is_causal may do", dense_mask,
         trigger="scaled_dot_product_attention with one T × T mask for all sequences and without is_causal",
         advice="is_causal=True: the masked half is neither read nor computed",
         saving="the masked blocks, at most half its time, and making the mask, where the step makes it; else none",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from probe.analyzers.classify import DISPATCHES
 from probe.analyzers.operators.call_tree import under
@@ -13,6 +14,7 @@ from probe.analyzers.operators.steps import step_of
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.host.full_queue import queue_is_full
 from probe.analyzers.rules.matching.claims import below, touched
+from probe.analyzers.rules.matching.units import MATRIX
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.timeline.threads import loader_intervals
 from probe.intervals import length_before
@@ -25,6 +27,14 @@ FEWEST = 32  # launches per step, of which a typical one can be told
 IDLE_FRACTION = 0.15  # of the step
 MOST_FRACTION = 0.4  # of the step
 REACH = 6  # operators between two that a finding claims, that belong to what it found
+# Of the time to start operators on a CPU: compiled code has guards, wrappers and calls of its own. Measured 0.1 to 0.8.
+SPARED = 0.5
+BACKWARD = ("_backward", "_backward_data")
+DISTURBED = 4.0  # times the median of its group: a call that was interrupted
+# Compiled code calls these as they are: with what they call for each matrix of a batch, or for each step in time.
+LIBRARY = frozenset("convolution convolution_backward sort topk".split()) | MATRIX
+LINEAR_ALGEBRA = ("linalg_", "_linalg_", "fft_", "_fft_", "cholesky", "triangular_solve", "lu_")
+RECURRENT = frozenset({"aten::gru", "aten::lstm", "aten::rnn_tanh", "aten::rnn_relu"})  # Dynamo leaves them to eager
 
 
 def many_tiny(context: Context) -> Iterator[Match]:
@@ -35,35 +45,41 @@ def many_tiny(context: Context) -> Iterator[Match]:
     if queue_is_full(context):
         return
     rows = _overhead_rows(context)
-    free = rows[~_explained(context)[rows]]
-    spent = context.trace.host_ops.self_ns
+    free = rows[~(_explained(context) | _stays(context))[rows]]
+    spent = _usual_self_ns(context)
     share = float(spent[free].sum()) / max(float(spent[rows].sum()), 1.0) if len(rows) else 1.0
     overhead_s = context.parts["overhead"] * share
     found = _launching(context, overhead_s) if context.trace.on_device else _operators(context, free, overhead_s)
     if found is None:
         return
     summary, saving_s, evidence = found
+    replacement, how = _advice(context)
     yield Match(
         rows=tuple(free.tolist()),
         ops=_largest(context, free),
-        summary=f"{summary}, {format_fraction(saving_s / context.step_s)} of the step",
+        summary=summary,
         evidence=(
             *evidence,
             f"overhead is {format_time(context.parts['overhead'])} of a step of {format_time(context.step_s)}",
         ),
         saving_s=saving_s,
         where="the whole step",
-        replacement=(
-            "CUDA graphs or torch.compile" if context.trace.on_device else "torch.compile, or fewer, larger operators"
-        ),
-        how=(
-            'step = torch.compile(step, mode="reduce-overhead")'
-            if context.trace.on_device else "step = torch.compile(step)"
-        ),
-    )  # fmt: skip
+        replacement=replacement,
+        how=how,
+    )
 
 
-_Found: TypeAlias = tuple[str, float, tuple[str, ...]]  # summary, saving, evidence
+def _advice(context: Context) -> tuple[str, str]:
+    """What takes the operators' place, and one line to change."""
+    if context.trace.on_device:
+        return "CUDA graphs or torch.compile", 'step = torch.compile(step, mode="reduce-overhead")'
+    if _differentiates_twice(context):
+        return "fewer, larger operators", "# operators over whole tensors: torch.compile does not differentiate twice"
+    return "torch.compile, or fewer, larger operators", "step = torch.compile(step)"
+
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+_Found: TypeAlias = tuple[str, float | None, tuple[str, ...]]  # summary, saving, evidence
 
 
 def _launching(context: Context, overhead_s: float) -> _Found | None:
@@ -82,7 +98,8 @@ def _launching(context: Context, overhead_s: float) -> _Found | None:
         return None
     return (
         f"the host takes {format_time(apart_s)} from one launch to the next, {launched:.0f} times per step, and half "
-        f"of what it launches runs for less than {format_time(work_s)}: the device waits for {format_time(saving_s)}",
+        f"of what it launches runs for less than {format_time(work_s)}: the device waits for {format_time(saving_s)}, "
+        f"{format_fraction(saving_s / context.step_s)} of the step",
         saving_s,
         (f"the device is idle or starting work for {format_fraction(overhead_s / context.step_s)} of the step",),
     )
@@ -111,12 +128,24 @@ def _operators(context: Context, rows: Int64s, overhead_s: float) -> _Found | No
     count = len(rows) / len(context.steps)
     if not _many(context, overhead_s, count) or float(np.median(own_s)) > DISPATCHES * context.machine.dispatch_s:
         return None
+    twice = _differentiates_twice(context)
     return (
         f"{count:.0f} tiny operators per step, half of them shorter than {format_time(float(np.median(own_s)))}: "
-        f"starting them takes {format_time(overhead_s)}",
-        overhead_s,
-        (f"dispatching one takes {format_time(context.machine.dispatch_s)}",),
-    )
+        f"starting them takes {format_time(overhead_s)}, {format_fraction(overhead_s / context.step_s)} of the step",
+        None if twice else SPARED * overhead_s,
+        (
+            f"dispatching one takes {format_time(context.machine.dispatch_s)}",
+            "a backward pass is differentiated again, which compiled code cannot be" if twice
+            else f"of what starting them takes, compiled code spares about {format_fraction(SPARED)}",
+        ),
+    )  # fmt: skip
+
+
+def _differentiates_twice(context: Context) -> bool:
+    """Whether autograd records operators that only backward passes call: backward(create_graph=True)."""
+    ops = context.trace.host_ops
+    backward = context.trace.named(lambda name: name.startswith("aten::") and name.endswith(BACKWARD))[ops.name]
+    return bool((backward & (ops.sequence >= 0) & (ops.forward_thread <= 0)).any())
 
 
 def _in_quietest_step_s(context: Context, rows: Int64s) -> float:
@@ -126,7 +155,7 @@ def _in_quietest_step_s(context: Context, rows: Int64s) -> float:
     """
     shortest = int(np.argmin(context.steps.duration_ns))
     inside = context.groups.step_of_op[rows] == shortest
-    spent = float(context.trace.host_ops.self_ns[rows[inside]].sum())
+    spent = float(_usual_self_ns(context)[rows[inside]].sum())
     return spent / max(float(context.steps.duration_ns[shortest]), 1.0) * context.step_s
 
 
@@ -161,6 +190,35 @@ def _explained(context: Context) -> Mask:
     return explained
 
 
+def _usual_self_ns(context: Context) -> Floats:
+    """Own time of each operator; of one that was interrupted, what is usual in its group, [host operators]."""
+    own = context.trace.host_ops.self_ns
+    usual = 1e9 * context.groups.typical_s[context.groups.of_op]
+    return np.where(own > DISTURBED * usual, usual, own)
+
+
+def _stays(context: Context) -> Mask:
+    """Operators that a compiler does not open: those of libraries, recurrent layers with their backward passes.
+
+    On a device none: a CUDA graph launches all there is.
+    """
+    trace, ops = context.trace, context.trace.host_ops
+    if trace.on_device:
+        return np.zeros(len(ops), bool)
+    library = trace.named(_is_library)[ops.name]
+    recurrent = trace.named(RECURRENT.__contains__)[ops.name]
+    inside = under(ops.parent, recurrent)
+    numbers = ops.sequence[inside & context.differentiated]
+    whole = library | recurrent | (np.isin(ops.sequence, numbers) & (ops.forward_thread > 0))
+    stays: Mask = whole | under(ops.parent, whole)
+    return stays
+
+
+def _is_library(name: str) -> bool:
+    plain = name.removeprefix("aten::")
+    return name != plain and (plain in LIBRARY or plain.startswith(LINEAR_ALGEBRA))
+
+
 def _largest(context: Context, rows: Int64s, most: int = 5) -> tuple[int, ...]:
     """The groups with most of the given operators."""
     counts = np.bincount(context.groups.of_op[rows], minlength=1) if len(rows) else np.zeros(1, np.int64)
@@ -174,7 +232,8 @@ RULES = (
         "is 15 % of the step; on a CPU: 500 operators per step that take no longer than their dispatch, and 15 % of "
         "the step, or 200 that take 40 %",
         advice="run them as one graph, or as fewer, larger operators",
-        saving="the overhead part of the step, without that of operators which other findings explain",
+        saving="the overhead part of the step, without that of operators which other findings explain or a compiler "
+        "leaves as they are; on a CPU half of it, none where a backward pass is differentiated again",
         cannot_show="which of them depend on values that a graph would have to fix",
         proof="module", effort="flag", about="host", needs=(),
         example=Example("loss = step(batch)", 'step = torch.compile(step, mode="reduce-overhead")'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -12,7 +13,10 @@ from probe.analyzers.rules.host.full_queue import queue_is_full
 from probe.analyzers.rules.host.gaps import HostTime, host_time, stepping_threads
 from probe.analyzers.rules.host.waits import waits
 from probe.analyzers.rules.matching.claims import touched
+from probe.analyzers.rules.matching.flow import result_size
+from probe.analyzers.rules.matching.ledger import element
 from probe.analyzers.rules.rule import Example, Rule
+from probe.analyzers.timeline.threads import main_thread
 from probe.intervals import Intervals, length_before, union
 from probe.trace import Int64s, Mask
 from probe.units import format_fraction, format_time
@@ -27,8 +31,12 @@ ENGINE = "autograd::engine"
 OPTIMIZER = "Optimizer."  # with which torch.optim's own marks begin
 
 ENDING_FRACTION = 0.1  # of the step, after its last operator
-ENDING_S = 0.5e-3  # less is what freeing a step's tensors takes
-RARE_S = 5e-3  # a pause in one of the recorded steps alone must be longer, or it is the machine's
+ENDING_S = 0.5e-3  # less is what freeing a step's small tensors takes
+LAST = 8  # units whose results may be alive until the step ends
+MAPPED_BYTES = 128 << 10  # from this size on an array's memory goes back to the system when it is freed
+FREED_BYTES_PER_S = 5e9  # at which it does: measured 5 to 10 GB/s
+RARE_S = 5e-3  # a pause in some of the recorded steps alone must be longer, or it is the machine's
+ALONE_S = 10e-3  # one in a single step
 RARE_FRACTION = 0.3  # of the median step
 STATE_DICT = 4  # so many detach() in a row before a pause are a state_dict()
 
@@ -42,13 +50,13 @@ def between_steps(context: Context) -> Iterator[Match]:
         return
     time = host_time(context)
     ending = _ending(context, time)
-    seconds = _ending_s(time, ending)
+    seconds = _ending_s(context, time, ending)
     rare_s = _rare_s(context, time, ending)
     if not _long_ending(context, seconds) and not rare_s:
         return
     what, how = _what_ends_it(context, time, ending)
     often = "every step" if not rare_s else "one of the recorded steps"
-    spent_s = seconds or rare_s
+    spent_s = rare_s or seconds
     yield Match(
         rows=(),
         ops=(),
@@ -74,9 +82,24 @@ def _ending(context: Context, time: HostTime) -> Mask:
     return (time.gaps.after < 0) & (time.gaps.before >= 0)
 
 
-def _ending_s(time: HostTime, ending: Mask) -> float:
-    """What they take in the typical step."""
-    return time.bare_s(time.typical_s(time.gaps.duration_ns * ending))
+def _ending_s(context: Context, time: HostTime, ending: Mask) -> float:
+    """What they take in the typical step, without freeing what the last operators made."""
+    return max(time.bare_s(time.typical_s(time.gaps.duration_ns * ending)) - _freeing_s(context), 0.0)
+
+
+def _freeing_s(context: Context) -> float:
+    """What a CPU takes in a typical step to free the large results of the last operators."""
+    if context.trace.on_device:
+        return 0.0
+    names, ops = context.trace.names, context.trace.host_ops
+    freed: dict[int, int] = {}
+    for run in context.runs:
+        if run and int(ops.thread[run[0].row]) == main_thread(context.trace):
+            made = [unit for unit in run[-LAST:] if not names[ops.name[unit.row]].endswith("_")]
+            sizes = [prod(result_size(unit) or ()) * element(unit).itemsize for unit in made]
+            step = int(context.groups.step_of_op[run[0].row])
+            freed[step] = sum(size for size in sizes if size >= MAPPED_BYTES)
+    return float(np.median(list(freed.values()))) / FREED_BYTES_PER_S if freed else 0.0
 
 
 def _rare_s(context: Context, time: HostTime, ending: Mask) -> float:
@@ -85,7 +108,9 @@ def _rare_s(context: Context, time: HostTime, ending: Mask) -> float:
     longest = max(RARE_S, RARE_FRACTION * float(np.median(context.steps.duration_ns)) / 1e9)
     steps = len(context.steps)
     rare = ending & (spent > longest) & (time.gaps.step < steps - 1)  # the last step ends with the recording
-    if not 0 < int(rare.sum()) <= steps / 2 or _long_ending(context, _ending_s(time, ending)):
+    if int(rare.sum()) == 1:
+        rare &= spent > ALONE_S
+    if not 0 < int(rare.sum()) <= steps / 2 or _long_ending(context, _ending_s(context, time, ending)):
         return 0.0
     return time.bare_s(float(spent[rare].sum()) / steps)
 
@@ -114,6 +139,7 @@ def python(context: Context) -> Iterator[Match]:
     ending = _ending(context, time)
     own = _own_ns(context, time) * ~_switches(context, time)
     inside_s, ending_s = time.bare_s(time.typical_s(own * ~ending)), time.bare_s(time.typical_s(own * ending))
+    ending_s -= min(_freeing_s(context), ending_s) if ending_s > ENDING_S else 0.0
     total_s = inside_s + ending_s
     if total_s < max(PYTHON_FRACTION * context.step_s, PYTHON_S):
         return
@@ -140,7 +166,7 @@ def python(context: Context) -> Iterator[Match]:
 
 def _advice(context: Context, time: HostTime, row: int) -> str:
     """One line for the longest pause."""
-    if int(time.gaps.before[row]) < 0:
+    if int(time.gaps.before[row]) < 0 and (len(time.loading) or context.data_wait_s):
         return "DataLoader(…, num_workers=4)  # if it prepares the batch: in worker processes, ahead of time"
     if context.trace.on_device:
         return "step = torch.compile(step)  # if it is the model's own code; else vectorise it, or do it less often"
@@ -239,7 +265,7 @@ RULES = (
         "H15", "pause-between-steps", "the step goes on after its last operator", between_steps,
         trigger="10 % of the step after its last operator, or a pause there of 5 ms or more in some of the steps",
         advice="save, log and evaluate every N steps, or in another thread or process",
-        saving="the pause",
+        saving="the pause, without what freeing the last results takes on a CPU",
         cannot_show="what runs in it: record stacks=True, or name it with probe.annotate",
         proof="arithmetic", effort="function", about="host", shares=True,
         example=Example(

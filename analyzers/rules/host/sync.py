@@ -10,10 +10,12 @@ import numpy as np
 
 from probe.analyzers.operators.call_tree import under, with_callees
 from probe.analyzers.rules.context import Context, Match, times
+from probe.analyzers.rules.host.transfers import filling
 from probe.analyzers.rules.host.waits import waits
 from probe.analyzers.rules.matching.claims import claimed, free
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.timeline.threads import main_thread
+from probe.intervals import EMPTY, length_before
 from probe.trace import Dims, Int64s, Mask
 from probe.units import format_fraction, format_time
 
@@ -25,6 +27,8 @@ COUNTING = frozenset(
     "aten::unique_consecutive aten::repeat_interleave aten::bincount aten::argwhere".split()
 )
 SELECTING = frozenset({"aten::index", "aten::masked_select", "aten::index_put_"})  # by a mask, or by indices
+BY_INDEX = frozenset({"aten::index_select", "aten::take", "aten::gather"})
+LISTING = frozenset("aten::nonzero aten::nonzero_numpy aten::argwhere aten::where".split())  # where a mask is true
 BODY = 12  # operators of a loop over elements, besides the one that reads an element
 ELEMENTS = 64  # such reads in a row
 EACH_STEP = 0.5  # waits per step, at the least
@@ -113,12 +117,13 @@ def _bursts(context: Context) -> Iterator[_Burst]:
     reads = np.flatnonzero(np.isin(ops.name[tops], _named(context, SCALAR)))
     reads = reads[~claimed(context)[tops[reads]]]
     apart = (np.diff(reads) > BODY + 1) | (np.diff(inside[tops[reads]]) != 0)
-    working = _working_ns(context, tops)
+    working, filled = _working_ns(context, tops), filling(context) if len(reads) >= ELEMENTS else EMPTY
     for run in np.split(reads, np.flatnonzero(apart) + 1):
         if len(run) < ELEMENTS:
             continue
         begin, end = _begins(context, tops, int(run[0]), int(run[1] - run[0])), int(run[-1])
-        elapsed = int(ops.end_ns[tops[end]] - ops.start_ns[tops[begin]])
+        edges = np.array([ops.start_ns[tops[begin]], ops.end_ns[tops[end]]])
+        elapsed = int(np.diff(edges)[0] - np.diff(length_before(filled, edges))[0])  # H06 has lists made into tensors
         other = int(working[begin : end + 1].sum())
         if 2 * other < elapsed:
             called = begin + np.flatnonzero(2 * working[begin : end + 1] < _durations(context, tops[begin : end + 1]))
@@ -183,14 +188,15 @@ def _waits_for_counts(context: Context) -> Iterator[Match]:
 
 def _selections_by_mask(context: Context) -> Iterator[Match]:
     """x[mask] and masked_select with a mask of the size of x, on a CPU, with their backward passes."""
-    chosen = _masked_rows(context)
+    chosen, lists = _masked_rows(context)
     if not chosen:
         return
     ops = context.trace.host_ops
-    rows = np.array(chosen + context.backward_rows(_below(context, chosen)), np.int64)
+    picks = chosen + context.backward_rows(_below(context, chosen))
+    rows = np.array(picks + lists, np.int64)
     recorded_s = context.recorded_s
     spent_s = float((ops.end_ns - ops.start_ns)[rows].sum()) / 1e9 / len(context.steps)
-    floor_s = context.roof_s(sum(_passes_bytes(context, row) for row in rows.tolist()) / len(context.steps))
+    floor_s = context.roof_s(sum(_passes_bytes(context, row) for row in picks) / len(context.steps))
     if floor_s is None or spent_s - floor_s < SELECTED_FRACTION * recorded_s:
         return
     saving_s = (spent_s - floor_s) / recorded_s * context.step_s
@@ -202,7 +208,7 @@ def _selections_by_mask(context: Context) -> Iterator[Match]:
             f"elements are picked by masks {times(count)}: finding and gathering them takes {format_time(spent_s)}; "
             f"keeping all and masking takes one pass, {format_time(floor_s)}"
         ),
-        evidence=tuple(f"{name} × {n / len(context.steps):.0f}" for name, n in _names(context, chosen)),
+        evidence=tuple(f"{name} × {n / len(context.steps):.0f}" for name, n in _names(context, chosen + lists)),
         saving_s=saving_s,
         where=f"x[mask], {times(count)}",
         replacement="torch.where, or a product with the mask",
@@ -214,24 +220,62 @@ def _names(context: Context, rows: list[int]) -> list[tuple[str, int]]:
     return Counter(context.trace.names[n] for n in context.trace.host_ops.name[rows].tolist()).most_common(4)
 
 
-def _masked_rows(context: Context) -> list[int]:
-    """Outermost selections of elements by a mask of the same sizes, in the steps."""
+def _masked_rows(context: Context) -> tuple[list[int], list[int]]:
+    """Outermost selections of elements by a mask of the same sizes, in the steps, and what lists the mask's places."""
+    listed = _listed(context)
+    chosen, lists = [], set()
+    for row in _outermost(context, SELECTING | BY_INDEX if listed else SELECTING):
+        by_mask, counts = _picked(context, row)
+        step = int(context.groups.step_of_op[row])
+        before = [at for n in counts for at in listed.get((step, _sizes(context, row)[0], n), ()) if at < row]
+        if by_mask or before:
+            chosen.append(row)
+            lists.update(before[-1:])
+    return chosen, sorted(lists)
+
+
+def _outermost(context: Context, names: frozenset[str]) -> list[int]:
+    """The free operators of these names that none of them calls, in the steps."""
     trace, inside = context.trace, context.groups.step_of_op >= 0
-    named = trace.named(SELECTING.__contains__)
-    candidates: Mask = named[trace.host_ops.name] & inside
+    candidates: Mask = trace.named(names.__contains__)[trace.host_ops.name] & inside
     outermost = np.flatnonzero(candidates & ~under(trace.host_ops.parent, candidates))
-    return [row for row in free(context, outermost.tolist()) if _by_mask(context, row)]
+    return list(free(context, outermost.tolist()))
 
 
-def _by_mask(context: Context, row: int) -> bool:
-    """Whether a call looks for the true elements of a mask that has the sizes of its first argument."""
-    ops, names = context.trace.host_ops, context.trace.names
+def _listed(context: Context) -> dict[tuple[int, Dims, int], list[int]]:
+    """What lists the places at which a mask is true: by step, the mask's sizes and how many places there are."""
+    found: dict[tuple[int, Dims, int], list[int]] = {}
+    if not context.trace.named(LISTING.__contains__)[context.trace.host_ops.name].any():
+        return found
+    for row in _outermost(context, LISTING | SELECTING):
+        step, mask = int(context.groups.step_of_op[row]), _sizes(context, row)
+        if len(mask) != 1 or context.trace.names[context.trace.host_ops.name[row]] not in LISTING:
+            continue  # where(mask, x, y) lists nothing
+        for name, sizes in _called(context, row):
+            if name == "aten::as_strided_" and len(sizes[0]) == 2:  # [places, dimensions]
+                found.setdefault((step, mask[0], int(sizes[0][0])), []).append(row)
+    return found
+
+
+def _picked(context: Context, row: int) -> tuple[bool, set[int]]:
+    """Whether a call looks for the true elements of a mask of its first argument's sizes; else how many it picks."""
     size = _sizes(context, row)
+    if not size or not size[0]:
+        return False, set()
+    called = _called(context, row)
+    masks = [sizes[:1] for name, sizes in called if name == "aten::nonzero"]
+    masks += [size[1:2]] if context.trace.names[context.trace.host_ops.name[row]] == "aten::masked_select" else []
+    indices = [*size[1:], *(sizes[0] for name, sizes in called if name == "aten::reshape")]
+    return size[:1] in masks, {int(d[0]) for d in indices if len(d) == 1 and isinstance(d[0], int)}
+
+
+def _called(context: Context, row: int) -> list[tuple[str, tuple[Dims, ...]]]:
+    """What a call calls, with the sizes of the arguments, where those were recorded."""
+    ops, names = context.trace.host_ops, context.trace.names
     near = slice(row + 1, row + 1 + NEAR)
     below = np.flatnonzero((ops.thread[near] == ops.thread[row]) & (ops.start_ns[near] < ops.end_ns[row])) + row + 1
-    masks = [_sizes(context, r)[:1] for r in below.tolist() if names[ops.name[r]] == "aten::nonzero"]
-    masks += [size[1:2]] if names[ops.name[row]] == "aten::masked_select" else []
-    return bool(size and size[0]) and size[:1] in masks
+    called = ((names[ops.name[r]], _sizes(context, r)) for r in below.tolist())
+    return [(name, sizes) for name, sizes in called if sizes]
 
 
 def _sizes(context: Context, row: int) -> tuple[Dims, ...]:
@@ -258,7 +302,7 @@ RULES = (
     Rule(
         "H03", "data-dependent-sizes", "sizes depend on values", selections,
         trigger="nonzero, x[mask], masked_select, unique on a device, once every other step, with an idle device after "
-        "them; on a CPU x[mask] with a mask of the size of x for 5 % of the step",
+        "them; on a CPU x[mask], or x[mask.nonzero(as_tuple=True)], with a mask of the size of x for 5 % of the step",
         advice="torch.where or a product with the mask, or sizes fixed in advance",
         saving="how long the device idles after them; on a CPU their time less that of one pass",
         cannot_show="how many elements are picked, and whether later operators need the compact result",

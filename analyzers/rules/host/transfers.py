@@ -13,7 +13,7 @@ from probe.analyzers.rules.host.waits import waits
 from probe.analyzers.rules.matching.claims import claimed, free
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.timeline.threads import loader_intervals, main_thread
-from probe.intervals import difference, length_before, union
+from probe.intervals import Intervals, difference, length_before, union
 from probe.trace import Int64s, Mask
 from probe.units import format_bytes, format_fraction, format_time
 
@@ -168,6 +168,15 @@ def _fillings(context: Context) -> tuple[Int64s, Int64s, list[Int64s]]:
     rows = [tops[a : b + 1] for a, b in zip(allocated.tolist(), last.tolist(), strict=True)]
     begins = _began(ops.start_ns[tops], ops.end_ns[tops], allocated)
     return begins, ops.end_ns[tops[last]], rows
+
+
+def filling(context: Context) -> Intervals:
+    """When tensors are filled from Python, and what Python does after the operator before: it makes the list."""
+    ops = context.trace.host_ops
+    _, ends, rows = _fillings(context)
+    tops = np.flatnonzero((ops.parent < 0) & (ops.thread == main_thread(context.trace)))
+    at = np.searchsorted(tops, [called[0] for called in rows])
+    return union(ops.end_ns[tops[np.maximum(at - 1, 0)]], ends)
 
 
 def _began(start_ns: Int64s, end_ns: Int64s, allocated: Int64s) -> Int64s:

@@ -32,7 +32,14 @@ HEAVY = frozenset({"linear", "matmul", "einsum", "conv1d", "conv2d", "conv3d", "
                    "bilinear", "scaled_dot_product_attention", "lstm", "gru", "lstm_cell", "gru_cell", "embedding_bag",
                    "layer_norm", "batch_norm", "__matmul__", "chain_matmul", "tensordot", *MATRIX})  # fmt: skip
 
+# What torch calls to format a tensor.
+PRINTING = frozenset({"isfinite", "ne", "__and__", "masked_select"})
+
 ADVICE = {
+    "printed": (
+        "no tensor printed in the step",
+        "if step % 1000 == 0: print(x)  # or log x.mean().item(): str() of a tensor looks at every element",
+    ),
     "grows": ("one torch.cat of a list", "parts.append(part)  # in the loop; torch.cat(parts) once, behind it"),
     "ordered": (
         "a scan, or a compiled loop",
@@ -153,7 +160,9 @@ def _match(context: Context, loops: list[_Loop]) -> Match | None:
         return None
     passes = sum(loop.passes for loop in loops) / len(context.steps)
     grows = loops[0].grows
-    advice = ADVICE["grows" if grows else "ordered" if ordered else "free"]
+    printed = PRINTING.issubset(loops[0].words)
+    bound = ordered and _is_bound(context, loops)
+    advice = ADVICE["printed" if printed else "grows" if grows else "ordered" if ordered else "free"]
     below = (r for loop in loops for r in rows_between(context, loop.rows[0], loop.rows[-1]))
     behind = (r for row in back for r in rows_between(context, row, row))
     return Match(
@@ -162,15 +171,18 @@ def _match(context: Context, loops: list[_Loop]) -> Match | None:
         key="-".join(dict.fromkeys(loops[0].words))[:60],
         summary=(
             f"a loop runs {passes:.0f} times per step over {len(loops[0].words)} small operators and takes "
-            f"{format_time(spent_s)}; over whole tensors they would take about {format_time(at_once_s)}"
+            f"{format_time(spent_s)}; {'at best' if ordered else 'over whole tensors'} they would take about "
+            f"{format_time(at_once_s)}"
         ),
         evidence=(
             " → ".join(loops[0].words[:12]),
             *(("each pass copies all that the passes before it made",) if grows else ()),
             *(("each pass reads what the one before it made",) if ordered else ()),
+            *(("a pass is one operator, or writes in place: compiling the loop may not help",) if bound else ()),
+            *(("torch calls them to print a tensor",) if printed else ()),
             *((f"{len(back)} operators in the backward pass repeat it",) if back else ()),
         ),
-        saving_s=as_recorded_s(context, spent_s - at_once_s),
+        saving_s=None if bound else as_recorded_s(context, spent_s - at_once_s),
         where=f"the loop around {_main(loops[0].words)}",
         replacement=advice[0],
         how=advice[1],
@@ -194,6 +206,16 @@ def _is_sequential(context: Context, loop: _Loop) -> bool:
         if any(of_pass[m] < of_pass[i] and not names[ops.name[inside[m]]].endswith("_") for i, m in makers):
             return True
     return False
+
+
+def _is_bound(context: Context, loops: Sequence[_Loop]) -> bool:
+    """Whether a pass is one operator besides views, which nothing fuses, or writes its row in place.
+
+    Compiled, a loop that writes in place took longer than not.
+    """
+    body = loops[0].rows[: len(loops[0].words)]
+    computing = [row for row in body if context.costs[context.groups.of_op[row]].kind != "view"]
+    return len(computing) <= 1 or bool({"copy_", *PUTS}.intersection(loops[0].words))
 
 
 def _at_once(context: Context, loops: Sequence[_Loop], trained: bool, ordered: bool) -> float | None:
@@ -222,7 +244,8 @@ RULES = (
         "F20", "row-loop", "a Python loop over rows", find,
         trigger="the same small operators ten times or more in a row, on rows picked from a tensor or joined behind it",
         advice="the same over the whole tensor: broadcasting, index tensors, cumulative operators, torch.vmap",
-        saving="the time of the loop less that of its bytes and of one dispatch for each operator of its body",
+        saving="the time of the loop less that of its bytes and of one dispatch for each operator of its body; not "
+        "known where each pass needs the one before it and is one operator, or writes in place",
         cannot_show="whether a pass needs what the one before it made: then a scan (cumsum) or a compiled loop",
         proof="module",
         example=Example(

@@ -1,15 +1,19 @@
-"""F21: many small matrix products of the same sizes, none of which needs another's result."""
+"""F21: many small matrix products of the same sizes, none of which needs another's result.
+
+A loop around them repeats other operators as well: a batched product makes those act on all at once, too.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from probe.analyzers.roofline import place
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.matching.flow import Flow, Tier
-from probe.analyzers.rules.matching.ledger import usual_s
+from probe.analyzers.rules.matching.ledger import spelled, usual_s
 from probe.analyzers.rules.matching.repeats import replaced_as_recorded_s
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
@@ -31,6 +35,8 @@ class _Series:
     """Alike products in a run, one after the other."""
 
     units: tuple[Unit, ...]
+    beside: tuple[Unit, ...]  # the other units of a loop around them
+    passes: int  # of that loop
     among: int  # units from the first to the last, these included
     idle_ns: int  # host time between them all: views and Python
     shared: str  # what they have in common: "left", "right" or ""
@@ -52,34 +58,55 @@ def find(context: Context) -> Iterator[Match]:
 
 
 def _series(context: Context, flow: Flow, backward: Mask) -> Iterator[_Series]:
-    """Products of one size, close to one another and independent."""
+    """Products of one size, close to one another and independent; a loop with several of them is told once."""
     kinds: dict[tuple[str, tuple[Dims, ...]], list[int]] = defaultdict(list)
     for index in flow.shared("products", lambda: [i for i, u in enumerate(flow.units) if u.name in PRODUCTS]):
         unit = flow.units[index]
         if not backward[unit.row] and unit.row not in context.claimed:
             kinds[unit.name, unit.dims].append(index)
     many = [same for same in kinds.values() if len(same) >= FEWEST and is_small(context, flow.units[same[0]])]
-    for same in many:
-        for group in _near(same):
-            if len(group) >= FEWEST and _independent(flow, group):
-                yield _one(flow, group)
+    groups = [group for same in many for group in _near(same) if len(group) >= FEWEST and _independent(flow, group)]
+    told = 0
+    for group in sorted(groups):
+        if group[0] >= told:
+            series, last = _one(context, flow, group)
+            told = last if series.beside else told
+            yield series
 
 
-def _one(flow: Flow, group: Sequence[int]) -> _Series:
-    among = flow.units[group[0] : group[-1] + 1]
+def _one(context: Context, flow: Flow, group: Sequence[int]) -> tuple[_Series, int]:
+    """The series, and the index behind the loop around it, or behind its last product."""
+    last = group[-1] + _period(flow, group)
+    among = flow.units[group[0] : last]
     busy_ns = sum(unit.end_ns - unit.start_ns for unit in among)
     idle_ns = max(among[-1].end_ns - among[0].start_ns - busy_ns, 0)
-    units = tuple(flow.units[i] for i in group)
-    return _Series(units, len(among), idle_ns, _shared(flow, group), _joined(flow, group), flow.tier)
+    units, own = tuple(flow.units[i] for i in group), set(group)
+    beside = tuple(flow.units[i] for i in range(group[0], last) if i not in own) if last > group[-1] + 1 else ()
+    beside = tuple(unit for unit in beside if unit.row not in context.claimed)
+    joined = _joined(flow, last, len(group))
+    return _Series(units, beside, len(group), len(among), idle_ns, _shared(flow, group), joined, flow.tier), last
 
 
-def _joined(flow: Flow, group: Sequence[int]) -> tuple[int, ...]:
+def _period(flow: Flow, group: Sequence[int]) -> int:
+    """Units in a pass of the loop in which each pass calls one of the products and reads no other pass; else 1."""
+    period = group[1] - group[0]
+    first, last = group[0], group[-1] + period
+    if last > len(flow.units) or any(b - a != period for a, b in pairwise(group)):
+        return 1
+    kinds = [(unit.name, unit.dims) for unit in flow.units[first:last]]
+    if flow.tier == "order" or kinds[period:] != kinds[:-period]:
+        return 1
+    read = ((i, m) for i in range(first, last) for a in flow.arguments[i] for m in a.makers if first <= m < last)
+    return period if all((i - first) // period == (m - first) // period for i, m in read) else 1
+
+
+def _joined(flow: Flow, last: int, count: int) -> tuple[int, ...]:
     """The row of the unit behind the products that joins as many tensors as they are, if there is one.
 
     Of long lists no sizes are recorded.
     """
-    after = flow.units[group[-1] + 1 : group[-1] + 2]
-    return tuple(u.row for u in after if u.name in JOINS and len(u.dims[0] if u.dims else ()) in (0, len(group)))
+    after = flow.units[last : last + 1]
+    return tuple(u.row for u in after if u.name in JOINS and len(u.dims[0] if u.dims else ()) in (0, count))
 
 
 def is_small(context: Context, unit: Unit) -> bool:
@@ -138,31 +165,36 @@ HOW = {
 def _match(context: Context, same: list[_Series]) -> Match | None:
     units = [u for series in same for u in series.units]
     rows = [u.row for u in units]
+    beside = [u for series in same for u in series.beside]
     joins = [row for series in same for row in series.joined]
-    backward = context.backward_rows(rows + joins)
+    others = [*(u.row for u in beside), *joins]
+    backward = context.backward_rows(rows + others)
     roof_s = place(context.costs[context.groups.of_op[rows[0]]], context.machine.ceilings).roof_s
     if roof_s is None:
         return None
     steps = len(context.steps)
-    spent_s = usual_s(context, [*rows, *joins, *backward])
+    spent_s = usual_s(context, [*rows, *others, *backward])
     spent_s += 0.0 if context.trace.on_device else _gaps(same) / steps
     passes = 3 if backward else 1
     dispatches = len(same) + (0.0 if same[0].shared or context.trace.on_device else PER_MATRIX * len(rows))
     attained_s = roof_s * _of_all_cores(context) / ATTAINED
-    floor_s = passes * (attained_s * len(rows) + context.machine.dispatch_s * dispatches) / steps
+    floor_s = attained_s * len(rows) + context.machine.dispatch_s * dispatches + _beside_s(context, same)
+    floor_s *= passes / steps
     replacement, how = HOW[same[0].shared]
     sizes = " and ".join(str(list(d)) for d in units[0].dims if d)
     return Match(
-        rows=(*rows, *joins, *backward),
-        ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows + joins})),
+        rows=(*rows, *others, *backward),
+        ops=tuple(sorted({int(context.groups.of_op[row]) for row in rows + others})),
         key="x".join(str(n) for d in units[0].dims for n in d if isinstance(n, int)),
         summary=(
-            f"{len(same[0].units)} small products of {sizes} one by one, {times(len(same) / steps)}: they take "
-            f"{format_time(spent_s)} where one product of all would take about {format_time(floor_s)}"
+            f"{len(same[0].units)} small products of {sizes} one by one, {times(len(same) / steps)}: "
+            f"{'the loop around them takes' if beside else 'they take'} {format_time(spent_s)} where one "
+            f"{'pass over all' if beside else 'product of all'} would take about {format_time(floor_s)}"
         ),
         evidence=(
             f"{units[0].name}: {format_time(roof_s)} at the roof, its start {format_time(context.machine.dispatch_s)}",
             "none reads what another made" if same[0].tier != "order" else "nothing is computed between them",
+            *((f"each pass: {spelled(_pass(same[0]))}",) if beside else ()),
         ),
         saving_s=max(spent_s - replaced_as_recorded_s(context, floor_s), 0.0),
         where=f"{len(rows) / steps:.0f} calls of {units[0].name} per step",
@@ -170,6 +202,24 @@ def _match(context: Context, same: list[_Series]) -> Match | None:
         how=how,
         tier=same[0].tier,
     )
+
+
+def _pass(series: _Series) -> list[str]:
+    """The units of the loop's first pass."""
+    units = sorted((*series.units, *series.beside), key=lambda unit: unit.start_ns)
+    return [unit.name for unit in units[: len(units) // series.passes]]
+
+
+def _beside_s(context: Context, same: Sequence[_Series]) -> float:
+    """Least time of the other units of the loops, over all passes at once; their own where no roof is known."""
+    total_s = 0.0
+    for series in same:
+        for unit in series.beside:
+            roof_s = place(context.costs[context.groups.of_op[unit.row]], context.machine.ceilings).roof_s
+            own_s = float(context.spent_ns[unit.row]) / 1e9
+            total_s += own_s if roof_s is None else min(roof_s * _of_all_cores(context) / ATTAINED, own_s)
+        total_s += context.machine.dispatch_s * len(series.beside) / series.passes
+    return total_s
 
 
 def _of_all_cores(context: Context) -> float:
@@ -180,7 +230,7 @@ def _of_all_cores(context: Context) -> float:
 
 def _gaps(same: list[_Series]) -> float:
     """Host time between units that is the products' share: views and Python."""
-    return sum(series.idle_ns / 1e9 * len(series.units) / series.among for series in same)
+    return sum(s.idle_ns / 1e9 * (len(s.units) + len(s.beside)) / s.among for s in same)
 
 
 RULES = (
@@ -188,8 +238,8 @@ RULES = (
         "F21", "small-products", "many small products of the same sizes", find,
         trigger="eight or more small matrix products of the same sizes, near one another and independent",
         advice="stack their arguments and run one batched product",
-        saving="their time, that of joining their results, and on a CPU that between them, less a batched product's "
-        "at half its roof",
+        saving="their time, that of the loop around them and of joining their results, and on a CPU that between them, "
+        "less a batched product's at half its roof",
         cannot_show="whether the arguments could be kept stacked: stacking them each time costs a copy",
         proof="module", effort="function", needs=("shapes",),
         example=Example("y = [x[i] @ w[i] for i in range(n)]", "y = torch.bmm(x, w)"),

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from probe.analyzers.rules.matching.units import COPY, POINTWISE, Unit
+from probe.analyzers.rules.matching.units import COPY, POINTWISE, Unit, broadcast
 from probe.tensors import Tensors, TensorUses
 from probe.trace import Dims, Int64s
 
@@ -181,7 +181,7 @@ def result_size(unit: Unit) -> Dims | None:
     if not sizes:
         return None
     if unit.name in POINTWISE or unit.name in ("where", "masked_fill"):
-        return _broadcast(sizes)
+        return broadcast(sizes)
     if unit.name in REDUCING:
         return _reduced(unit, sizes[0])
     if unit.name in ("cat", "stack"):
@@ -190,7 +190,7 @@ def result_size(unit: Unit) -> Dims | None:
         return _convolved(unit, sizes)
     if unit.name == "embedding" and len(sizes) > 1:
         return (*sizes[1], sizes[0][-1])
-    if unit.name in SAME or unit.name in {name.strip("_") for name in COPY}:
+    if unit.name in SAME or unit.name.endswith("_") or unit.name in {name.strip("_") for name in COPY}:
         return sizes[0]
     return None
 
@@ -202,7 +202,7 @@ SAME = frozenset(
     "_softmax _log_softmax _safe_softmax _softmax_backward_data _log_softmax_backward_data native_dropout dropout "
     "native_dropout_backward native_layer_norm native_batch_norm native_group_norm bernoulli tril triu rms_norm "
     "cudnn_batch_norm miopen_batch_norm "
-    "_fused_rms_norm cumsum sort scaled_dot_product_attention".split()
+    "_fused_rms_norm cumsum cumprod sort scaled_dot_product_attention".split()
 )
 
 
@@ -253,10 +253,3 @@ def _joined(unit: Unit, sizes: list[Dims]) -> Dims | None:
     if unit.name == "stack":
         return (*sizes[0][:at], len(sizes), *sizes[0][at:])
     return (*sizes[0][:at], sum(size[at] for size in sizes), *sizes[0][at + 1 :])
-
-
-def _broadcast(sizes: list[Dims]) -> Dims:
-    """Sizes of a pointwise result."""
-    width = max(len(size) for size in sizes)
-    padded = [(1,) * (width - len(size)) + tuple(size) for size in sizes]
-    return tuple(max(extents) if 0 not in extents else 0 for extents in zip(*padded, strict=True))

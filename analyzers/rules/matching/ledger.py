@@ -11,7 +11,7 @@ time between the two, as giving its memory back does: fused, there is no such ar
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -27,15 +27,18 @@ from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Tier, weakest
 from probe.analyzers.rules.matching.search import Match as Place
 from probe.analyzers.rules.matching.units import Unit
-from probe.trace import Int64s, Mask
+from probe.trace import Int64s, Mask, Signature
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 LEAST_FRACTION = 0.005  # of the step: places that take less altogether are not looked into
 ARITHMETIC = frozenset(
-    "exp exp2 log log1p expm1 tanh sigmoid gelu silu mish erf softplus elu sin cos native_dropout dropout bernoulli "
+    "exp exp2 log log1p log2 log10 expm1 tanh sigmoid gelu silu mish erf softplus elu sin cos tan atan "
+    "native_dropout dropout bernoulli "
     "gelu_backward silu_backward mish_backward softplus_backward".split()
 )
+PRODUCTS_OR_ROOTS = frozenset({-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0})  # exponents that need no logarithm
+MASKING = frozenset({"where", "masked_fill"})
 OUTLIER = 4.0  # times the median of its group: a call that was interrupted
 VIEWS_BEFORE = 8  # views that may lead up to a place: slices whose backward passes belong to it
 
@@ -81,8 +84,13 @@ class Ledger:
 
     context: Context
 
-    def accounts(self, places: Iterable[Place], key: Callable[[Place], Key]) -> list[tuple[Key, Account]]:
-        """The places that cost anything to speak of, by `key`; none where the bandwidth is not known."""
+    def accounts(
+        self, places: Iterable[Place], key: Callable[[Place], Key], stays: Collection[int] = ()
+    ) -> list[tuple[Key, Account]]:
+        """The places that cost anything to speak of, by `key`; none where the bandwidth is not known.
+
+        stays: operators whose time fusing does not save, like that of arithmetic.
+        """
         rate = self.context.machine.ceilings.dram_bytes_per_s
         groups: dict[Key, list[Place]] = defaultdict(list)
         for place in places:
@@ -90,7 +98,7 @@ class Ledger:
         if not rate:
             return []
         least_s = LEAST_FRACTION * self.context.step_s
-        found = ((key, self._account(tuple(same), rate, least_s)) for key, same in groups.items())
+        found = ((key, self._account(tuple(same), rate, least_s, stays)) for key, same in groups.items())
         return [(key, account) for key, account in found if account is not None]
 
     def seconds(self, rows: Sequence[int]) -> float:
@@ -121,7 +129,9 @@ class Ledger:
         usual = spent[order][np.minimum((first[:-1] + first[1:] - 1) // 2, len(spent) - 1)]
         return np.where(spent > OUTLIER * usual[groups], usual[groups], spent)
 
-    def _account(self, places: tuple[Place, ...], rate: float, least_s: float) -> Account | None:
+    def _account(
+        self, places: tuple[Place, ...], rate: float, least_s: float, stays: Collection[int]
+    ) -> Account | None:
         """What these places cost together; None where it is less than `least_s` per step."""
         forward = [unit.row for place in places for unit in place.units]
         backward = self._backward(places)
@@ -130,8 +140,10 @@ class Ledger:
         if seconds < least_s:
             return None
         below, steps = self._below(backward), len(self.context.steps)
-        slowness = self._slowness([*forward, *below], seconds, moved / steps, rate)
-        once_s, back_s = self._arithmetic_s(forward, slowness), self._arithmetic_s(below, slowness)
+        heavy = [row for row in forward if row in stays or self._is_arithmetic[row]]
+        again = self._stays_backward(below, masked=any(row in stays for row in forward))
+        slowness = self._slowness([*heavy, *again], seconds, moved / steps, rate)
+        once_s, back_s = self._arithmetic_s(heavy, slowness), self._arithmetic_s(again, slowness)
         return Account(
             places=places,
             rows=(*forward, *backward, *below),
@@ -153,7 +165,7 @@ class Ledger:
         if self.context.trace.on_device:
             return 0.0
         pairs = [(a.row, b.row) for place in places for a, b in pairwise(place.units)]
-        tops = self._outermost[np.array(pairs, np.int64).reshape(-1, 2)]
+        tops = self.outermost[np.array(pairs, np.int64).reshape(-1, 2)]
         tops = tops[(self._next[tops[:, 0]] == tops[:, 1]) & (tops[:, 0] != tops[:, 1])]
         ops = self.context.trace.host_ops
         between = np.maximum(ops.start_ns[tops[:, 1]] - ops.end_ns[tops[:, 0]], 0)
@@ -161,7 +173,7 @@ class Ledger:
         return freeing_ns / 1e9 / len(self.context.steps) * self.context.bare_fraction
 
     @cached_property
-    def _outermost(self) -> Int64s:
+    def outermost(self) -> Int64s:
         """The outermost caller of each host operator, itself where nothing calls it; [ops]."""
         parent = self.context.trace.host_ops.parent
         found = np.arange(len(parent))
@@ -180,34 +192,41 @@ class Ledger:
         found[tops[:-1][same]] = tops[1:][same]
         return found
 
-    def _slowness(self, rows: Sequence[int], seconds: float, moved: float, rate: float) -> float:
+    def _stays_backward(self, below: Sequence[int], *, masked: bool) -> list[int]:
+        """The operators of much arithmetic that backward ones call; where masks come from memory, masking as well."""
+        return [row for row in below if self._is_arithmetic[row] or (masked and self._is_masking[row])]
+
+    def _slowness(self, heavy: Sequence[int], seconds: float, moved: float, rate: float) -> float:
         """Seconds a byte that operators of little arithmetic take here, the full rate's at the least."""
-        heavy = [row for row in rows if self._is_arithmetic[row]]
-        light_bytes = moved - float(self._moved[heavy].sum()) / len(self.context.steps)
+        light_bytes = moved - float(self._moved[list(heavy)].sum()) / len(self.context.steps)
         return max((seconds - self.seconds(heavy)) / light_bytes, 1 / rate) if light_bytes > 0 else 1 / rate
 
-    def _arithmetic_s(self, rows: Sequence[int], slowness: float) -> float:
+    def _arithmetic_s(self, heavy: Sequence[int], slowness: float) -> float:
         """Time of operators of much arithmetic beyond what moving their bytes takes the other operators here."""
-        heavy = [row for row in rows if self._is_arithmetic[row]]
-        heavy_bytes = float(self._moved[heavy].sum()) / len(self.context.steps)
+        heavy_bytes = float(self._moved[list(heavy)].sum()) / len(self.context.steps)
         return max(self.seconds(heavy) - heavy_bytes * slowness, 0.0)
 
     def _backward(self, places: Iterable[Place]) -> list[int]:
         """Backward operators of the places and of the views in them."""
-        rows = [unit.row for place in places for unit in place.units]
-        sequences = {int(s) for s in self.context.trace.host_ops.sequence[rows] if s >= 0}
+        sequences = {number for place in places for number in self._numbers(place)}
         sequences.update(*(self._views_in(place) for place in places))
         return [row for sequence in sorted(sequences) for row in self.context.backward_of.get(sequence, [])]
 
     def _views_in(self, place: Place) -> set[int]:
         """Sequence numbers of the views between the units of a place and directly before them."""
-        numbers = [int(s) for s in self.context.trace.host_ops.sequence[[u.row for u in place.units]] if s >= 0]
+        numbers = self._numbers(place)
         if not numbers:
             return set()
         first = min(numbers)
         while first - 1 in self._view_sequences and min(numbers) - first < VIEWS_BEFORE:
             first -= 1
         return self._view_sequences.intersection(range(first, max(numbers)))
+
+    def _numbers(self, place: Place) -> list[int]:
+        """Sequence numbers of the units of a place whose results have a backward operator."""
+        rows = [unit.row for unit in place.units if self.context.differentiated[unit.row]]
+        found: list[int] = self.context.trace.host_ops.sequence[rows].tolist()
+        return found
 
     @cached_property
     def _view_sequences(self) -> set[int]:
@@ -233,10 +252,33 @@ class Ledger:
 
     @cached_property
     def _is_arithmetic(self) -> Mask:
-        """Which operators do much arithmetic on each element."""
+        """Which operators do much arithmetic on each element, [ops]."""
+        trace, powers = self.context.trace, self._named(frozenset({"pow"}))
+        needs_logarithm = np.array([_needs_logarithm(s) for s in (*trace.signatures, None)], bool)
+        found: Mask = self._named(ARITHMETIC) | (powers & needs_logarithm[trace.host_ops.signature])
+        return found
+
+    @cached_property
+    def _is_masking(self) -> Mask:
+        """Which operators read a mask, [ops], those that another one of them calls apart."""
+        masking, parent = self._named(MASKING), self.context.trace.host_ops.parent
+        found: Mask = masking & ~((parent >= 0) & masking[parent])
+        return found
+
+    def _named(self, names: Collection[str]) -> Mask:
+        """The operators of these names, in-place forms too, [ops]."""
         trace = self.context.trace
-        known = [name.removeprefix("aten::").rstrip("_") in ARITHMETIC for name in trace.names]
-        return np.array(known, bool)[trace.host_ops.name]
+        return trace.named(lambda name: name.removeprefix("aten::").rstrip("_") in names)[trace.host_ops.name]
+
+
+def _needs_logarithm(signature: Signature | None) -> bool:
+    """Whether a power with these arguments is no product and no root: its exponent is another one, or a tensor."""
+    if signature is None or len(signature.scalars) < 2:
+        return False
+    try:
+        return float(signature.scalars[1]) not in PRODUCTS_OR_ROOTS
+    except ValueError:
+        return True
 
 
 def ledger_of(context: Context) -> Ledger:

@@ -21,7 +21,7 @@ COPY_BACK = "copy_bucket_to_grad"
 WORTH = 0.01  # of the step: what a finding here must save at the least
 MOST = 0.4  # of the exposed time: a cause that explains less of it is left to D01
 ENGINE = "autograd::engine"  # how the names of autograd's own ranges begin
-FORWARD = frozenset("aten::" + name for name in (*MATRIX, "convolution", "embedding", "linear"))
+PRODUCTS = frozenset("aten::" + name for name in (*MATRIX, "convolution", "embedding", "linear"))
 MANY = 8  # buckets per step
 SMALL_BYTES = 4 << 20  # of a bucket on average: below it most of an exchange is latency
 DEFAULT_BYTES = 25 << 20  # DDP's own bucket_cap_mb
@@ -43,7 +43,7 @@ def unused(context: Context) -> Iterator[Match]:
     if len(parameters) != 1 or per_search < next(iter(parameters)):
         return  # some parameter had no gradient: the flag is needed
     searched_s = table.bare * float((ops.end_ns - ops.start_ns)[searches].sum()) / 1e9 / table.steps
-    told_s = table.exposed_s(maps)
+    told_s = table.unwaited_s(maps)
     yield from found(
         context, maps, extra=searches.tolist(), saving_s=searched_s + told_s,
         summary=(
@@ -133,7 +133,7 @@ def _accumulated(context: Context, own: Sequence[Exchange]) -> Iterator[list[lis
     """For each step of the optimizer the sets of equal exchanges before it, parted by forward passes."""
     starts = context.trace.host_ops.start_ns
     events: list[tuple[int, str, Exchange | None]] = [(int(starts[x.row]), "exchange", x) for x in own]
-    events += [(at, "forward", None) for at in _forwards(context).tolist()]
+    events += [(at, "forward", None) for at in _between(_forwards(context), [at for at, _, _ in events])]
     events += [(at, "update", None) for at in _updates(context)]
     period: list[list[Exchange]] = []
     current: list[Exchange] = []
@@ -149,12 +149,18 @@ def _accumulated(context: Context, own: Sequence[Exchange]) -> Iterator[list[lis
             period = []
 
 
+def _between(times_ns: Int64s, events_ns: Sequence[int]) -> list[int]:
+    """The first of the times between any two events, and before and behind them all; times in order."""
+    _, first = np.unique(np.searchsorted(np.sort(np.asarray(events_ns, np.int64)), times_ns), return_index=True)
+    found: list[int] = times_ns[first].tolist()
+    return found
+
+
 def _forwards(context: Context) -> Int64s:
-    """When forward passes were at work: the products outside autograd's engine, in order of time."""
+    """When forward passes were at work: products, and what autograd notes, outside its engine; in order of time."""
     trace, ops = context.trace, context.trace.host_ops
-    products = trace.named(FORWARD.__contains__)[ops.name] & (context.groups.step_of_op >= 0)
-    engine = trace.named(lambda name: name.startswith(ENGINE))[ops.name]
-    return np.sort(ops.start_ns[products & ~under(ops.parent, engine)])
+    forward = trace.named(PRODUCTS.__contains__)[ops.name] | context.differentiated
+    return np.sort(ops.start_ns[forward & (context.groups.step_of_op >= 0) & ~context.under_engine])
 
 
 def _backwards(context: Context) -> Int64s:
@@ -182,7 +188,7 @@ def bucket_sizes(context: Context) -> Iterator[Match]:
     own = buckets(context)
     per_step = table.per_step(own)
     if own and all(x.elements > 0 for x in own):
-        total = sum(_bytes(x) for x in own) / table.steps
+        total = sum(x.likely_bytes for x in own) / table.steps
         if per_step >= MANY and total / per_step < SMALL_BYTES:
             yield from _many_small(context, table, own, total)
         elif total >= LARGE_BYTES:
@@ -190,13 +196,8 @@ def bucket_sizes(context: Context) -> Iterator[Match]:
     yield from _copied_back(context, table)
 
 
-def _bytes(x: Exchange) -> int:
-    """The payload; of lists, whose type torch does not record, as float32."""
-    return x.size_bytes if x.size_bytes is not None else 4 * x.elements
-
-
 def _many_small(context: Context, table: Exchanges, own: list[Exchange], total: float) -> Iterator[Match]:
-    exposed_s = table.exposed_s(own)
+    exposed_s = table.unwaited_s(own)
     fewest = 1 + int(total // DEFAULT_BYTES)
     per_step = table.per_step(own)
     saving_s = min(exposed_s, (per_step - fewest) * table.latency_s)
@@ -218,19 +219,19 @@ def _late_giant(context: Context, table: Exchanges, own: list[Exchange], total: 
     largest = max(own, key=lambda x: x.elements)
     giants = [x for x in own if x.elements == largest.elements]
     exposed_s = table.exposed_s(giants)
-    one_a_step = len(giants) == table.steps and _bytes(largest) >= total / 2
+    one_a_step = len(giants) == table.steps and largest.likely_bytes >= total / 2
     if not one_a_step or exposed_s < max(0.05 * context.step_s, 0.5 * table.busy_s(giants)):
         return
     pieces = min(PIECES, max(2, int(total // (1 << 20))))
-    saving_s = min(exposed_s * (1 - 1 / pieces), table.spare_s)
-    if saving_s < MOST * table.exposed_s(own):
+    saving_s = min(table.unwaited_s(giants) * (1 - 1 / pieces), table.spare_s)
+    if saving_s < MOST * table.unwaited_s(own):
         return
     cap = max(1, round(total / pieces / (1 << 20)))
     yield from found(
         context, own, saving_s=saving_s, key="large",
         summary=(
-            f"one bucket has {format_fraction(_bytes(largest) / total)} of the gradients, "
-            f"{format_bytes(_bytes(largest))}, and is ready only when the backward pass ends: nothing hides "
+            f"one bucket has {format_fraction(largest.likely_bytes / total)} of the gradients, "
+            f"{format_bytes(largest.likely_bytes)}, and is ready only when the backward pass ends: nothing hides "
             f"{format_time(exposed_s)} of it"
         ),
         evidence=(
@@ -250,7 +251,7 @@ def _copied_back(context: Context, table: Exchanges) -> Iterator[Match]:
     if table.bare * copied_s < WORTH * context.step_s:
         return
     own = buckets(context)
-    size = sum(_bytes(x) for x in own) / table.steps if own and all(x.elements > 0 for x in own) else None
+    size = sum(x.likely_bytes for x in own) / table.steps if own and all(x.elements > 0 for x in own) else None
     yield from found(
         context, [], extra=rows, saving_s=copied_s, key="views",
         saving_bytes=int(size) if size else None,
@@ -269,7 +270,7 @@ RULES = (
         "D03", "find-unused-parameters", "DDP looks for unused parameters, there are none", unused,
         trigger="torch's mark search_unused_parameters, and as many gradients accumulated as there are parameters",
         advice="find_unused_parameters=False (its default)",
-        saving="the walk through the graph, and the exposed time of exchanging which parameters were used",
+        saving="the walk through the graph, and the shortest exchange of which parameters were used",
         cannot_show="whether other steps than the recorded ones leave parameters unused",
         proof="flag", effort="flag", about="communication", needs=("shapes",),
         example=Example("DistributedDataParallel(model, find_unused_parameters=True)",

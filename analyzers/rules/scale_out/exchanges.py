@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from probe.analyzers.cost_models.collectives import is_collective
-from probe.analyzers.cost_models.dtypes import COLLECTIVE_TYPES, ELEMENT_TYPES, ElementType
+from probe.analyzers.cost_models.dtypes import COLLECTIVE_TYPES, ELEMENT_TYPES, FLOAT32, ElementType
 from probe.analyzers.operators.call_tree import under
 from probe.analyzers.operators.steps import cut_by_device, step_of, within
 from probe.analyzers.ranks.kinds import KINDS, kind_of_operator
@@ -29,6 +29,8 @@ from probe.results.multirank import CollectiveTimes
 from probe.trace import Int64s, Mask, Signature, Steps, Trace
 
 ACCUMULATE = "torch::autograd::AccumulateGrad"  # in the name of the node that has a parameter's gradient
+MUCH_LARGER = 4  # times the bytes of the shortest exchange
+LINK_BYTES_PER_S = {True: 10e9, False: 1.25e9}  # of devices, by PCIe; of hosts, by Ethernet of 10 Gbit/s
 RECORD = "record_param_comms"  # torch's own mark around a collective
 
 
@@ -51,6 +53,11 @@ class Exchange(NamedTuple):
         """The payload; None where its elements or their type are not known."""
         return self.elements * self.element.itemsize if self.elements >= 0 and self.element else None
 
+    @property
+    def likely_bytes(self) -> int:
+        """The payload; of lists, whose type torch does not record, as float32; 0 where their sizes are not known."""
+        return self.size_bytes if self.size_bytes is not None else FLOAT32.itemsize * max(self.elements, 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Exchanges:
@@ -62,10 +69,19 @@ class Exchanges:
     computing: Intervals  # when anything else runs, inside the steps
     alone: Intervals  # when the step does nothing but exchange, without waiting for a rank that is known to be late
     waiting: Intervals = EMPTY  # when it does nothing but wait for such a rank
+    link_bytes_per_s: float = LINK_BYTES_PER_S[False]
 
     def exposed_s(self, some: Sequence[Exchange]) -> float:
         """Seconds per step in which nothing hides the given ones; where several run at once they count once."""
         return self._seconds(intersection(_spans(some), self.alone))
+
+    def unwaited_s(self, some: Sequence[Exchange]) -> float:
+        """Of that, what waits for no other rank: none takes longer than the shortest of its kind and size."""
+        least: dict[tuple[str, int], int] = {}
+        for x in some:
+            least[x.kind, x.elements] = min(x.ran_ns, least.get((x.kind, x.elements), x.ran_ns))
+        ran_s = sum(least[x.kind, x.elements] for x in some) / 1e9 / self.steps
+        return min(self.exposed_s(some), self.bare * ran_s)
 
     def busy_s(self, some: Sequence[Exchange]) -> float:
         """Seconds per step in which at least one of them runs."""
@@ -83,8 +99,18 @@ class Exchanges:
 
     @cached_property
     def latency_s(self) -> float:
-        """The shortest exchange: what one costs however little it carries."""
-        return self.bare * min((x.ran_ns for x in self.rows), default=0) / 1e9
+        """What an exchange costs however little it carries: the shortest one, without what its bytes take.
+
+        How fast bytes go, much larger exchanges tell, whose latency matters little; without one, a usual link's rate.
+        """
+        shortest = min(self.rows, key=lambda x: x.ran_ns, default=None)
+        if shortest is None:
+            return 0.0
+        size = shortest.likely_bytes
+        larger = [x.likely_bytes / x.ran_ns for x in self.rows if x.likely_bytes >= MUCH_LARGER * size and x.ran_ns]
+        return self.bare * max(
+            shortest.ran_ns / 1e9 - size / max(1e9 * max(larger, default=0.0), self.link_bytes_per_s), 0.0
+        )
 
     def _seconds(self, when: Intervals) -> float:
         return self.bare * when.length_ns / 1e9 / self.steps
@@ -135,7 +161,8 @@ def _exchanges(context: Context) -> Exchanges:
     computing = within(_computing(trace, own), steps)
     exposed, late = difference(within(_spans(found), steps), computing), waits_for_late(context)
     bare, alone, waiting = _bare(context, steps), difference(exposed, late), intersection(exposed, late)
-    return Exchanges(tuple(found), max(len(steps), 1), bare, computing, alone, waiting)
+    link = LINK_BYTES_PER_S[bool(has_kernels)]
+    return Exchanges(tuple(found), max(len(steps), 1), bare, computing, alone, waiting, link)
 
 
 def _bare(context: Context, steps: Steps) -> float:

@@ -23,11 +23,11 @@ def wide_gradients(context: Context) -> Iterator[Match]:
     own = [x for x in table.rows if of_gradients(context, x)]
     gradients = _gradient_type(context) if own else None
     wide = [x for x in own if _element(x, gradients) == "float32" and x.elements > 1]
-    exposed_s = table.exposed_s(wide)
+    exposed_s = table.unwaited_s(wide)
     narrow = _product_type(context)
     if narrow not in HALF or exposed_s / 2 < WORTH * context.step_s or len(wide) < MOST * len(own):
         return
-    hook = "bf16_compress_hook" if narrow == "bfloat16" else "fp16_compress_hook"
+    replacement, how = _advice(context, narrow)
     yield from found(
         context, wide, saving_s=exposed_s / 2,
         summary=(
@@ -35,9 +35,17 @@ def wide_gradients(context: Context) -> Iterator[Match]:
             f"would do, and nothing hides {format_time(exposed_s)} of it"
         ),
         evidence=(f"{table.per_step(wide):.0f} exchanges of float32 per step", f"most products are of {narrow}"),
-        where="DistributedDataParallel(…)", replacement=hook,
-        how=f"model.register_comm_hook(None, torch.distributed.algorithms.ddp_comm_hooks.default_hooks.{hook})",
+        where="DistributedDataParallel(…)", replacement=replacement, how=how,
     )  # fmt: skip
+
+
+def _advice(context: Context, narrow: str) -> tuple[str, str]:
+    """What exchanges in 16 bits; torch's own hooks raise a TypeError over Gloo, which a CPU's ranks talk by."""
+    if not context.trace.on_device:
+        how = f"# a hook of your own: bucket.buffer().to(torch.{narrow}), dist.all_reduce, and copy_() back"
+        return f"a communication hook in {narrow}", how
+    hook = "bf16_compress_hook" if narrow == "bfloat16" else "fp16_compress_hook"
+    return hook, f"model.register_comm_hook(None, torch.distributed.algorithms.ddp_comm_hooks.default_hooks.{hook})"
 
 
 def _element(x: Exchange, gradients: str | None) -> str | None:
@@ -76,7 +84,7 @@ RULES = (
         "D13", "wide-gradients", "gradients exchanged in float32, computed in 16 bits", wide_gradients,
         trigger="all-reduce or reduce-scatter of float32 gradients where most products run in bfloat16 or float16",
         advice="exchange them in 16 bits (a communication hook of DDP, reduce_dtype of FSDP)",
-        saving="half of the exposed time of exchanging gradients",
+        saving="half of the exposed time of exchanging gradients, without waits for other ranks",
         cannot_show="the error: sums over many ranks in 16 bits round more; compare the losses",
         proof="flag", effort="line", about="communication", needs=("shapes",),
         example=Example("model = DistributedDataParallel(model)",
