@@ -60,7 +60,7 @@ class Tracer:
         self._index = 0  # of the cycle
         self._first = 0  # active: its first step
         self._durations: list[int] = []  # active: of its complete steps
-        self._bearable = False  # for torch's observer of tensors, what the calibration step called
+        self._bearable = False  # whether torch's observer of tensors bears what the calibration step called
         self._calibrated: tuple[int, int] | None = None  # duration (ns) and events of the calibration step
         self._events = 0.0  # active: estimated so far
         self._history = MemoryHistory() if options.memory == SNAPSHOT else None
@@ -279,7 +279,7 @@ class Tracer:
             return  # torch's observer crashes where another thread runs operators while it starts or ends
         events = self._calibrated[1]
         whole = self._model.pause_s(events * (self._plan.steps + 1), shapes=True)
-        if not (self._bearable and execution_trace.affordable(events)) or whole > self.options.max_pause_s * SAFETY:
+        if not self._bearable or whole > self.options.max_pause_s * SAFETY:
             return
         tensors = TensorRecording(self._directory)
         if not tensors.start():

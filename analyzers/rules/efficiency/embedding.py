@@ -15,6 +15,7 @@ from probe.analyzers.rules.matching.ledger import usual_s
 from probe.analyzers.rules.matching.repeats import replaced_as_recorded_s
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
+from probe.trace import Dims
 from probe.units import format_bytes, format_time
 
 BACKWARD = {
@@ -71,7 +72,19 @@ def _of_indexing(flow: Flow, index: int) -> _Gradient | None:
         return None
     if before is None or before.name != "zero" or before.size != sizes[0]:
         return None
+    if sizes[0] not in flow.shared("indexed", lambda: _indexed(flow)):
+        return None
     return _Gradient(*sizes[0], prod(sizes[-1][:-1]), (before, unit))
+
+
+def _indexed(flow: Flow) -> frozenset[Dims]:
+    """Sizes of the tensors that are indexed and that no unit of the step makes; none where that is not known."""
+    outside: dict[Dims, bool] = {}
+    for index, unit in enumerate(flow.units):
+        if unit.name == "index" and flow.arguments[index] and flow.tier_of([index]) != "order":
+            source = flow.arguments[index][0]
+            outside[source.size] = outside.get(source.size, True) and not source.makers
+    return frozenset(size for size, known in outside.items() if known)
 
 
 def _shared(context: Context, flow: Flow, index: int, size: tuple[int, int]) -> bool:

@@ -86,7 +86,8 @@ def _lies_across(dims: Dims, strides: Dims, largest: Dims, along: Dims) -> bool:
     if prod(dims) * FLOAT32.itemsize <= CACHED_BYTES:
         return False
     shift = len(largest) - len(dims)
-    both = [at for at, n in enumerate(dims) if n > 1 and strides[at] > 0 and along[at + shift] > 0]
+    wide = [at for at, n in enumerate(dims) if n > 1 and at + shift >= 0]
+    both = [at for at in wide if strides[at] > 0 and along[at + shift] > 0]
     if len(both) < 2:
         return False
     return min(both, key=lambda at: strides[at]) != min(both, key=lambda at: along[at + shift])
@@ -195,7 +196,8 @@ def _on_cpu(
         floor_s = AWAY * (context.roof_s(4 * 3 * size) or 0.0)
         beyond_s += max(float(context.spent_ns[row]) / 1e9 - floor_s, 0.0) / steps * bare
     slowed_s = 0.0 if context.backward_of else SLOWED * context.seconds(norms) * bare
-    told = f"reordering takes {format_time(reorder_s)}, pooling and resizing {format_time(beyond_s)} too long"
+    told = f"reordering takes {format_time(reorder_s)}"
+    told += f", pooling and resizing {format_time(beyond_s)} too long" if beyond_s else ""
     spent_s = context.seconds([*(u.row for u in convolutions), *planes]) * bare
     return min(reorder_s + beyond_s - slowed_s, spent_s), told
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from probe.analyzers.rules.context import Context
 from probe.analyzers.rules.matching.flow import Flow, Tier
-from probe.analyzers.rules.matching.patterns import op, through, value
+from probe.analyzers.rules.matching.patterns import Pattern, op, through, value
 from probe.analyzers.rules.matching.search import matches
 from probe.analyzers.rules.matching.units import Unit
 from probe.trace import Mask
@@ -38,16 +38,29 @@ REACH = 24  # units between the two products; the longest real spelling seen has
 
 # A softmax spelled out: exponentials, masked or not, over their sum, or through the logarithm of the sum.
 _EXP = op("exp", name="enter")
-_WEIGHTS = _EXP | op("mul masked_fill", _EXP, name="masked") | op("where", value(), _EXP, name="masked")
-_SUM = through("add clamp clamp_min", op("sum", _WEIGHTS, name="sum"), 1)
+_MASKED = op("mul masked_fill", _EXP, name="masked") | op("where", value(), _EXP, name="masked")
+
+
+def _sum(weights: Pattern) -> Pattern:
+    return through("add clamp clamp_min", op("sum", weights, test=lambda unit: _over_the_last(unit), name="sum"), 1)
+
+
+def _over_sum(weights: Pattern) -> Pattern:
+    return op("div", weights, _sum(weights)) | op("mul", weights, op("reciprocal", _sum(weights)))
+
+
+def _divided_last(weights: Pattern) -> Pattern:
+    """The same, divided only once the values were weighted."""
+    return op("div", op("bmm mm", weights, name="weighted"), _sum(weights), name="divided")
+
+
 BY_HAND = (
-    op("div", _WEIGHTS, _SUM)
-    | op("mul", _WEIGHTS, op("reciprocal", _SUM))
+    _over_sum(_EXP)
+    | _over_sum(_MASKED)
     | op("exp", op("sub", value("scores"), op("logsumexp", value("scores"), name="enter")))
     | op("exp", op("_log_softmax", name="enter"))
 )
-# The same, divided only once the values were weighted.
-DIVIDED_LAST = op("div", op("bmm mm", _WEIGHTS, name="weighted"), _SUM, name="divided")
+DIVIDED_LAST = _divided_last(_EXP) | _divided_last(_MASKED)
 Readers = Mapping[int, list[int]]
 FUSED = frozenset({"aten::_native_multi_head_attention", "aten::_transformer_encoder_layer_fwd"})  # torch's own
 
@@ -287,6 +300,11 @@ def over(unit: Unit) -> int | None:
     """The dimension that a softmax or a sum runs over, from 0; None where it was not recorded."""
     text = (scalar(unit, 1) or "").strip("[]")
     return int(text) % max(len(unit.size), 1) if text.lstrip("-").isdigit() else None
+
+
+def _over_the_last(unit: Unit) -> bool:
+    """Whether a sum runs over the last dimension, as far as that was recorded."""
+    return over(unit) in (None, len(unit.size) - 1)
 
 
 def scalar(unit: Unit, argument: int) -> str | None:

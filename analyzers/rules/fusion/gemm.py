@@ -9,6 +9,7 @@ from math import prod
 
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.norm_patterns import is_array, is_vector
+from probe.analyzers.rules.matching.by_hand import by_a_number
 from probe.analyzers.rules.matching.continued import forward, taken
 from probe.analyzers.rules.matching.ledger import (
     Account,
@@ -38,23 +39,30 @@ def _drops(unit: Unit) -> bool:
 
 
 def _is_wider(unit: Unit) -> bool:
-    """Whether one array is repeated to be added to the other."""
-    return len({prod(size) for size in unit.dims[:2]}) == 2
+    """Whether one array is repeated to be added to the other, as it is."""
+    return len({prod(size) for size in unit.dims[:2]}) == 2 and _adds_once(unit)
 
 
 def _of_one_size(unit: Unit) -> bool:
     return len(set(unit.dims[:2])) == 1
 
 
-def _by_a_number(unit: Unit) -> bool:
-    return () in unit.dims[:2]
+def _adds_once(unit: Unit) -> bool:
+    """Whether an addition has no factor of its own, as far as it was recorded."""
+    return scalars(unit)[2:3] in ((), ("",), ("1",), ("1.",), ("1.0",))
 
 
 BIASED = op("add", value("x", is_array), VECTOR, name="add")
 PRODUCT = op("mm", name="product") | op("bmm", test=lambda unit: unit.size[:1] == (1,), name="product")  # einsum's
-BIASED_PRODUCT = op("add", through("mul div", PRODUCT, most=1), VECTOR, name="add")
-BIASED_BATCH = op("add", op("bmm", name="product"), value(test=is_array), test=_is_wider, name="add")
-SCALED = op("mul", PRODUCT, test=_by_a_number, name="scaled")
+BIASED_PRODUCT = op("add", through("mul div", PRODUCT, most=1), VECTOR, test=_adds_once, name="add")
+BIASED_BATCH = op(
+    "add",
+    op("bmm", name="product"),
+    value(test=is_array),
+    test=lambda unit: _is_wider(unit) and _adds_once(unit),
+    name="add",
+)
+SCALED = op("mul", PRODUCT, test=by_a_number, name="scaled")
 ADDED = op("add", SCALED, value(test=is_array), test=_of_one_size, name="add")
 DROPPED = op("dropout native_dropout", op(ACTIVATIONS, BIASED | op(PRODUCTS, name="product")), test=_drops)
 ACTIVATED = op(ACTIVATIONS, BIASED_PRODUCT, name="activation") | op(ACTIVATIONS, BIASED, name="activation")

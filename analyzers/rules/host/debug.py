@@ -88,16 +88,19 @@ def _checks(context: Context) -> Int64s:
 def _searched(context: Context) -> Iterator[Match]:
     """Results of the forward pass searched for NaN or infinity, and the answer read: a check that the user wrote."""
     ops, trace = context.trace.host_ops, context.trace
+    if not trace.named(lambda name: name.removeprefix("aten::") in SEARCHES)[ops.name].any():
+        return
     outermost = np.flatnonzero((ops.parent < 0) & (context.groups.step_of_op >= 0))
     outermost = outermost[np.lexsort((ops.start_ns[outermost], ops.thread[outermost]))]
-    words = [trace.names[name].removeprefix("aten::") for name in ops.name[outermost].tolist()]
+    plain = [name.removeprefix("aten::") for name in trace.names]
+    words = [plain[name] for name in ops.name[outermost].tolist()]
     searches = [at for at, word in enumerate(words) if word in SEARCHES]
-    found = [at for first in searches for at in _search(words, first)]
-    if len(found) < FEWEST * len(context.steps):
+    found = sorted({at for first in searches for at in _search(words, first)})
+    count = sum(words[at] in READS for at in found) / len(context.steps)
+    if count < FEWEST:
         return
     rows = free(context, outermost[found].tolist())
     spent_s = usual_s(context, list(rows))
-    count = sum(words[at] in SEARCHES for at in found) / len(context.steps)
     yield Match(
         rows=rows,
         ops=tuple(np.unique(context.groups.of_op[list(rows)]).tolist()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -227,7 +228,8 @@ def _masked_rows(context: Context) -> tuple[list[int], list[int]]:
     for row in _outermost(context, SELECTING | BY_INDEX if listed else SELECTING):
         by_mask, counts = _picked(context, row)
         step = int(context.groups.step_of_op[row])
-        before = [at for n in counts for at in listed.get((step, _sizes(context, row)[0], n), ()) if at < row]
+        keys = [(step, _sizes(context, row)[0], n) for n in counts]
+        before = [rows[at - 1] for rows in (listed.get(key, []) for key in keys) if (at := bisect_left(rows, row))]
         if by_mask or before:
             chosen.append(row)
             lists.update(before[-1:])

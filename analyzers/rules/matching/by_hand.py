@@ -16,17 +16,19 @@ from probe.analyzers.rules.matching.units import Unit
 X = value("x", is_array)
 
 
-def _by_a_number(unit: Unit) -> bool:
-    return () in unit.dims[:2]
+def by_a_number(unit: Unit) -> bool:
+    """Whether one of two factors is a number of the program's text, and no tensor, which may have a gradient."""
+    dtypes = unit.signature.dtypes[:2] if unit.signature else ()
+    return () in unit.dims[:2] and (len(dtypes) < 2 or dtypes[0] != dtypes[1])
 
 
 def _scaled(x: Pattern, names: str = "mul") -> Pattern:
     """Multiplied by a number or not: of arrays, recurrent cells make as many products and sums around a tanh."""
-    return op(names, x, test=_by_a_number) | x
+    return op(names, x, test=by_a_number) | x
 
 
 def _plus_a_number(x: Pattern) -> Op:
-    return op("add", x, test=_by_a_number)
+    return op("add", x, test=by_a_number)
 
 
 def gelu_by_tanh(x: Pattern) -> Op:
@@ -47,10 +49,10 @@ MISH = op("mul", op("tanh", op("softplus", X)), X)
 SILU = op("mul", op("sigmoid", X), X)
 
 
-ONE_HOT = op("one_hot scatter")
+ONE_HOT = op("one_hot") | op("scatter", op("zero fill"), test=lambda unit: unit.dims[3:4] == ((),))  # of a number
 TARGETS = _plus_a_number(_scaled(ONE_HOT)) | _scaled(ONE_HOT)  # smoothed or not
 LOG_SOFTMAX = op("log", through("add clamp clamp_min", op("_softmax", X), most=1)) | op("_log_softmax", X)
-CROSS_ENTROPY = op("sum mean", op("mul", through("neg", LOG_SOFTMAX, most=1), through("neg", TARGETS, most=1)))
+CROSS_ENTROPY = op("sum", op("mul", through("neg", LOG_SOFTMAX, most=1), through("neg", TARGETS, most=1)))
 
 
 @dataclass(frozen=True, eq=False)

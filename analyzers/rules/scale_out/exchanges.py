@@ -108,9 +108,9 @@ class Exchanges:
             return 0.0
         size = shortest.likely_bytes
         larger = [x.likely_bytes / x.ran_ns for x in self.rows if x.likely_bytes >= MUCH_LARGER * size and x.ran_ns]
-        return self.bare * max(
-            shortest.ran_ns / 1e9 - size / max(1e9 * max(larger, default=0.0), self.link_bytes_per_s), 0.0
-        )
+        ran_s = shortest.ran_ns / 1e9
+        least_s = max(ran_s - size / max(1e9 * max(larger, default=0.0), self.link_bytes_per_s), 0.0)
+        return self.bare * (least_s if least_s or larger else ran_s)  # the link may be faster than a usual one
 
     def _seconds(self, when: Intervals) -> float:
         return self.bare * when.length_ns / 1e9 / self.steps

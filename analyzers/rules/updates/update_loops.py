@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.matching.marks import OPTIMIZER, Marked
@@ -25,7 +26,7 @@ FEWEST_BY_HAND = 8
 LONGEST = 30  # operators of one update
 FUSED_ON_CPU = frozenset({"Adagrad"})
 ARRAYS = {"Adagrad": 5, "RMSprop": 7}  # that a fused update reads or writes once
-MOVING = frozenset({"add", "addcmul", "lerp"})  # what ends the update of a moment
+MOVING = frozenset({"add", "addcmul"})  # what ends the update of a moment, after its decay
 MOST_ARRAYS = 9  # parameter, gradient and three states
 
 
@@ -145,6 +146,7 @@ def _stock(words: Sequence[str]) -> tuple[str | None, int]:
         return None, 5
     if plain & {"sqrt", "rsqrt", "addcdiv"}:
         rooted = next((at for at, word in enumerate(words) if word.rstrip("_") in ("sqrt", "rsqrt")), len(words))
-        moments = sum(word.rstrip("_") in MOVING for word in words[:rooted])
+        decayed = pairwise(word.rstrip("_") for word in words[:rooted])
+        moments = sum(word == "lerp" or (before == "mul" and word in MOVING) for before, word in decayed)
         return ("AdamW", 7) if moments > 1 else (None, 5)  # with one it is RMSprop, which has no fused form
     return "SGD", 5 if len(words) > 2 else 3

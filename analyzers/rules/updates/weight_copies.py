@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from probe.analyzers.rules.context import Context, Match, times
-from probe.analyzers.rules.matching.flow import Argument, Flow
+from probe.analyzers.rules.matching.flow import Flow
 from probe.analyzers.rules.matching.ledger import usual_s
 from probe.analyzers.rules.matching.repeats import as_recorded_s, rows_between
 from probe.analyzers.rules.matching.units import Unit
@@ -24,6 +24,7 @@ from probe.analyzers.rules.updates.parameter_loops import (
 from probe.units import format_bytes, format_time
 
 FEWEST = 8  # parameters
+WIDER = ("kept in the wider type, the weights take more memory: the inputs in theirs are the other way",)
 LEAST_ELEMENTS = 1 << 14  # of a weight whose cast is worth a word
 FACTORS = {"mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2, "mv": 0, "addmv": 1}  # which argument the weight is
 
@@ -98,7 +99,10 @@ def _used_cast(context: Context) -> Iterator[Match]:
             f"{calls:.0f} casts per step make copies of weights for one product each, "
             f"{format_bytes(copied // len(context.steps))} in {format_time(spent_s)}, and no step changes the weights"
         ),
-        evidence=(f"{before.name if before else '?'} → {after.name if after else '?'}, {times(calls)}",),
+        evidence=(
+            f"{before.name if before else '?'} → {after.name if after else '?'}, {times(calls)}",
+            *(WIDER[: before is not None and after is not None and after.itemsize > before.itemsize]),
+        ),
         saving_s=spent_s,
         where=times(calls),
         replacement="weights kept in the type of the products",
@@ -117,17 +121,21 @@ def _cast_weights(flow: Flow) -> tuple[int, ...]:
     for index, unit in enumerate(flow.units):
         if unit.name not in ("to", "to_copy") or unit.numel < LEAST_ELEMENTS or not changes_type(unit):
             continue
+        before = cast_types(unit)[0]
+        if before is None or not before.name.endswith(("float16", "float32", "float64")):  # not of quantised ones
+            continue
         readers = flow.readers(index)
         if flow.tier_of([index]) == "order" or flow.arguments[index][0].makers or not readers:
             continue
-        if all(flow.units[r].name in FACTORS and index in _factor(flow, r).makers for r in readers):
+        if all(flow.units[r].name in FACTORS and index in _factor(flow, r) for r in readers):
             found.append(index)
     return tuple(found)
 
 
-def _factor(flow: Flow, product: int) -> Argument:
-    """The second factor of a product."""
-    return flow.arguments[product][FACTORS[flow.units[product].name]]
+def _factor(flow: Flow, product: int) -> tuple[int, ...]:
+    """What may have made the second factor of a product."""
+    at, arguments = FACTORS[flow.units[product].name], flow.arguments[product]
+    return arguments[at].makers if at < len(arguments) else ()
 
 
 def _written(loop: Loop) -> int:
