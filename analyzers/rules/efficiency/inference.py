@@ -11,7 +11,7 @@ import numpy as np
 
 from probe.analyzers.rules.context import Context, Match, times
 from probe.analyzers.rules.fusion.attention_site import element_of
-from probe.analyzers.rules.matching.flow import Argument, Flow, result_size
+from probe.analyzers.rules.matching.flow import WEIGHT_OF, Argument, Flow, result_size
 from probe.analyzers.rules.matching.search import SEEN_THROUGH
 from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
@@ -20,7 +20,6 @@ from probe.units import format_bytes, format_fraction, format_time
 FEW_ROWS = 8  # tokens at once, below which a product with a weight reads the weight and does little else
 BOUND_FRACTION = 0.1  # of the step that weight-bound products have to take
 DISPATCHES = 5  # times that of starting a product that reading its weight takes at the least, at memory's full rate
-WEIGHT_OF = {"mm": 1, "addmm": 2, "mv": 0, "addmv": 1}  # among a product's tensor arguments
 NODES = 4  # autograd nodes per step, below which a graph is not worth a word
 
 

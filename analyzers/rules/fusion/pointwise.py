@@ -7,7 +7,6 @@ from math import prod
 
 from probe.analyzers.operators.call_tree import under
 from probe.analyzers.rules.context import Context, Match, times
-from probe.analyzers.rules.host.launches import RECURRENT
 from probe.analyzers.rules.matching.by_hand import Spelling, spelled_out
 from probe.analyzers.rules.matching.chains import chains
 from probe.analyzers.rules.matching.continued import CASTS, taken
@@ -15,7 +14,7 @@ from probe.analyzers.rules.matching.flow import Argument, Flow
 from probe.analyzers.rules.matching.ledger import Account, array_bytes, as_recorded_s, element, ledger_of, spelled
 from probe.analyzers.rules.matching.marks import Marked
 from probe.analyzers.rules.matching.search import Match as Place
-from probe.analyzers.rules.matching.units import POINTWISE, Unit
+from probe.analyzers.rules.matching.units import POINTWISE, RECURRENT, Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.trace import Mask
 from probe.units import format_time

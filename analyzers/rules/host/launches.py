@@ -14,7 +14,8 @@ from probe.analyzers.operators.steps import step_of
 from probe.analyzers.rules.context import Context, Match
 from probe.analyzers.rules.host.full_queue import queue_is_full
 from probe.analyzers.rules.matching.claims import below, touched
-from probe.analyzers.rules.matching.units import MATRIX
+from probe.analyzers.rules.matching.ledger import OUTLIER
+from probe.analyzers.rules.matching.units import MATRIX, RECURRENT
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.timeline.threads import loader_intervals
 from probe.intervals import length_before
@@ -30,11 +31,9 @@ REACH = 6  # operators between two that a finding claims, that belong to what it
 # Of the time to start operators on a CPU: compiled code has guards, wrappers and calls of its own. Measured 0.1 to 0.8.
 SPARED = 0.5
 BACKWARD = ("_backward", "_backward_data")
-DISTURBED = 4.0  # times the median of its group: a call that was interrupted
 # Compiled code calls these as they are: with what they call for each matrix of a batch, or for each step in time.
 LIBRARY = frozenset("convolution convolution_backward sort topk".split()) | MATRIX
 LINEAR_ALGEBRA = ("linalg_", "_linalg_", "fft_", "_fft_", "cholesky", "triangular_solve", "lu_")
-RECURRENT = frozenset({"aten::gru", "aten::lstm", "aten::rnn_tanh", "aten::rnn_relu"})  # Dynamo leaves them to eager
 
 
 def many_tiny(context: Context) -> Iterator[Match]:
@@ -194,7 +193,7 @@ def _usual_self_ns(context: Context) -> Floats:
     """Own time of each operator; of one that was interrupted, what is usual in its group, [host operators]."""
     own = context.trace.host_ops.self_ns
     usual = 1e9 * context.groups.typical_s[context.groups.of_op]
-    return np.where(own > DISTURBED * usual, usual, own)
+    return np.where(own > OUTLIER * usual, usual, own)
 
 
 def _stays(context: Context) -> Mask:

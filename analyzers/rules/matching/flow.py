@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from probe.analyzers.rules.matching.units import COPY, POINTWISE, Unit, broadcast
+from probe.analyzers.rules.matching.units import COPY, POINTWISE, REDUCTION, Unit, broadcast
 from probe.tensors import Tensors, TensorUses
 from probe.trace import Dims, Int64s
 
@@ -182,7 +182,7 @@ def result_size(unit: Unit) -> Dims | None:
         return None
     if unit.name in POINTWISE or unit.name in ("where", "masked_fill"):
         return broadcast(sizes)
-    if unit.name in REDUCING:
+    if unit.name in REDUCTION:
         return _reduced(unit, sizes[0])
     if unit.name in ("cat", "stack"):
         return _joined(unit, sizes)
@@ -197,7 +197,7 @@ def result_size(unit: Unit) -> Dims | None:
 
 # Products, with the place of A among the arguments.
 PRODUCT_OF = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1, "mv": 0, "addmv": 1, "_scaled_mm": 0, "_int_mm": 0}
-REDUCING = frozenset("sum mean var std amax amin max min argmax norm linalg_vector_norm logsumexp var_mean".split())
+WEIGHT_OF = {"mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2, "mv": 0, "addmv": 1}  # of the factor that may be a weight
 SAME = frozenset(
     "_softmax _log_softmax _safe_softmax _softmax_backward_data _log_softmax_backward_data native_dropout dropout "
     "native_dropout_backward native_layer_norm native_batch_norm native_group_norm bernoulli tril triu rms_norm "

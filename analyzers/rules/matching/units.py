@@ -44,6 +44,7 @@ ALIASES = (  # in-place forms that call those of another name
     "relu6_ selu_ subtract_ true_divide_"
 )
 LEFT_TO_OTHERS = VIEWS | WRAPPERS | {f"aten::{name}" for name in ALIASES.split()}  # they write no element themselves
+RECURRENT = frozenset({"aten::gru", "aten::lstm", "aten::rnn_tanh", "aten::rnn_relu"})  # Dynamo leaves them to eager
 SEVERAL = ("_foreach_", "_fused_")  # over lists of tensors; what they call for each one is their own affair
 TABLE = MATRIX | POINTWISE | REDUCTION | COPY | OTHER
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from probe.analyzers.rules.context import Context, Match, times
-from probe.analyzers.rules.matching.flow import Flow
+from probe.analyzers.rules.matching.flow import WEIGHT_OF, Flow
 from probe.analyzers.rules.matching.ledger import usual_s
 from probe.analyzers.rules.matching.repeats import as_recorded_s, rows_between
-from probe.analyzers.rules.matching.units import Unit
 from probe.analyzers.rules.rule import Example, Rule
 from probe.analyzers.rules.updates.parameter_loops import (
     Loop,
@@ -26,7 +25,6 @@ from probe.units import format_bytes, format_time
 FEWEST = 8  # parameters
 WIDER = ("kept in the wider type, the weights take more memory: the inputs in theirs are the other way",)
 LEAST_ELEMENTS = 1 << 14  # of a weight whose cast is worth a word
-FACTORS = {"mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2, "mv": 0, "addmv": 1}  # which argument the weight is
 
 
 def averaged(context: Context) -> Iterator[Match]:
@@ -83,7 +81,8 @@ def cast(context: Context) -> Iterator[Match]:
 
 def _used_cast(context: Context) -> Iterator[Match]:
     """Weights that no step changes, cast before each product that reads them."""
-    units = [unit for flow in context.flows for unit in _of(flow)]
+    flows = context.flows
+    units = [f.units[i] for f in flows for i in f.shared("cast weights", partial(_cast_weights, f))]
     units = [unit for unit in units if unit.row not in context.claimed]
     if not units or context.under_engine[context.unit_rows].any():
         return
@@ -111,10 +110,6 @@ def _used_cast(context: Context) -> Iterator[Match]:
     )
 
 
-def _of(flow: Flow) -> Iterator[Unit]:
-    return (flow.units[index] for index in flow.shared("cast weights", partial(_cast_weights, flow)))
-
-
 def _cast_weights(flow: Flow) -> tuple[int, ...]:
     """Casts of tensors from outside the step that only products read, as their second factor."""
     found = []
@@ -127,14 +122,14 @@ def _cast_weights(flow: Flow) -> tuple[int, ...]:
         readers = flow.readers(index)
         if flow.tier_of([index]) == "order" or flow.arguments[index][0].makers or not readers:
             continue
-        if all(flow.units[r].name in FACTORS and index in _factor(flow, r) for r in readers):
+        if all(flow.units[r].name in WEIGHT_OF and index in _factor(flow, r) for r in readers):
             found.append(index)
     return tuple(found)
 
 
 def _factor(flow: Flow, product: int) -> tuple[int, ...]:
     """What may have made the second factor of a product."""
-    at, arguments = FACTORS[flow.units[product].name], flow.arguments[product]
+    at, arguments = WEIGHT_OF[flow.units[product].name], flow.arguments[product]
     return arguments[at].makers if at < len(arguments) else ()
 
 
